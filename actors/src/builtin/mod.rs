@@ -1,0 +1,1 @@
+//! The server `troupe` that every node offers.

@@ -1,0 +1,1 @@
+//! How registered servers fare.

@@ -1,0 +1,1 @@
+//! Tool index, selection, planner.

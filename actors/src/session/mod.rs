@@ -1,0 +1,1 @@
+//! Sessions of legacy MCP clients.

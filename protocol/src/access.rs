@@ -1,0 +1,1 @@
+//! Principals, roles, keys, secrets' metadata and audit records.

@@ -1,0 +1,1 @@
+//! The raw JSON-RPC core.

@@ -1,0 +1,1 @@
+//! Names and numbers of the Model Context Protocol.

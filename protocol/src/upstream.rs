@@ -1,0 +1,1 @@
+//! What can be seen of live connections to servers.
