@@ -1,0 +1,61 @@
+# make help lists the targets. Everything here also runs by hand; CI runs .ci/run.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Where the release binary lands: the end-to-end tests run the very binary that people run.
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+DENY = $(if $(wildcard tests/.cache/cargo-deny/bin/cargo-deny),tests/.cache/cargo-deny/bin/cargo-deny,cargo deny)
+
+.PHONY: help run setup build test test-rust test-browser web web-check bench lint fmt deny clean-cache
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## start a node (release build)
+	$(CARGO) run --release
+
+setup: ## fetch what the tests need: real MCP servers, model, Chromium
+	tests/setup
+
+build: ## the release binary
+	$(CARGO) build --release
+
+test: setup build test-rust test-browser ## everything: unit, end-to-end with real servers, browser
+
+test-rust: ## unit and end-to-end tests; needs setup and build once
+	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" $(CARGO) test --workspace --no-fail-fast
+
+test-browser: ## browser tests in real Chromium; needs setup and build once
+	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" tests/browser/run
+
+web: ## build the UI into web/dist (committed, embedded in the binary)
+	cd web && npm ci --no-progress --loglevel=error && npm run build
+
+web-check: ## type-check and unit-test the UI
+	cd web && npm ci --no-progress --loglevel=error && npm run check && npm test
+
+bench: ## what a proxied call costs over a direct one
+	$(CARGO) run --release -- bench gateway
+
+lint: ## formatting, clippy, licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(MAKE) --no-print-directory deny
+
+deny: ## licences, advisories, sources of every dependency
+	INSTALL_DENY=1 tests/setup deny
+	$(DENY) --all-features check bans licenses sources --hide-inclusion-graph --allow duplicate
+	@if $(DENY) fetch db 2>/dev/null; then \
+	    $(DENY) --all-features check advisories --disable-fetch --hide-inclusion-graph; \
+	else \
+	    echo "advisories: NOT CHECKED: their database could not be fetched from this network"; \
+	fi
+
+fmt: ## format the Rust code
+	$(CARGO) fmt --all
+
+clean-cache: ## forget what setup fetched
+	rm -rf tests/.cache tests/browser/node_modules
