@@ -19,7 +19,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    fn new(kind: &'static str, text: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str, text: &str, expected: &'static str) -> Self {
         Self { kind, text: text.chars().take(80).collect(), expected }
     }
 }
@@ -99,6 +99,8 @@ macro_rules! ulid_id {
         travels_as_string!($name);
     };
 }
+
+pub(crate) use ulid_id;
 
 ulid_id!(
     /// A conversation.
