@@ -1,0 +1,299 @@
+//! A running node: a real `troupe` process on a free port with a data folder of its own.
+
+use std::fs::{File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::api::{Api, http_client};
+use crate::cli::{self, Printed};
+use crate::mcp::{self, Era};
+use crate::wait::eventually;
+use crate::{binary, process};
+
+/// Generous: a debug build on a machine with other work. What is promised is asserted in `budgets.rs`.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// A real server starts an interpreter and imports its packages; with other work on two cores that takes seconds.
+const ONLINE_WITHIN: Duration = Duration::from_secs(60);
+const LOG_LINES_SHOWN: usize = 120;
+
+/// How a node is started. The default has no model: routing is lexical.
+#[derive(Default, Clone)]
+pub struct NodeOptions {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    models: Option<PathBuf>,
+}
+
+impl NodeOptions {
+    /// Adds arguments to `troupe up`.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Sets an environment variable of the node.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the node the folder with the embedding model.
+    pub fn models(mut self, folder: PathBuf) -> Self {
+        self.models = Some(folder);
+        self
+    }
+
+    /// Starts the node on an empty data folder and waits until it is ready.
+    pub async fn start(self) -> Node {
+        let folder = tempfile::Builder::new()
+            .prefix("troupe-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let listen = free_address();
+        let mut node = Node {
+            listen,
+            api: Api::new(format!("http://{listen}"), None),
+            key: String::new(),
+            ready_after: Duration::ZERO,
+            child: None,
+            options: self,
+            folder,
+        };
+        node.spawn().await;
+        node
+    }
+}
+
+/// A node that runs, or ran until it was killed. Dropping it kills the process; when a test fails its log is shown.
+pub struct Node {
+    /// Where the node listens for people and clients.
+    pub listen: SocketAddr,
+    /// The API, with the administrator's key.
+    pub api: Api,
+    /// The administrator's key.
+    pub key: String,
+    /// From starting the process to `/readyz` answering 200, at the last start.
+    pub ready_after: Duration,
+    child: Option<Child>,
+    options: NodeOptions,
+    folder: TempDir,
+}
+
+impl Node {
+    /// A fresh node without a model.
+    pub async fn start() -> Self {
+        NodeOptions::default().start().await
+    }
+
+    /// The node's data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A folder beside the data folder, for files that a test needs; removed with the node.
+    pub fn scratch(&self) -> PathBuf {
+        let scratch = self.folder.path().join("scratch");
+        std::fs::create_dir_all(&scratch).expect("a scratch folder");
+        scratch
+    }
+
+    /// Everything the node's processes wrote to stdout and stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The process id of the running node.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("the node runs")
+    }
+
+    /// `http://HOST:PORT/PATH`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    /// Runs a `troupe` command against this node, as a person on its machine would.
+    pub async fn cli(&self, arguments: &[&str]) -> Printed {
+        cli::run(&self.data(), arguments).await
+    }
+
+    /// Connects an MCP client with the administrator's key.
+    pub async fn mcp(&self, path: &str, era: Era) -> mcp::Client {
+        mcp::connect(&self.url(path), Some(&self.key), era).await
+    }
+
+    /// Registers a server with a command, by the command line, and waits until it is online.
+    pub async fn add_server(&self, name: &str, command: &[String]) {
+        self.add_server_with(name, &[], command).await;
+    }
+
+    /// As [`Self::add_server`], with options such as `--env K=V` before the command.
+    pub async fn add_server_with(&self, name: &str, options: &[&str], command: &[String]) {
+        let mut arguments = vec!["server", "add", name];
+        arguments.extend(options);
+        arguments.push("--");
+        arguments.extend(command.iter().map(String::as_str));
+        self.cli(&arguments).await.ok();
+        self.wait_online(name).await;
+    }
+
+    /// Waits until the prober reports the server online; answers its detail.
+    pub async fn wait_online(&self, name: &str) -> Value {
+        self.wait_status(name, "online").await
+    }
+
+    /// Waits until the server has this status; answers its detail.
+    pub async fn wait_status(&self, name: &str, status: &str) -> Value {
+        eventually(&format!("server {name} {status}"), ONLINE_WITHIN, async || {
+            let detail = self.api.get(&format!("/api/v1/servers/{name}")).await.ok();
+            (detail["status"] == status).then_some(detail)
+        })
+        .await
+    }
+
+    /// Waits until the tool index of the router holds this many tools or more.
+    pub async fn wait_tools(&self, at_least: u64) {
+        eventually(
+            &format!("{at_least} tools in the list"),
+            ONLINE_WITHIN,
+            async || {
+                let listed = self.api.get("/api/v1/tools?limit=1").await.ok();
+                (listed["total"].as_u64()? >= at_least).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// Asks in words and waits for the answer.
+    pub async fn ask(&self, text: &str) -> Value {
+        self.api.post("/api/v1/ask", &json!({ "text": text })).await.ok()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("the node runs");
+        child.kill().await.expect("the node is killed");
+    }
+
+    /// Asks the node to stop (SIGTERM) and answers its exit code.
+    pub async fn stop(&mut self, within: Duration) -> Option<i32> {
+        let mut child = self.child.take().expect("the node runs");
+        process::signal(child.id().expect("the node runs"), "TERM");
+        let ended = tokio::time::timeout(within, child.wait())
+            .await
+            .expect("the node stops in time");
+        ended.expect("an exit status").code()
+    }
+
+    /// Waits for the node to end by itself and answers its exit code.
+    pub async fn wait_exit(&mut self, within: Duration) -> Option<i32> {
+        let mut child = self.child.take().expect("the node runs");
+        let ended = tokio::time::timeout(within, child.wait())
+            .await
+            .expect("the node ends in time");
+        ended.expect("an exit status").code()
+    }
+
+    /// Starts the node again on the same data folder and address.
+    pub async fn start_again(&mut self) {
+        assert!(self.child.is_none(), "kill or stop the node first");
+        self.spawn().await;
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("node.log")
+    }
+
+    async fn spawn(&mut self) {
+        let started = Instant::now();
+        self.child = Some(self.command().spawn().expect("troupe starts"));
+        let client = http_client();
+        let ready = self.url("/readyz");
+        let log = self.log_path();
+        let child = self.child.as_mut().expect("just started");
+        eventually("the node ready", READY_WITHIN, async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!(
+                    "the node ended with {status} before it was ready:\n{}",
+                    tail(&log)
+                );
+            }
+            let answer = client.get(&ready).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+        self.ready_after = started.elapsed();
+        self.key = read_key(&self.data());
+        self.api = self.api.with_key(Some(&self.key));
+    }
+
+    fn command(&self) -> Command {
+        let log = append(&self.log_path());
+        // A folder without a model, so that none found elsewhere on this machine changes what is tested.
+        let models = self
+            .options
+            .models
+            .clone()
+            .unwrap_or_else(|| self.folder.path().join("no-models"));
+        std::fs::create_dir_all(&models).expect("a models folder");
+        let mut command = Command::new(binary::path());
+        command
+            .arg("up")
+            .args(["--listen", &self.listen.to_string(), "--data"])
+            .arg(self.data())
+            .args(&self.options.arguments)
+            .current_dir(self.folder.path())
+            .env("TROUPE_MODELS", models)
+            .env("NO_COLOR", "1")
+            .envs(self.options.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log file"))
+            .stderr(log)
+            .kill_on_drop(true);
+        command
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- the node's log, its end ---\n{}\n--- end of log ---",
+                tail(&self.log_path())
+            );
+        }
+    }
+}
+
+fn read_key(data: &Path) -> String {
+    let path = data.join("admin.key");
+    let key = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    key.trim().to_owned()
+}
+
+fn append(path: &Path) -> File {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("the log file")
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
+
+/// A loopback address that nothing listens on now.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
