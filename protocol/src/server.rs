@@ -25,16 +25,16 @@ use utoipa::ToSchema;
 
 pub use list::{ServerDetail, ServerPage, ServerQuery, ServerSort, ServerSummary, StatusCounts};
 pub use manifest::{
-    AdvertisedTool, Argument, ArgumentKind, Icon, Input, KeyValueInput, Package, PackageTransport, RawJson, Remote,
-    Repository, ServerJson, TransportKind,
+    AdvertisedTool, Argument, ArgumentKind, Icon, Input, KeyValueInput, Package, PackageTransport, RawJson,
+    Remote, Repository, ServerJson, TransportKind,
 };
 pub use name::{InvalidServerName, ServerName};
 pub use official::{OfficialMeta, OfficialQuery, OfficialStatus, ServerList, ServerResponse};
-pub use operation::{Operation, SecretTemplate, Transport};
+pub use operation::{Operation, Transport};
 pub use register::{
     ClearText, ImportFormat, ImportNote, ImportReport, ImportSource, NewServer, RejectedImport, ServerPatch,
 };
-pub use validate::{FieldError, Fault};
+pub use validate::{Fault, FieldError};
 
 use crate::time::Timestamp;
 

@@ -81,7 +81,9 @@ impl ServerJson {
     /// The tools that a catalogue says the server has; empty when it says nothing.
     pub fn advertised_tools(&self) -> Vec<AdvertisedTool> {
         let advertised = self.meta.get(META_ADVERTISED_TOOLS);
-        advertised.and_then(|raw| serde_json::from_str(raw.as_str()).ok()).unwrap_or_default()
+        advertised
+            .and_then(|raw| serde_json::from_str(raw.as_str()).ok())
+            .unwrap_or_default()
     }
 
     /// The part after the slash of its name.
@@ -193,7 +195,9 @@ pub struct Package {
 }
 
 /// The transports of the official schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema, strum::IntoStaticStr)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema, strum::IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 #[ts(export)]
@@ -268,13 +272,21 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// A fixed value that the user cannot change; `{name}` stands for one of `variables`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "scalar_as_text")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "scalar_as_text"
+    )]
     pub value: Option<String>,
     /// Whether it must be kept secret. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_secret: Option<bool>,
     /// The value when the user gives none.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "scalar_as_text")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "scalar_as_text"
+    )]
     pub default: Option<String>,
     /// An example for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -372,7 +384,8 @@ impl RawJson {
 
 impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &serde_json::value::RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        let raw: &serde_json::value::RawValue =
+            serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }
 }

@@ -41,7 +41,10 @@ impl ServerName {
     /// # Errors
     /// [`InvalidServerName`] with the text, cut to 80 characters.
     pub fn new(text: &str) -> Result<Self, InvalidServerName> {
-        let first_fits = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let first_fits = text
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         let fits = first_fits
             && text.len() <= SERVER_NAME_CHARS_MAX
             && text.bytes().all(is_name_byte)
@@ -56,7 +59,11 @@ impl ServerName {
     pub fn from_any(text: &str) -> Option<Self> {
         let mut slug = String::with_capacity(text.len().min(SERVER_NAME_CHARS_MAX));
         for character in text.chars().flat_map(char::to_lowercase) {
-            let next = if character.is_ascii() && is_name_byte(character as u8) { character } else { '-' };
+            let next = if character.is_ascii() && is_name_byte(character as u8) {
+                character
+            } else {
+                '-'
+            };
             let repeats_separator = matches!(next, '-' | '_') && slug.ends_with(next);
             let begins_with_punctuation = slug.is_empty() && !next.is_ascii_alphanumeric();
             if !repeats_separator && !begins_with_punctuation && slug.len() < SERVER_NAME_CHARS_MAX {
@@ -125,9 +132,12 @@ mod tests {
 
     #[test]
     fn any_text_becomes_the_nearest_name() {
-        let nearest = |text| ServerName::from_any(text).map(|name| name.to_string());
+        let nearest = |text: &str| ServerName::from_any(text).map(|name| name.to_string());
         assert_eq!(nearest("My Server!").as_deref(), Some("my-server"));
-        assert_eq!(nearest("@upstash/context7-mcp").as_deref(), Some("upstash-context7-mcp"));
+        assert_eq!(
+            nearest("@upstash/context7-mcp").as_deref(),
+            Some("upstash-context7-mcp")
+        );
         assert_eq!(nearest("a__b").as_deref(), Some("a_b"));
         assert_eq!(nearest(&"x".repeat(99)).unwrap().len(), 63);
         assert_eq!(nearest("天气"), None);

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::manifest::ServerJson;
 use super::name::ServerName;
-use super::operation::SecretTemplate;
+use crate::access::SecretTemplate;
 
 /// A header's or variable's value as a user gives it: a literal, which is sealed when the server is registered, or a
 /// template that refers to secrets (`Bearer ${secret:NAME}`).
@@ -127,6 +127,7 @@ pub struct ServerPatch {
     /// HTTP headers to set; `null` removes one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[ts(as = "Option<BTreeMap<String, Option<ClearText>>>")]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub headers: BTreeMap<String, Option<ClearText>>,
     /// The program; a server that was reached over HTTP is from now on started as a child process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,6 +141,7 @@ pub struct ServerPatch {
     /// Environment variables to set; `null` removes one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[ts(as = "Option<BTreeMap<String, Option<ClearText>>>")]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub env: BTreeMap<String, Option<ClearText>>,
     /// All its labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,7 +195,12 @@ fn text_or_json<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Str
 impl fmt::Debug for ImportSource {
     // The content of desktop clients' files holds secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ImportSource({}, {} bytes)", <&str>::from(self.format), self.content.len())
+        write!(
+            f,
+            "ImportSource({}, {} bytes)",
+            <&str>::from(self.format),
+            self.content.len()
+        )
     }
 }
 

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::error::{Code, Coded};
 
-use super::manifest::{Argument, ArgumentKind, Input, Package, PackageTransport, Remote, ServerJson, TransportKind};
+use super::manifest::{
+    Argument, ArgumentKind, Input, Package, PackageTransport, Remote, ServerJson, TransportKind,
+};
 
 /// The most characters of a manifest's name.
 pub const MANIFEST_NAME_CHARS_MAX: usize = 200;
@@ -76,7 +78,11 @@ pub struct FieldError {
 impl FieldError {
     /// A field that is wrong.
     pub fn new(field: impl Into<String>, fault: Fault, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), fault, detail: detail.into() }
+        Self {
+            field: field.into(),
+            fault,
+            detail: detail.into(),
+        }
     }
 
     /// A field that could not be read.
@@ -116,7 +122,10 @@ impl ServerJson {
         }
         if let Some(repository) = &self.repository {
             faults.check("repository.url", url(&repository.url, &["https", "http"]));
-            faults.check("repository.source", text(&repository.source, 1, VERSION_CHARS_MAX));
+            faults.check(
+                "repository.source",
+                text(&repository.source, 1, VERSION_CHARS_MAX),
+            );
         }
         for (index, icon) in self.icons.iter().enumerate() {
             faults.check(format!("icons[{index}].src"), url(&icon.src, &["https"]));
@@ -149,7 +158,10 @@ impl Faults {
     }
 
     fn package(&mut self, at: &str, package: &Package) {
-        self.check(format!("{at}.registryType"), text(&package.registry_type, 1, VERSION_CHARS_MAX));
+        self.check(
+            format!("{at}.registryType"),
+            text(&package.registry_type, 1, VERSION_CHARS_MAX),
+        );
         self.check(format!("{at}.identifier"), identifier(&package.identifier));
         if let Some(package_version) = &package.version {
             self.check(format!("{at}.version"), version(package_version));
@@ -159,9 +171,10 @@ impl Faults {
         }
         self.check(format!("{at}.fileSha256"), sha256(package));
         self.package_transport(&format!("{at}.transport"), package, &package.transport);
-        for (list, arguments) in
-            [("runtimeArguments", &package.runtime_arguments), ("packageArguments", &package.package_arguments)]
-        {
+        for (list, arguments) in [
+            ("runtimeArguments", &package.runtime_arguments),
+            ("packageArguments", &package.package_arguments),
+        ] {
             for (index, argument) in arguments.iter().enumerate() {
                 self.argument(&format!("{at}.{list}[{index}]"), argument);
             }
@@ -188,7 +201,10 @@ impl Faults {
             let detail = "must be streamable-http or sse: a remote cannot be reached over stdio";
             self.check(format!("{at}.type"), wrong(Fault::TransportKind, detail));
         }
-        self.check(format!("{at}.url"), url_template(&remote.url, |name| remote.variables.contains_key(name)));
+        self.check(
+            format!("{at}.url"),
+            url_template(&remote.url, |name| remote.variables.contains_key(name)),
+        );
         for (index, header) in remote.headers.iter().enumerate() {
             let here = format!("{at}.headers[{index}]");
             self.check(format!("{here}.name"), text(&header.name, 1, VERSION_CHARS_MAX));
@@ -203,7 +219,13 @@ impl Faults {
                 self.check(format!("{at}.name"), flag_name(name));
             }
             ArgumentKind::Positional if argument.input.value.is_none() && argument.value_hint.is_none() => {
-                self.check(at, wrong(Fault::ArgumentValue, "a positional argument needs value or valueHint"));
+                self.check(
+                    at,
+                    wrong(
+                        Fault::ArgumentValue,
+                        "a positional argument needs value or valueHint",
+                    ),
+                );
             }
             ArgumentKind::Positional => {}
         }
@@ -226,10 +248,16 @@ fn text(value: &str, chars_min: usize, chars_max: usize) -> Verdict {
         return wrong(Fault::Empty, "must not be empty");
     }
     if chars < chars_min {
-        return wrong(Fault::TooShort, format!("has {chars} characters, must have at least {chars_min}"));
+        return wrong(
+            Fault::TooShort,
+            format!("has {chars} characters, must have at least {chars_min}"),
+        );
     }
     if chars > chars_max {
-        return wrong(Fault::TooLong, format!("has {chars} characters, may have at most {chars_max}"));
+        return wrong(
+            Fault::TooLong,
+            format!("has {chars} characters, may have at most {chars_max}"),
+        );
     }
     Ok(())
 }
@@ -237,13 +265,18 @@ fn text(value: &str, chars_min: usize, chars_max: usize) -> Verdict {
 fn manifest_name(name: &str) -> Verdict {
     text(name, 3, MANIFEST_NAME_CHARS_MAX)?;
     let fits = |part: &str, more: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c) || more.contains(c))
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c) || more.contains(c))
     };
     match name.split_once('/') {
         Some((namespace, server)) if fits(namespace, "") && fits(server, "_") => Ok(()),
         _ => wrong(
             Fault::NamePattern,
-            format!("{name:?} must be NAMESPACE/SERVER with one slash, of letters, digits, dots and hyphens, as io.github.user/weather"),
+            format!(
+                "{name:?} must be NAMESPACE/SERVER with one slash, of letters, digits, dots and hyphens, as io.github.user/weather"
+            ),
         ),
     }
 }
@@ -252,10 +285,16 @@ fn manifest_name(name: &str) -> Verdict {
 fn version(version: &str) -> Verdict {
     text(version, 1, VERSION_CHARS_MAX)?;
     if version == super::official::LATEST {
-        return wrong(Fault::VersionReserved, "\"latest\" is reserved: give one version, such as 1.2.3");
+        return wrong(
+            Fault::VersionReserved,
+            "\"latest\" is reserved: give one version, such as 1.2.3",
+        );
     }
     if is_range(version) {
-        return wrong(Fault::VersionRange, format!("{version:?} is a range: give one version, such as 1.2.3"));
+        return wrong(
+            Fault::VersionRange,
+            format!("{version:?} is a range: give one version, such as 1.2.3"),
+        );
     }
     Ok(())
 }
@@ -282,7 +321,9 @@ fn sha256(package: &Package) -> Verdict {
     match &package.file_sha256 {
         None if package.registry_type == "mcpb" => wrong(Fault::Empty, "is required for mcpb"),
         None => Ok(()),
-        Some(hash) if hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(()),
+        Some(hash) if hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
+            Ok(())
+        }
         Some(_) => wrong(Fault::Sha256, "must be 64 lower-case hex digits"),
     }
 }
@@ -290,18 +331,27 @@ fn sha256(package: &Package) -> Verdict {
 fn flag_name(name: &str) -> Verdict {
     text(name, 1, VERSION_CHARS_MAX)?;
     if name.contains(['<', '>', ' ', '$']) {
-        return wrong(Fault::ArgumentName, format!("{name:?} must be the flag alone, without its value"));
+        return wrong(
+            Fault::ArgumentName,
+            format!("{name:?} must be the flag alone, without its value"),
+        );
     }
     Ok(())
 }
 
 fn url(address: &str, schemes: &[&str]) -> Verdict {
     let Ok(parsed) = url::Url::parse(address) else {
-        return wrong(Fault::UrlInvalid, format!("{address:?} is not an absolute address"));
+        return wrong(
+            Fault::UrlInvalid,
+            format!("{address:?} is not an absolute address"),
+        );
     };
     if !schemes.contains(&parsed.scheme()) {
         let allowed = schemes.join(" or ");
-        return wrong(Fault::UrlScheme, format!("must begin with {allowed}, not {:?}", parsed.scheme()));
+        return wrong(
+            Fault::UrlScheme,
+            format!("must begin with {allowed}, not {:?}", parsed.scheme()),
+        );
     }
     Ok(())
 }
@@ -313,7 +363,10 @@ fn url_template(template: &str, is_known: impl Fn(&str) -> bool) -> Verdict {
     }
     for name in braced_names(template) {
         if !is_known(name) {
-            return wrong(Fault::UrlVariable, format!("{{{name}}} stands for nothing that is declared"));
+            return wrong(
+                Fault::UrlVariable,
+                format!("{{{name}}} stands for nothing that is declared"),
+            );
         }
     }
     let example = fill_braces(template, |_| Some("1".to_owned()));
@@ -324,10 +377,17 @@ fn package_has_value(package: &Package, name: &str) -> bool {
     let arguments = package.runtime_arguments.iter().chain(&package.package_arguments);
     let is_argument = |argument: &Argument| {
         argument.value_hint.as_deref() == Some(name)
-            || argument.name.as_deref().is_some_and(|flag| flag == name || flag.trim_start_matches('-') == name)
+            || argument
+                .name
+                .as_deref()
+                .is_some_and(|flag| flag == name || flag.trim_start_matches('-') == name)
             || argument.input.variables.contains_key(name)
     };
-    arguments.into_iter().any(is_argument) || package.environment_variables.iter().any(|variable| variable.name == name)
+    arguments.into_iter().any(is_argument)
+        || package
+            .environment_variables
+            .iter()
+            .any(|variable| variable.name == name)
 }
 
 /// The names in braces of a text.
@@ -335,7 +395,9 @@ pub fn braced_names(template: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut rest = template;
     while let Some((_, after)) = rest.split_once('{') {
-        let Some((name, behind)) = after.split_once('}') else { break };
+        let Some((name, behind)) = after.split_once('}') else {
+            break;
+        };
         names.push(name);
         rest = behind;
     }
@@ -344,9 +406,15 @@ pub fn braced_names(template: &str) -> Vec<&str> {
 
 /// The text with what stands for the names in braces; names without a value stay as they are.
 pub fn fill_braces(template: &str, value_of: impl Fn(&str) -> Option<String>) -> String {
-    let names: BTreeMap<&str, String> =
-        braced_names(template).into_iter().filter_map(|name| value_of(name).map(|value| (name, value))).collect();
-    names.into_iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), &value))
+    let names: BTreeMap<&str, String> = braced_names(template)
+        .into_iter()
+        .filter_map(|name| value_of(name).map(|value| (name, value)))
+        .collect();
+    names
+        .into_iter()
+        .fold(template.to_owned(), |text, (name, value)| {
+            text.replace(&format!("{{{name}}}"), &value)
+        })
 }
 
 #[cfg(test)]

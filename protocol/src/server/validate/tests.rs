@@ -16,7 +16,10 @@ fn with(pointer: &str, value: Value) -> Value {
 
 fn faults(manifest: Value) -> Vec<(String, Fault)> {
     let read = ServerJson::from_value(manifest).unwrap();
-    read.faults().into_iter().map(|error| (error.field, error.fault)).collect()
+    read.faults()
+        .into_iter()
+        .map(|error| (error.field, error.fault))
+        .collect()
 }
 
 #[test]
@@ -69,7 +72,10 @@ fn a_full_manifest_is_right_and_comes_out_as_it_went_in() {
 fn each_fault_names_its_field() {
     let package = |changes: Value| {
         let mut package = json!({"registryType": "npm", "identifier": "x", "transport": {"type": "stdio"}});
-        package.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        package
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
         with("packages", json!([package]))
     };
     let remote = |remote: Value| with("remotes", json!([remote]));
@@ -77,23 +83,71 @@ fn each_fault_names_its_field() {
         (with("name", json!("weather")), "name", Fault::NamePattern),
         (with("name", json!("a/b/c")), "name", Fault::NamePattern),
         (with("name", json!("a b/c")), "name", Fault::NamePattern),
-        (with("name", json!(format!("a/{}", "x".repeat(199)))), "name", Fault::TooLong),
+        (
+            with("name", json!(format!("a/{}", "x".repeat(199)))),
+            "name",
+            Fault::TooLong,
+        ),
         (with("name", json!("")), "name", Fault::Empty),
         (with("version", json!("^1.2.3")), "version", Fault::VersionRange),
         (with("version", json!("1.x")), "version", Fault::VersionRange),
-        (with("version", json!("1.2 || 1.3")), "version", Fault::VersionRange),
-        (with("version", json!("latest")), "version", Fault::VersionReserved),
+        (
+            with("version", json!("1.2 || 1.3")),
+            "version",
+            Fault::VersionRange,
+        ),
+        (
+            with("version", json!("latest")),
+            "version",
+            Fault::VersionReserved,
+        ),
         (with("version", json!("1".repeat(256))), "version", Fault::TooLong),
-        (with("description", json!("x".repeat(101))), "description", Fault::TooLong),
+        (
+            with("description", json!("x".repeat(101))),
+            "description",
+            Fault::TooLong,
+        ),
         (with("title", json!("  ")), "title", Fault::Empty),
-        (with("websiteUrl", json!("ftp://example.com")), "websiteUrl", Fault::UrlScheme),
-        (with("repository", json!({"url": "x", "source": "github"})), "repository.url", Fault::UrlInvalid),
-        (with("icons", json!([{"src": "http://example.com/i.png"}])), "icons[0].src", Fault::UrlScheme),
-        (package(json!({"version": "~2"})), "packages[0].version", Fault::VersionRange),
-        (package(json!({"identifier": "a b"})), "packages[0].identifier", Fault::Space),
-        (package(json!({"registryType": "mcpb"})), "packages[0].fileSha256", Fault::Empty),
-        (package(json!({"fileSha256": "xyz"})), "packages[0].fileSha256", Fault::Sha256),
-        (package(json!({"transport": {"type": "sse"}})), "packages[0].transport.url", Fault::TransportUrl),
+        (
+            with("websiteUrl", json!("ftp://example.com")),
+            "websiteUrl",
+            Fault::UrlScheme,
+        ),
+        (
+            with("repository", json!({"url": "x", "source": "github"})),
+            "repository.url",
+            Fault::UrlInvalid,
+        ),
+        (
+            with("icons", json!([{"src": "http://example.com/i.png"}])),
+            "icons[0].src",
+            Fault::UrlScheme,
+        ),
+        (
+            package(json!({"version": "~2"})),
+            "packages[0].version",
+            Fault::VersionRange,
+        ),
+        (
+            package(json!({"identifier": "a b"})),
+            "packages[0].identifier",
+            Fault::Space,
+        ),
+        (
+            package(json!({"registryType": "mcpb"})),
+            "packages[0].fileSha256",
+            Fault::Empty,
+        ),
+        (
+            package(json!({"fileSha256": "xyz"})),
+            "packages[0].fileSha256",
+            Fault::Sha256,
+        ),
+        (
+            package(json!({"transport": {"type": "sse"}})),
+            "packages[0].transport.url",
+            Fault::TransportUrl,
+        ),
         (
             package(json!({"transport": {"type": "sse", "url": "http://h/{nowhere}"}})),
             "packages[0].transport.url",
@@ -114,12 +168,28 @@ fn each_fault_names_its_field() {
             "packages[0].environmentVariables[0].format",
             Fault::Choice,
         ),
-        (remote(json!({"type": "stdio", "url": "https://h/"})), "remotes[0].type", Fault::TransportKind),
-        (remote(json!({"type": "sse", "url": "ws://h/"})), "remotes[0].url", Fault::UrlScheme),
-        (remote(json!({"type": "sse", "url": "https://{t}.h/"})), "remotes[0].url", Fault::UrlVariable),
+        (
+            remote(json!({"type": "stdio", "url": "https://h/"})),
+            "remotes[0].type",
+            Fault::TransportKind,
+        ),
+        (
+            remote(json!({"type": "sse", "url": "ws://h/"})),
+            "remotes[0].url",
+            Fault::UrlScheme,
+        ),
+        (
+            remote(json!({"type": "sse", "url": "https://{t}.h/"})),
+            "remotes[0].url",
+            Fault::UrlVariable,
+        ),
     ];
     for (manifest, field, fault) in cases {
-        assert_eq!(faults(manifest.clone()), [(field.to_owned(), fault)], "of {manifest}");
+        assert_eq!(
+            faults(manifest.clone()),
+            [(field.to_owned(), fault)],
+            "of {manifest}"
+        );
     }
 }
 
@@ -133,10 +203,19 @@ fn versions_need_not_be_semantic() {
 #[test]
 fn what_cannot_be_read_is_named_by_its_path() {
     let cases = [
-        (json!({"name": "a/b", "version": "1"}), "manifest: missing field `description`"),
-        (with("version", json!(1)), "version: invalid type: integer `1`, expected a string"),
         (
-            with("packages", json!([{"registryType": "npm", "identifier": "x", "transport": {"type": "carrier-pigeon"}}])),
+            json!({"name": "a/b", "version": "1"}),
+            "manifest: missing field `description`",
+        ),
+        (
+            with("version", json!(1)),
+            "version: invalid type: integer `1`, expected a string",
+        ),
+        (
+            with(
+                "packages",
+                json!([{"registryType": "npm", "identifier": "x", "transport": {"type": "carrier-pigeon"}}]),
+            ),
             "packages[0].transport.type: unknown variant `carrier-pigeon`, expected one of `stdio`, `streamable-http`, `sse`",
         ),
         (
