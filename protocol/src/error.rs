@@ -66,7 +66,7 @@ codes! {
         "Send application/json.";
     ForeignOrigin = 1007, 403, "foreign origin",
         "The Origin or Host header names a site this node does not serve; a web page may be trying to reach it behind the user's back.",
-        "Call the node by an address it listens on, or list the origin under edge.allowed_origins in cluster.toml.";
+        "Call the node by an address it listens on, or list the origin under edge.hosts_allowed or edge.origins_allowed in cluster.toml.";
     RequestTimeout = 1008, 408, "request timeout",
         "The request did not arrive whole in time.",
         "Send it again, faster, or raise the time that the detail names.";
@@ -193,7 +193,7 @@ codes! {
         "Wait for the answer, or cancel it.";
     PlannerUnavailable = 5005, 502, "planner unavailable",
         "The configured language model endpoint did not answer; the rules were used instead.",
-        "Check planner.endpoint in cluster.toml.";
+        "Check router.planner_url in cluster.toml.";
     ModelMissing = 5006, 503, "model missing",
         "A model file that this needs is not in the model folder.",
         "Put it there: `troupe doctor` says which file and where.";

@@ -1,0 +1,183 @@
+//! Where settings come from: flags before environment before file before default.
+
+use std::{
+    env, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::{Config, ConfigError, LogFilter, LogFormat, error::nearest};
+
+/// Read when no file is named, if it is there.
+const FILE_DEFAULT: &str = "cluster.toml";
+const VARIABLE_PREFIX: &str = "TROUPE_";
+
+/// What the command line says about settings.
+#[derive(Debug, Default, Clone)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--data`
+    pub data: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<SocketAddr>,
+    /// `--open`
+    pub open: bool,
+    /// `--log`
+    pub log: Option<String>,
+    /// `--log-format`
+    pub log_format: Option<LogFormat>,
+}
+
+/// The settings in force.
+///
+/// # Errors
+/// Says which setting is wrong, where it stands and what is allowed.
+pub fn load(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let mut config = match &flags.config {
+        Some(file) => read(file)?,
+        None if Path::new(FILE_DEFAULT).is_file() => read(Path::new(FILE_DEFAULT))?,
+        None => Config::default(),
+    };
+    for (name, value) in environment {
+        config = overlay_variable(config, &name, &value)?;
+    }
+    overlay_flags(&mut config, flags)?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn read(file: &Path) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(file).map_err(|reason: io::Error| ConfigError::Unreadable {
+        file: file.display().to_string(),
+        reason: reason.to_string(),
+    })?;
+    parse(file, &text)
+}
+
+pub(super) fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::in_file(file, text, &error))
+}
+
+/// Sets `edge.listen` from `TROUPE_EDGE_LISTEN`, and so on for every setting. Other variables, such as the command
+/// line's `TROUPE_DATA`, are left alone.
+fn overlay_variable(config: Config, name: &str, value: &str) -> Result<Config, ConfigError> {
+    if !name.starts_with(VARIABLE_PREFIX) {
+        return Ok(config);
+    }
+    let wrong = |what: String| ConfigError::Environment { name: name.to_owned(), what };
+    let mut sections = Table::try_from(&config).map_err(|error| wrong(error.to_string()))?;
+    if !sections.keys().any(|section| name.starts_with(&variable_name(section, ""))) {
+        return Ok(config);
+    }
+    let Some(slot) = setting_slot(&mut sections, name) else {
+        return Err(wrong(unknown_variable(&sections, name)));
+    };
+    *slot = typed_like(slot, value).map_err(wrong)?;
+    sections.try_into().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))
+}
+
+fn setting_slot<'a>(sections: &'a mut Table, name: &str) -> Option<&'a mut Value> {
+    sections.iter_mut().find_map(|(section, settings)| {
+        let settings = settings.as_table_mut()?;
+        settings.iter_mut().find(|(key, _)| variable_name(section, key) == name).map(|(_, slot)| slot)
+    })
+}
+
+fn variable_name(section: &str, key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase())
+}
+
+fn unknown_variable(sections: &Table, name: &str) -> String {
+    let known: Vec<String> = sections
+        .iter()
+        .filter_map(|(section, settings)| Some((section, settings.as_table()?)))
+        .flat_map(|(section, settings)| settings.keys().map(|key| variable_name(section, key)))
+        .collect();
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(known) => format!("no such setting; did you mean {known}?"),
+        None => "no such setting; allowed: TROUPE_ followed by section and setting, such as TROUPE_EDGE_LISTEN".to_owned(),
+    }
+}
+
+/// Reads a variable as the type that the setting has. Lists have commas between their items.
+fn typed_like(slot: &Value, value: &str) -> Result<Value, String> {
+    match slot {
+        Value::Integer(_) => {
+            value.parse().map(Value::Integer).map_err(|_| format!("{value:?} is no whole number"))
+        }
+        Value::Boolean(_) => {
+            value.parse().map(Value::Boolean).map_err(|_| format!("{value:?} is neither true nor false"))
+        }
+        Value::Array(_) => {
+            let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+        }
+        _ => Ok(Value::String(value.to_owned())),
+    }
+}
+
+fn overlay_flags(config: &mut Config, flags: &Flags) -> Result<(), ConfigError> {
+    if let Some(data) = &flags.data {
+        config.node.data = data.display().to_string();
+    }
+    if let Some(listen) = flags.listen {
+        config.edge.listen = listen;
+    }
+    if flags.open {
+        config.edge.open = true;
+    }
+    if let Some(filter) = &flags.log {
+        config.log.filter =
+            LogFilter::parse(filter).map_err(|what| ConfigError::Conflict(format!("--log: {what}")))?;
+    }
+    if let Some(format) = flags.log_format {
+        config.log.format = format;
+    }
+    Ok(())
+}
+
+/// What no single setting can say about itself.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let listen = config.edge.listen;
+    if config.edge.open && !listen.ip().is_loopback() {
+        return Err(ConfigError::Conflict(format!(
+            "edge.open lets callers in without a key, so it is refused when listening on {listen}; allowed: a loopback address such as 127.0.0.1:7500, or keys"
+        )));
+    }
+    Ok(())
+}
+
+impl Config {
+    /// The data folder: as set, or the platform's.
+    ///
+    /// # Errors
+    /// When neither a setting nor the environment names a folder.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        if self.node.data.is_empty() { data_dir_default() } else { Ok(PathBuf::from(&self.node.data)) }
+    }
+}
+
+/// `$XDG_DATA_HOME/troupe`, else the platform's folder below the home folder.
+///
+/// # Errors
+/// When the environment names no home folder.
+pub fn data_dir_default() -> Result<PathBuf, ConfigError> {
+    let folder_of = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(data_home) = folder_of("XDG_DATA_HOME") {
+        return Ok(data_home.join("troupe"));
+    }
+    let home = env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(|| {
+        ConfigError::Conflict("no data folder: HOME is not set; name one with --data DIR".to_owned())
+    })?;
+    let below_home = if cfg!(target_os = "macos") {
+        "Library/Application Support/troupe"
+    } else if cfg!(windows) {
+        "AppData/Local/troupe"
+    } else {
+        ".local/share/troupe"
+    };
+    Ok(home.join(below_home))
+}

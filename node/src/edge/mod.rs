@@ -1,0 +1,88 @@
+//! The port for people and clients: HTTP and WebSocket in, questions to actors out. Nothing is decided here but
+//! who may ask and how much.
+//!
+//! # Layout
+//! - `listener`, `stall`: connections and their bounds;
+//! - `origin`, `auth`, `rules`: is the request meant for us, who is it, may they;
+//! - `trace`, `headers`, `problem`, `extract`: what all requests and answers have in common;
+//! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket;
+//! - `mcp`: the MCP faces; `official`: `/v0.1`, the official registry API;
+//! - `assets`, `errors_page`, `probes`, `metrics`: the UI, the error reference, health and figures.
+//!
+//! A request passes, from the outside in: catch-panic, correlation, security headers, compression, host and origin
+//! check, caller and role, time limit, handler.
+
+pub mod api;
+mod assets;
+mod auth;
+mod errors_page;
+mod extract;
+mod headers;
+pub mod listener;
+mod mcp;
+mod origin;
+mod probes;
+mod problem;
+mod rules;
+mod stall;
+pub mod state;
+mod trace;
+
+use std::any::Any;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{Method, Uri};
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+use troupe_protocol::error::Code;
+
+pub use auth::{Caller, Proof};
+pub use extract::{ApiJson, ApiPath, ApiQuery, BodyLimits, parse_json, read_body};
+pub use problem::{ApiError, ApiResult};
+pub use state::EdgeState;
+
+/// Everything that the port answers.
+pub fn router(state: EdgeState) -> Router {
+    let timed = Router::new()
+        .merge(api::routes())
+        .route_layer(middleware::from_fn_with_state(state.clone(), limit_time));
+    Router::new()
+        .merge(timed)
+        .merge(mcp::routes())
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/errors/{code}", get(errors_page::error_page))
+        .fallback(assets::serve)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), auth::authorize))
+        .layer(CompressionLayer::new())
+        .layer(middleware::from_fn(headers::secure))
+        .layer(CatchPanicLayer::custom(caught_panic))
+        .layer(middleware::from_fn_with_state(state.clone(), trace::correlate))
+        .with_state(state)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, format!("{} has no method {method}; see the Allow header", uri.path()))
+}
+
+async fn limit_time(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
+    let limit = state.config.edge.request_timeout_ms.millis();
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = format!("no answer within {} ms (edge.request_timeout_ms)", limit.as_millis());
+            ApiError::new(Code::DeadlineExceeded, detail).into_response()
+        }
+    }
+}
+
+/// A handler panicked: its request fails, nothing else. The panic itself is in the log.
+fn caught_panic(_: Box<dyn Any + Send>) -> Response {
+    ApiError::new(Code::Internal, "the request's handler panicked").into_response()
+}
