@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::access::Role;
 use crate::id::{CorrelationId, NodeId, TurnId};
+use crate::routing::{ModelStatus, PlannerKind};
 use crate::server::StatusCounts;
 
 /// Items of a page where the caller names no limit.
@@ -108,8 +109,8 @@ pub struct NodeStatus {
     pub ready: bool,
     /// The sentence embedding model.
     pub model: ModelStatus,
-    /// Who plans calls: `rules`, or the configured endpoint's model.
-    pub planner: String,
+    /// Who fills the arguments of calls.
+    pub planner: PlannerKind,
     /// Registered servers by how they fare.
     pub servers: StatusCounts,
     /// Actors by what they do.
@@ -122,31 +123,6 @@ pub struct NodeStatus {
     pub dead_letters: u64,
     /// What a person should look at, worst first.
     pub warnings: Vec<Warning>,
-}
-
-/// The sentence embedding model, and what to do when it is not there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema)]
-#[ts(export)]
-pub struct ModelStatus {
-    /// Whether tools are found by meaning too.
-    pub state: ModelState,
-    /// The model's name, or why it is absent.
-    pub detail: String,
-}
-
-/// Whether tools are found by meaning too, or by words alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[ts(export)]
-pub enum ModelState {
-    /// No model file: words alone.
-    Absent,
-    /// Being read; words alone until then.
-    Loading,
-    /// In use.
-    Ready,
-    /// There, but unusable: words alone.
-    Failed,
 }
 
 /// Actors by what they do.

@@ -144,7 +144,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let listen = config.edge.listen;
     if config.edge.open && !listen.ip().is_loopback() {
         return Err(ConfigError::Conflict(format!(
-            "edge.open lets callers in without a key, so it is refused when listening on {listen}; allowed: a loopback address such as 127.0.0.1:7500, or keys"
+            "edge.open (--open) lets callers in without a key, so it is refused when listening on {listen}; allowed: a loopback address such as 127.0.0.1:7500, or keys"
         )));
     }
     Ok(())

@@ -89,8 +89,8 @@ pub const RULES: &[Rule] = &[
     rule("DELETE", "/api/v1/keys/{id}", ADMIN),
     rule("POST", "/api/v1/login-link", ADMIN),
     rule("GET", "/api/v1/secrets", ADMIN),
-    rule("PUT", "/api/v1/secrets/{*name}", ADMIN),
-    rule("DELETE", "/api/v1/secrets/{*name}", ADMIN),
+    rule("PUT", "/api/v1/secrets/{name}", ADMIN),
+    rule("DELETE", "/api/v1/secrets/{name}", ADMIN),
     rule("GET", "/api/v1/audit", ADMIN),
     // the official registry API
     rule("GET", "/v0.1/servers", Access::Open),
