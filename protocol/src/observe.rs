@@ -37,6 +37,10 @@ pub enum ExitReason {
     Normal,
     /// Its supervisor, or an operator, told it to stop.
     Shutdown,
+    /// An operator had it finish what was queued and then end; it stays ended until told otherwise.
+    Drained,
+    /// An operator wants it to start anew.
+    RestartRequested,
     /// It was ended in the middle of its work.
     Killed,
     /// A handler returned an error.
@@ -66,7 +70,7 @@ pub enum ExitReason {
 impl ExitReason {
     /// Whether a transient child with this exit is left alone.
     pub fn is_clean(&self) -> bool {
-        matches!(self, Self::Normal | Self::Shutdown)
+        matches!(self, Self::Normal | Self::Shutdown | Self::Drained)
     }
 }
 
@@ -75,6 +79,8 @@ impl std::fmt::Display for ExitReason {
         match self {
             Self::Normal => f.write_str("finished"),
             Self::Shutdown => f.write_str("told to stop"),
+            Self::Drained => f.write_str("drained"),
+            Self::RestartRequested => f.write_str("told to restart"),
             Self::Killed => f.write_str("killed"),
             Self::Failed { error } => write!(f, "failed: {error}"),
             Self::Panicked { error } => write!(f, "panicked: {error}"),
