@@ -1,1 +1,178 @@
-//! budgets
+//! What the node promises to cost. Limits are asserted for release builds; the figures are printed in any case.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use troupe_tests::report::{figure, percentile};
+use troupe_tests::{Node, NodeOptions, binary, eventually, parts, process};
+
+const MIB: u64 = 1024 * 1024;
+
+fn assert_within<T: PartialOrd + std::fmt::Debug>(what: &str, measured: T, limit: T) {
+    if binary::is_release() {
+        assert!(
+            measured < limit,
+            "{what}: {measured:?}, promised is less than {limit:?}"
+        );
+    }
+}
+
+/// The best of a few: what is promised is the node's cost, not that of what else the machine does.
+async fn best_start(options: &NodeOptions) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        best = best.min(options.clone().start().await.ready_after);
+    }
+    best
+}
+
+#[tokio::test]
+async fn a_node_is_ready_in_a_second() {
+    let limit = Duration::from_secs(1);
+    let measured = best_start(&NodeOptions::default()).await;
+    figure(
+        "start to ready without a model",
+        format_args!("{measured:.0?}"),
+        format_args!("{limit:?}"),
+    );
+    assert_within("start to ready", measured, limit);
+}
+
+#[tokio::test]
+async fn a_node_with_its_model_is_ready_in_three_seconds() {
+    let Some(models) = parts::models() else { return };
+    let limit = Duration::from_secs(3);
+    let measured = best_start(&NodeOptions::default().models(models)).await;
+    figure(
+        "start to ready with the model",
+        format_args!("{measured:.0?}"),
+        format_args!("{limit:?}"),
+    );
+    assert_within("start to ready", measured, limit);
+}
+
+#[tokio::test]
+async fn an_idle_node_is_small() {
+    let node = Node::start().await;
+    let mut largest = 0;
+    for _ in 0..20 {
+        largest = largest.max(process::resident_bytes(node.pid()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    figure(
+        "resident memory, idle, without a model",
+        format_args!("{} MiB", largest / MIB),
+        "60 MiB",
+    );
+    assert_within("resident memory in bytes", largest, 60 * MIB);
+    let before = process::cpu_ms(node.pid());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let spent = process::cpu_ms(node.pid()) - before;
+    figure("CPU of an idle node", format_args!("{spent} ms in 3 s"), "90 ms");
+    assert_within("CPU of an idle node in ms", spent, 90);
+}
+
+#[tokio::test]
+async fn search_in_2120_servers_is_quick() {
+    let Some(catalogue) = parts::shared_data("catalog-2120-servers.jsonl.gz") else {
+        return;
+    };
+    let mut content = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(catalogue).unwrap())
+        .read_to_string(&mut content)
+        .unwrap();
+    let node = Node::start().await;
+    let started = Instant::now();
+    node.api
+        .post(
+            "/api/v1/servers/import",
+            &json!({ "format": "catalog", "content": content }),
+        )
+        .await
+        .ok();
+    figure(
+        "import of 2,120 servers",
+        format_args!("{:.1?}", started.elapsed()),
+        "30 s",
+    );
+    assert_within("import", started.elapsed(), Duration::from_secs(30));
+    eventually("2,100 servers listed", Duration::from_secs(10), async || {
+        let total = node.api.get("/api/v1/servers?limit=1").await.ok()["total"].as_u64()?;
+        (total > 2100).then_some(())
+    })
+    .await;
+
+    let words = [
+        "weather",
+        "github",
+        "search the web",
+        "database",
+        "email",
+        "calendar",
+        "zzz",
+        "file",
+        "maps",
+        "a",
+    ];
+    let lists: [(&str, &str, u64); 3] = [
+        ("search", "/api/v1/servers?limit=50&search=", 5),
+        ("official search", "/v0.1/servers?limit=30&search=", 5),
+        ("page", "/api/v1/servers?limit=50&sort=name&status=", 5),
+    ];
+    for (what, path, limit_ms) in lists {
+        let mut samples = Vec::new();
+        for round in 0..300 {
+            let word = if what == "page" {
+                ""
+            } else {
+                words[round % words.len()]
+            };
+            let url = if word.is_empty() {
+                path.trim_end_matches("&status=").to_owned()
+            } else {
+                format!("{path}{}", word.replace(' ', "%20"))
+            };
+            let started = Instant::now();
+            let answer = node.api.get(&url).await;
+            samples.push(started.elapsed());
+            answer.ok();
+        }
+        let (p50, p99) = (percentile(&mut samples, 50), percentile(&mut samples, 99));
+        figure(
+            &format!("{what} in 2,120 servers, over HTTP"),
+            format_args!("p50 {p50:.1?}, p99 {p99:.1?}"),
+            format_args!("p99 {limit_ms} ms"),
+        );
+        // p90 is asserted against the promise and p99 with room: other work on the machine shows in the tail
+        assert_within(
+            what,
+            percentile(&mut samples, 90),
+            Duration::from_millis(limit_ms),
+        );
+        assert_within(what, p99, Duration::from_millis(limit_ms * 5));
+    }
+}
+
+#[tokio::test]
+async fn a_question_is_routed_quickly() {
+    let Some(time) = parts::time() else { return };
+    let node = Node::start().await;
+    node.add_server("time", &time).await;
+    node.wait_tools(7).await;
+    node.ask("what time is it in Tokyo?").await;
+    let mut samples = Vec::new();
+    for _ in 0..20 {
+        let started = Instant::now();
+        let answer = node.ask("what time is it in Tokyo?").await;
+        samples.push(started.elapsed());
+        assert_eq!(answer["status"], "answered", "{answer:#}");
+    }
+    let (p50, p90) = (percentile(&mut samples, 50), percentile(&mut samples, 90));
+    figure(
+        "a question asked and answered",
+        format_args!("p50 {p50:.1?}, p90 {p90:.1?}"),
+        "p50 250 ms",
+    );
+    assert_within("a question", p50, Duration::from_millis(250));
+}

@@ -9,6 +9,7 @@
 //! - [`mcp`]: MCP clients of both eras (rmcp)
 //! - [`parts`]: the real MCP servers, the model and the data that tests use, and when they may be skipped
 //! - [`process`]: what `/proc` says of a process; signals
+//! - [`report`]: measured figures, said on the terminal
 //! - [`wait`]: waiting for something to become true, within a deadline
 
 pub mod api;
@@ -18,6 +19,7 @@ pub mod mcp;
 pub mod node;
 pub mod parts;
 pub mod process;
+pub mod report;
 pub mod wait;
 
 pub use api::{Answer, Api};
