@@ -88,7 +88,7 @@ pub struct NewServer {
     pub env: BTreeMap<String, ClearText>,
     /// Its official manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[ts(type = "ServerJson")]
+    #[ts(as = "Option<ServerJson>")]
     pub manifest: Option<Box<ServerJson>>,
     /// Whether it is enabled at once. Default: when there is a way to reach it and no required input is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,7 +116,7 @@ pub struct ServerPatch {
     pub description: Option<String>,
     /// A new version of its manifest, which must carry the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[ts(type = "ServerJson")]
+    #[ts(as = "Option<ServerJson>")]
     pub manifest: Option<Box<ServerJson>>,
     /// Whether it is enabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
