@@ -257,7 +257,9 @@ impl std::str::FromStr for Code {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::TABLE.iter().find(|entry| entry.code.to_string() == text);
-        known.map(|entry| entry.code).ok_or_else(|| format!("unknown error code {text:?}, see ERRORS.md"))
+        known
+            .map(|entry| entry.code)
+            .ok_or_else(|| format!("unknown error code {text:?}, see ERRORS.md"))
     }
 }
 

@@ -20,7 +20,11 @@ pub struct InvalidId {
 
 impl InvalidId {
     pub(crate) fn new(kind: &'static str, text: &str, expected: &'static str) -> Self {
-        Self { kind, text: text.chars().take(80).collect(), expected }
+        Self {
+            kind,
+            text: text.chars().take(80).collect(),
+            expected,
+        }
     }
 }
 
@@ -137,7 +141,11 @@ impl FromStr for CorrelationId {
         let invalid = || InvalidId::new("correlation id", text, "32 lower-case hex digits, not all zero");
         let well_formed = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let bits = u128::from_str_radix(text, 16).map_err(|_| invalid())?;
-        if well_formed && bits != 0 { Ok(Self(bits)) } else { Err(invalid()) }
+        if well_formed && bits != 0 {
+            Ok(Self(bits))
+        } else {
+            Err(invalid())
+        }
     }
 }
 
@@ -167,7 +175,20 @@ impl FromStr for SpanId {
 travels_as_string!(SpanId);
 
 /// Names one actor of a node for as long as the node runs; a restarted actor keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ts_rs::TS, utoipa::ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ts_rs::TS,
+    utoipa::ToSchema,
+)]
 #[serde(transparent)]
 #[ts(as = "u32")]
 pub struct ActorId(pub u64);
@@ -181,7 +202,9 @@ impl fmt::Display for ActorId {
 impl FromStr for ActorId {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        text.parse().map(Self).map_err(|_| InvalidId::new("actor id", text, "a whole number"))
+        text.parse()
+            .map(Self)
+            .map_err(|_| InvalidId::new("actor id", text, "a whole number"))
     }
 }
 
@@ -192,7 +215,11 @@ pub struct ActorPath(std::sync::Arc<str>);
 impl ActorPath {
     /// The path with this text. Empty segments are dropped, so the path is always well formed.
     pub fn new(text: impl AsRef<str>) -> Self {
-        let segments: Vec<&str> = text.as_ref().split('/').filter(|segment| !segment.is_empty()).collect();
+        let segments: Vec<&str> = text
+            .as_ref()
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .collect();
         Self(segments.join("/").into())
     }
 
@@ -228,7 +255,11 @@ impl FromStr for ActorPath {
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let path = Self::new(text);
         if path.0.is_empty() {
-            return Err(InvalidId::new("actor path", text, "segments joined by slashes, as node/registry"));
+            return Err(InvalidId::new(
+                "actor path",
+                text,
+                "segments joined by slashes, as node/registry",
+            ));
         }
         Ok(path)
     }
@@ -245,7 +276,13 @@ mod tests {
     fn a_correlation_id_reads_what_it_writes_and_nothing_looser() {
         let id = CorrelationId(0xfeed);
         assert_eq!(id.to_string().parse::<CorrelationId>().unwrap(), id);
-        for wrong in ["", "feed", "+000000000000000000000000000feed", &"0".repeat(32), &"F".repeat(32)] {
+        for wrong in [
+            "",
+            "feed",
+            "+000000000000000000000000000feed",
+            &"0".repeat(32),
+            &"F".repeat(32),
+        ] {
             assert!(wrong.parse::<CorrelationId>().is_err(), "{wrong:?} was accepted");
         }
     }

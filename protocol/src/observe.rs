@@ -291,8 +291,10 @@ impl ActorTree {
             let depth = |report: &ActorReport| report.path.as_str().matches('/').count();
             depth(b).cmp(&depth(a)).then_with(|| a.path.cmp(&b.path))
         });
-        let known: std::collections::HashSet<ActorPath> = reports.iter().map(|report| report.path.clone()).collect();
-        let mut children_of: std::collections::HashMap<ActorPath, Vec<Self>> = std::collections::HashMap::new();
+        let known: std::collections::HashSet<ActorPath> =
+            reports.iter().map(|report| report.path.clone()).collect();
+        let mut children_of: std::collections::HashMap<ActorPath, Vec<Self>> =
+            std::collections::HashMap::new();
         let mut roots = Vec::new();
         for report in reports {
             let children = children_of.remove(&report.path).unwrap_or_default();
@@ -308,7 +310,9 @@ impl ActorTree {
 }
 
 /// What can be done to an actor from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema, strum::Display, strum::EnumString)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema, strum::Display, strum::EnumString,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 #[ts(export)]

@@ -48,7 +48,9 @@ pub struct InvalidTimestamp(pub String);
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
-        text.parse().map(Self).map_err(|_| InvalidTimestamp(text.chars().take(80).collect()))
+        text.parse()
+            .map(Self)
+            .map_err(|_| InvalidTimestamp(text.chars().take(80).collect()))
     }
 }
 

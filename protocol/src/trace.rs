@@ -119,30 +119,45 @@ impl Trace {
     /// Arranges recorded steps as trees. Steps whose parent is not among them become roots.
     pub fn from_spans(correlation_id: CorrelationId, mut spans: Vec<Span>, spans_dropped: u32) -> Self {
         spans.sort_by_key(|span| span.queued_at);
-        let started_at = spans.first().map_or(Timestamp::from_unix_ms(0), |span| span.queued_at);
+        let started_at = spans
+            .first()
+            .map_or(Timestamp::from_unix_ms(0), |span| span.queued_at);
         let ended_us = |span: &Span| {
             let offset_ms = span.queued_at.unix_ms().saturating_sub(started_at.unix_ms());
             u64::try_from(offset_ms).unwrap_or(0) * 1000 + span.waited_us + span.handled_us
         };
         let duration_us = spans.iter().map(ended_us).max().unwrap_or(0);
         let known: std::collections::HashSet<SpanId> = spans.iter().map(|span| span.span).collect();
-        let (roots, rest): (Vec<Span>, Vec<Span>) =
-            spans.into_iter().partition(|span| span.parent.is_none_or(|parent| !known.contains(&parent)));
+        let (roots, rest): (Vec<Span>, Vec<Span>) = spans
+            .into_iter()
+            .partition(|span| span.parent.is_none_or(|parent| !known.contains(&parent)));
         let mut children_of: std::collections::HashMap<SpanId, Vec<Span>> = std::collections::HashMap::new();
         for span in rest {
             if let Some(parent) = span.parent {
                 children_of.entry(parent).or_default().push(span);
             }
         }
-        let roots = roots.into_iter().map(|span| SpanTree::grow(span, &mut children_of)).collect();
-        Self { correlation_id, started_at, duration_us, roots, spans_dropped }
+        let roots = roots
+            .into_iter()
+            .map(|span| SpanTree::grow(span, &mut children_of))
+            .collect();
+        Self {
+            correlation_id,
+            started_at,
+            duration_us,
+            roots,
+            spans_dropped,
+        }
     }
 }
 
 impl SpanTree {
     fn grow(span: Span, children_of: &mut std::collections::HashMap<SpanId, Vec<Span>>) -> Self {
         let own = children_of.remove(&span.span).unwrap_or_default();
-        let children = own.into_iter().map(|child| Self::grow(child, children_of)).collect();
+        let children = own
+            .into_iter()
+            .map(|child| Self::grow(child, children_of))
+            .collect();
         Self { span, children }
     }
 }

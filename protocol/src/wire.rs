@@ -80,13 +80,19 @@ mod tests {
 
     #[test]
     fn a_message_over_the_limit_is_refused() {
-        assert!(matches!(encode(&vec![7u8; MESSAGE_BYTES_MAX + 1]), Err(WireError::TooLarge { .. })));
+        assert!(matches!(
+            encode(&vec![7u8; MESSAGE_BYTES_MAX + 1]),
+            Err(WireError::TooLarge { .. })
+        ));
     }
 
     #[test]
     fn bytes_after_the_message_are_refused() {
         let mut bytes = encode(&7u64).unwrap();
         bytes.push(0);
-        assert!(matches!(decode::<u64>(&bytes), Err(WireError::Trailing { bytes: 1 })));
+        assert!(matches!(
+            decode::<u64>(&bytes),
+            Err(WireError::Trailing { bytes: 1 })
+        ));
     }
 }

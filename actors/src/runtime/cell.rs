@@ -46,7 +46,10 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         let channel = self.mailbox.channel();
         channel.record.set_phase(Phase::Starting);
         channel.attach(myself.clone());
-        Ok(Life { actor: (self.factory)(), ctx: Context::new(self.mailbox.clone(), myself.get_cell()) })
+        Ok(Life {
+            actor: (self.factory)(),
+            ctx: Context::new(self.mailbox.clone(), myself.get_cell()),
+        })
     }
 
     async fn post_start(&self, _: ActorRef<Wake>, life: &mut Life<A>) -> Result<(), ActorProcessingErr> {
@@ -62,7 +65,12 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Wake>, _: Wake, life: &mut Life<A>) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Wake>,
+        _: Wake,
+        life: &mut Life<A>,
+    ) -> Result<(), ActorProcessingErr> {
         let channel = self.mailbox.channel();
         for _ in 0..MESSAGES_PER_WAKE_MAX {
             match channel.next() {
@@ -95,10 +103,15 @@ impl<A: Actor> ractor::Actor for Cell<A> {
         event: SupervisionEvent,
         life: &mut Life<A>,
     ) -> Result<(), ActorProcessingErr> {
-        let (SupervisionEvent::ActorTerminated(child, ..) | SupervisionEvent::ActorFailed(child, _)) = event else {
+        let (SupervisionEvent::ActorTerminated(child, ..) | SupervisionEvent::ActorFailed(child, _)) = event
+        else {
             return Ok(());
         };
-        let heard = caught(life.actor.child_ended(ChildEnded { life: child.get_id() }, &life.ctx)).await;
+        let heard = caught(
+            life.actor
+                .child_ended(ChildEnded { life: child.get_id() }, &life.ctx),
+        )
+        .await;
         self.account_for(life, "child_ended", heard)?;
         if self.mailbox.channel().record.pending_exit().is_some() {
             myself.stop(None);
@@ -123,10 +136,18 @@ impl<A: Actor> Cell<A> {
         envelope: Envelope<A::Message>,
     ) -> Result<(), ActorProcessingErr> {
         let channel = self.mailbox.channel();
-        let Envelope { message, trace, queued_at, deadline } = envelope;
+        let Envelope {
+            message,
+            trace,
+            queued_at,
+            deadline,
+        } = envelope;
         let name = message.name();
         if deadline.is_some_and(super::Deadline::is_over) {
-            channel.system.dead_letters().put(&channel.record.path, name, DeadLetterReason::Expired);
+            channel
+                .system
+                .dead_letters()
+                .put(&channel.record.path, name, DeadLetterReason::Expired);
             return Ok(());
         }
         let began = Instant::now();
@@ -136,12 +157,22 @@ impl<A: Actor> Cell<A> {
         let handled = match trace {
             None => handling.await,
             Some(cause) => {
-                let step = Step { actor: &channel.record.path, kind: A::KIND, message: name.into(), waited };
-                let span = channel.system.traces().begin(cause.correlation_id, Some(cause.span), step);
+                let step = Step {
+                    actor: &channel.record.path,
+                    kind: A::KIND,
+                    message: name.into(),
+                    waited,
+                };
+                let span = channel
+                    .system
+                    .traces()
+                    .begin(cause.correlation_id, Some(cause.span), step);
                 span.run(handling, outcome_of).await
             }
         };
-        channel.record.end_message(name, began, waited, trace.map(|trace| trace.correlation_id));
+        channel
+            .record
+            .end_message(name, began, waited, trace.map(|trace| trace.correlation_id));
         self.account_for(life, name, handled)
     }
 
@@ -186,7 +217,9 @@ impl Mishap {
 
     fn into_exit(self) -> ExitReason {
         match self {
-            Self::Error(error) => ExitReason::Failed { error: error.to_string() },
+            Self::Error(error) => ExitReason::Failed {
+                error: error.to_string(),
+            },
             Self::Panic(error) => ExitReason::Panicked { error },
         }
     }
@@ -195,7 +228,9 @@ impl Mishap {
 fn outcome_of(handled: &Result<(), Mishap>) -> Outcome {
     match handled {
         Ok(()) => Outcome::Done,
-        Err(Mishap::Error(error)) => Outcome::Failed { error: error.to_string() },
+        Err(Mishap::Error(error)) => Outcome::Failed {
+            error: error.to_string(),
+        },
         Err(Mishap::Panic(text)) => Outcome::Panicked { error: text.clone() },
     }
 }

@@ -38,7 +38,11 @@ impl TimerHandle {
 
 impl<A: Actor> Context<A> {
     pub(super) fn new(mailbox: Mailbox<A::Message>, life: ractor::ActorCell) -> Self {
-        Self { mailbox, life, tasks: Mutex::new(JoinSet::new()) }
+        Self {
+            mailbox,
+            life,
+            tasks: Mutex::new(JoinSet::new()),
+        }
     }
 
     /// The actor's own mailbox.
@@ -53,7 +57,11 @@ impl<A: Actor> Context<A> {
 
     /// Runs a future beside the actor. It belongs to the trace of the message in hand, shows there as a step named
     /// `name`, and ends with the actor. A panic in it is counted as the actor's error but does not end the actor.
-    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
         let channel = Arc::clone(self.mailbox.channel());
         let cause = trace::current();
         let owned = async move {
@@ -61,24 +69,39 @@ impl<A: Actor> Context<A> {
             let result = match cause {
                 None => guarded.await,
                 Some(cause) => {
-                    let step =
-                        Step { actor: &channel.record.path, kind: "task", message: name.into(), waited: Duration::ZERO };
-                    let span = channel.system.traces().begin(cause.correlation_id, Some(cause.span), step);
+                    let step = Step {
+                        actor: &channel.record.path,
+                        kind: "task",
+                        message: name.into(),
+                        waited: Duration::ZERO,
+                    };
+                    let span = channel
+                        .system
+                        .traces()
+                        .begin(cause.correlation_id, Some(cause.span), step);
                     span.run(guarded, |result| match result {
                         Ok(()) => Outcome::Done,
-                        Err(panic) => Outcome::Panicked { error: panic_text(panic.as_ref()) },
+                        Err(panic) => Outcome::Panicked {
+                            error: panic_text(panic.as_ref()),
+                        },
                     })
                     .await
                 }
             };
             if let Err(panic) = result {
-                channel.record.failed(name, format!("task panicked: {}", panic_text(panic.as_ref())));
+                channel
+                    .record
+                    .failed(name, format!("task panicked: {}", panic_text(panic.as_ref())));
             }
         };
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         let handle = tasks.spawn(owned);
-        self.mailbox.channel().record.tasks.store(tasks.len() as u32, Ordering::Relaxed);
+        self.mailbox
+            .channel()
+            .record
+            .tasks
+            .store(tasks.len() as u32, Ordering::Relaxed);
         handle
     }
 
@@ -119,5 +142,6 @@ impl<A: Actor> Context<A> {
 /// What a panic said.
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic without a message".to_owned())
 }

@@ -43,6 +43,9 @@ impl DeadLetterBox {
 
     /// How many there ever were, and the latest, newest first.
     pub fn read(&self) -> DeadLetters {
-        DeadLetters { total: self.total(), items: self.latest.lock().iter().cloned().collect() }
+        DeadLetters {
+            total: self.total(),
+            items: self.latest.lock().iter().cloned().collect(),
+        }
     }
 }

@@ -112,7 +112,12 @@ impl Directory {
     }
 
     fn port(&self, id: ActorId) -> Result<Arc<dyn Port>, CommandError> {
-        self.entries.read().ports.get(&id).cloned().ok_or_else(|| CommandError::NotFound(id.to_string()))
+        self.entries
+            .read()
+            .ports
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| CommandError::NotFound(id.to_string()))
     }
 
     /// The actor at this path.
@@ -150,7 +155,10 @@ impl Directory {
     /// Whether every actor below this path has rebuilt its state.
     pub fn all_started(&self) -> bool {
         let entries = self.entries.read();
-        entries.ports.values().all(|port| matches!(port.record().phase(), Phase::Running | Phase::Stopped))
+        entries
+            .ports
+            .values()
+            .all(|port| matches!(port.record().phase(), Phase::Running | Phase::Stopped))
     }
 
     /// Everything about one actor. Its state is asked for, but not waited for beyond the deadline.
@@ -162,8 +170,14 @@ impl Directory {
         let snapshot = snapshot(port.as_ref(), deadline).await;
         let record = port.record();
         let is_child = |path: &ActorPath| path.parent().as_ref() == Some(&record.path);
-        let mut children: Vec<ActorPath> =
-            self.entries.read().by_path.keys().filter(|path| is_child(path)).cloned().collect();
+        let mut children: Vec<ActorPath> = self
+            .entries
+            .read()
+            .by_path
+            .keys()
+            .filter(|path| is_child(path))
+            .cloned()
+            .collect();
         children.sort();
         Ok(ActorDetail {
             report: port.report(),
@@ -186,8 +200,12 @@ impl Directory {
         let record = port.record();
         tracing::info!(actor = %record.path, %command, "command");
         if record.phase() == Phase::Stopped {
-            let supervisor = record.supervisor.get().filter(|_| command == ActorCommand::Restart);
-            let asked = supervisor.map(|mailbox| mailbox.tell(SupervisorMessage::StartAgain(record.path.clone())));
+            let supervisor = record
+                .supervisor
+                .get()
+                .filter(|_| command == ActorCommand::Restart);
+            let asked =
+                supervisor.map(|mailbox| mailbox.tell(SupervisorMessage::StartAgain(record.path.clone())));
             return match asked {
                 Some(Ok(())) => Ok(()),
                 _ => Err(CommandError::Stopped(record.path.clone())),
@@ -212,7 +230,7 @@ impl Directory {
 
 async fn snapshot(port: &dyn Port, deadline: Deadline) -> Snapshot {
     let last = || port.record().last_snapshot();
-    if port.record().phase() != Phase::Running {
+    if port.record().phase() == Phase::Stopped {
         return Snapshot::PostMortem { state: last() };
     }
     let (reply, answer) = oneshot::channel();

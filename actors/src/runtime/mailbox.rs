@@ -34,7 +34,9 @@ pub struct Mailbox<M: Message> {
 
 impl<M: Message> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
-        Self { channel: Arc::clone(&self.channel) }
+        Self {
+            channel: Arc::clone(&self.channel),
+        }
     }
 }
 
@@ -160,7 +162,11 @@ impl<M: Message> Mailbox<M> {
         let channel = Arc::new(Channel {
             record: Record::new(system.next_actor_id(), path, messages_max),
             system: system.clone(),
-            queue: Mutex::new(Queue { messages: VecDeque::new(), controls: VecDeque::new(), gate: Gate::Open }),
+            queue: Mutex::new(Queue {
+                messages: VecDeque::new(),
+                controls: VecDeque::new(),
+                gate: Gate::Open,
+            }),
             scheduled: AtomicBool::new(false),
             life: ArcSwapOption::empty(),
         });
@@ -220,7 +226,12 @@ pub(super) struct Envelope<M> {
 
 impl<M> Envelope<M> {
     fn new(message: M, deadline: Option<Deadline>) -> Self {
-        Self { message, trace: trace::current(), queued_at: Instant::now(), deadline }
+        Self {
+            message,
+            trace: trace::current(),
+            queued_at: Instant::now(),
+            deadline,
+        }
     }
 }
 
@@ -295,7 +306,10 @@ impl<M: Message> Channel<M> {
             return Err(SendError::Stopped { actor });
         }
         self.record.metrics.overloaded.fetch_add(1, Ordering::Relaxed);
-        Err(SendError::Overloaded { actor, messages_max: self.record.messages_max })
+        Err(SendError::Overloaded {
+            actor,
+            messages_max: self.record.messages_max,
+        })
     }
 
     pub(super) fn wake(&self) {
@@ -363,7 +377,10 @@ impl<M: Message> Port for Channel<M> {
 
     fn depth(&self) -> (u32, Option<Instant>) {
         let queue = self.queue.lock();
-        (queue.messages.len() as u32, queue.messages.front().map(|envelope| envelope.queued_at))
+        (
+            queue.messages.len() as u32,
+            queue.messages.front().map(|envelope| envelope.queued_at),
+        )
     }
 
     fn gate(&self) -> Gate {
@@ -405,7 +422,9 @@ impl<M: Message> Port for Channel<M> {
         };
         for envelope in unhandled {
             let name = envelope.message.name();
-            self.system.dead_letters().put(&self.record.path, name, DeadLetterReason::Unhandled);
+            self.system
+                .dead_letters()
+                .put(&self.record.path, name, DeadLetterReason::Unhandled);
         }
     }
 

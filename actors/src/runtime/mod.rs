@@ -24,8 +24,8 @@
 pub mod actor;
 mod cell;
 pub mod context;
-pub mod deadline;
 pub mod dead_letters;
+pub mod deadline;
 pub mod directory;
 pub mod mailbox;
 pub mod metrics;

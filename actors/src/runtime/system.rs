@@ -86,9 +86,16 @@ impl System {
         future: F,
         outcome_of: impl FnOnce(&F::Output) -> Outcome,
     ) -> F::Output {
-        let step = Step { actor, kind, message: title.into(), waited: Duration::ZERO };
+        let step = Step {
+            actor,
+            kind,
+            message: title.into(),
+            waited: Duration::ZERO,
+        };
         let cause = trace::current().filter(|context| context.correlation_id == correlation_id);
-        let span = self.traces().begin(correlation_id, cause.map(|context| context.span), step);
+        let span = self
+            .traces()
+            .begin(correlation_id, cause.map(|context| context.span), step);
         span.run(future, outcome_of).await
     }
 
@@ -123,12 +130,16 @@ impl Root {
 
     /// Stops all actors in the reverse order of their start, and waits for their end.
     pub async fn shutdown(mut self) -> ExitReason {
-        self.mailbox.channel().control(Control::Stop(ExitReason::Shutdown));
+        self.mailbox
+            .channel()
+            .control(Control::Stop(ExitReason::Shutdown));
         self.ended().await
     }
 
     /// Asks for [`shutdown`](Self::shutdown) without waiting.
     pub fn begin_shutdown(&self) {
-        self.mailbox.channel().control(Control::Stop(ExitReason::Shutdown));
+        self.mailbox
+            .channel()
+            .control(Control::Stop(ExitReason::Shutdown));
     }
 }

@@ -52,7 +52,9 @@ impl<M: Message + Sync> Actor for Probe<M> {
     const KIND: &'static str = "probe";
 
     async fn handle(&mut self, message: M, _: &Context<Self>) -> Result<(), ActorError> {
-        self.0.send(message).map_err(|_| ActorError::new("the test no longer listens"))
+        self.0
+            .send(message)
+            .map_err(|_| ActorError::new("the test no longer listens"))
     }
 
     fn snapshot(&self) -> serde_json::Value {
@@ -77,7 +79,9 @@ pub fn probe<M: Message + Sync>(
 /// When the supervisor cannot be started.
 pub async fn start(system: &System, children: Vec<ChildSpec>) -> Result<Root, ActorError> {
     let spec = SupervisorSpec::new(system, ActorPath::new("node"));
-    system.start(children.into_iter().fold(spec, SupervisorSpec::child)).await
+    system
+        .start(children.into_iter().fold(spec, SupervisorSpec::child))
+        .await
 }
 
 /// Waits until a condition holds, looking every few milliseconds.
@@ -90,5 +94,7 @@ pub async fn eventually(within: Duration, mut condition: impl FnMut() -> bool) -
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(within, look).await.map_err(|_| ActorError::new("the condition did not come true in time"))
+    tokio::time::timeout(within, look)
+        .await
+        .map_err(|_| ActorError::new("the condition did not come true in time"))
 }

@@ -94,11 +94,17 @@ pub(super) struct Step<'a> {
 
 impl TraceStore {
     /// Begins a step. `cause` is the step that sent the message.
-    pub(super) fn begin(&self, correlation_id: CorrelationId, cause: Option<SpanId>, step: Step<'_>) -> OpenSpan<'_> {
+    pub(super) fn begin(
+        &self,
+        correlation_id: CorrelationId,
+        cause: Option<SpanId>,
+        step: Step<'_>,
+    ) -> OpenSpan<'_> {
         let began = Instant::now();
         let span = new_span_id();
         let waited_us = micros(step.waited);
-        let queued_at = jiff::Timestamp::now() - jiff::SignedDuration::from_micros(waited_us.min(i64::MAX as u64) as i64);
+        let queued_at =
+            jiff::Timestamp::now() - jiff::SignedDuration::from_micros(waited_us.min(i64::MAX as u64) as i64);
         let record = Record {
             span,
             parent: cause,
@@ -127,13 +133,19 @@ impl TraceStore {
             traces.remove(&oldest);
         }
         drop(kept);
-        OpenSpan { store: self, context: TraceContext { correlation_id, span }, began, ended: false }
+        OpenSpan {
+            store: self,
+            context: TraceContext { correlation_id, span },
+            began,
+            ended: false,
+        }
     }
 
     fn end(&self, context: TraceContext, handled_us: u64, outcome: Outcome) {
         let mut kept = self.kept.lock();
         let recorded = kept.traces.get_mut(&context.correlation_id);
-        let record = recorded.and_then(|trace| trace.spans.iter_mut().rfind(|record| record.span == context.span));
+        let record =
+            recorded.and_then(|trace| trace.spans.iter_mut().rfind(|record| record.span == context.span));
         if let Some(record) = record {
             record.ended = Some((handled_us, outcome));
         }
@@ -151,14 +163,17 @@ impl TraceStore {
     pub fn latest(&self, traces_max: usize) -> Vec<TraceSummary> {
         let kept = self.kept.lock();
         let newest_first = kept.order.iter().rev().take(traces_max);
-        newest_first.filter_map(|id| kept.traces.get(id).map(|recorded| summary(*id, recorded))).collect()
+        newest_first
+            .filter_map(|id| kept.traces.get(id).map(|recorded| summary(*id, recorded)))
+            .collect()
     }
 }
 
 fn summary(correlation_id: CorrelationId, recorded: &Recorded) -> TraceSummary {
     let first = recorded.spans.first();
     let began = first.map(|record| record.began);
-    let end_us = |record: &Record| began.map_or(0, |began| micros(record.began - began)) + record.handled_us();
+    let end_us =
+        |record: &Record| began.map_or(0, |began| micros(record.began - began)) + record.handled_us();
     TraceSummary {
         correlation_id,
         title: first.map(|record| record.message.to_string()).unwrap_or_default(),
@@ -171,11 +186,16 @@ fn summary(correlation_id: CorrelationId, recorded: &Recorded) -> TraceSummary {
 
 impl Record {
     fn handled_us(&self) -> u64 {
-        self.ended.as_ref().map_or_else(|| micros(self.began.elapsed()), |(handled_us, _)| *handled_us)
+        self.ended
+            .as_ref()
+            .map_or_else(|| micros(self.began.elapsed()), |(handled_us, _)| *handled_us)
     }
 
     fn failed(&self) -> bool {
-        matches!(self.ended, Some((_, Outcome::Failed { .. } | Outcome::Panicked { .. })))
+        matches!(
+            self.ended,
+            Some((_, Outcome::Failed { .. } | Outcome::Panicked { .. }))
+        )
     }
 
     fn to_span(&self) -> Span {
@@ -188,7 +208,10 @@ impl Record {
             queued_at: self.queued_at,
             waited_us: self.waited_us,
             handled_us: self.handled_us(),
-            outcome: self.ended.as_ref().map_or(Outcome::Running, |(_, outcome)| outcome.clone()),
+            outcome: self
+                .ended
+                .as_ref()
+                .map_or(Outcome::Running, |(_, outcome)| outcome.clone()),
         }
     }
 }
@@ -202,11 +225,16 @@ impl OpenSpan<'_> {
     /// Ends the step.
     pub fn end(mut self, outcome: Outcome) {
         self.ended = true;
-        self.store.end(self.context, micros(self.began.elapsed()), outcome);
+        self.store
+            .end(self.context, micros(self.began.elapsed()), outcome);
     }
 
     /// Runs a future as this step and ends the step with the outcome that the future's output has.
-    pub(super) async fn run<F: Future>(self, future: F, outcome_of: impl FnOnce(&F::Output) -> Outcome) -> F::Output {
+    pub(super) async fn run<F: Future>(
+        self,
+        future: F,
+        outcome_of: impl FnOnce(&F::Output) -> Outcome,
+    ) -> F::Output {
         let log_span = tracing::debug_span!("step", correlation_id = %self.context.correlation_id);
         let output = CURRENT.scope(self.context, future.instrument(log_span)).await;
         self.end(outcome_of(&output));
@@ -217,7 +245,8 @@ impl OpenSpan<'_> {
 impl Drop for OpenSpan<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.store.end(self.context, micros(self.began.elapsed()), Outcome::Cancelled);
+            self.store
+                .end(self.context, micros(self.began.elapsed()), Outcome::Cancelled);
         }
     }
 }
@@ -233,7 +262,12 @@ mod tests {
     use std::time::Duration;
 
     fn step(actor: &ActorPath) -> Step<'_> {
-        Step { actor, kind: "test", message: "Hello".into(), waited: Duration::ZERO }
+        Step {
+            actor,
+            kind: "test",
+            message: "Hello".into(),
+            waited: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -241,11 +275,16 @@ mod tests {
         let store = TraceStore::default();
         let actor = ActorPath::new("node/a");
         for id in 1..=TRACES_MAX as u128 + 1 {
-            store.begin(CorrelationId(id), None, step(&actor)).end(Outcome::Done);
+            store
+                .begin(CorrelationId(id), None, step(&actor))
+                .end(Outcome::Done);
         }
         assert!(store.get(CorrelationId(1)).is_none());
         assert_eq!(store.latest(usize::MAX).len(), TRACES_MAX);
-        assert_eq!(store.latest(1)[0].correlation_id, CorrelationId(TRACES_MAX as u128 + 1));
+        assert_eq!(
+            store.latest(1)[0].correlation_id,
+            CorrelationId(TRACES_MAX as u128 + 1)
+        );
     }
 
     #[test]
@@ -257,6 +296,11 @@ mod tests {
         }
         let trace = store.get(CorrelationId(1)).unwrap();
         assert_eq!((trace.roots.len(), trace.spans_dropped), (SPANS_PER_TRACE_MAX, 7));
-        assert!(trace.roots.iter().all(|root| root.span.outcome == Outcome::Cancelled));
+        assert!(
+            trace
+                .roots
+                .iter()
+                .all(|root| root.span.outcome == Outcome::Cancelled)
+        );
     }
 }

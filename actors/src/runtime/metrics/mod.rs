@@ -22,7 +22,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU32::new(0) }; BUCKETS], max_us: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            max_us: AtomicU64::new(0),
+        }
     }
 }
 
@@ -38,7 +41,11 @@ impl Histogram {
 
     /// The usual percentiles.
     pub fn latency(&self) -> Latency {
-        let counts: Vec<u64> = self.buckets.iter().map(|bucket| u64::from(bucket.load(Relaxed))).collect();
+        let counts: Vec<u64> = self
+            .buckets
+            .iter()
+            .map(|bucket| u64::from(bucket.load(Relaxed)))
+            .collect();
         let count: u64 = counts.iter().sum();
         let max_us = self.max_us.load(Relaxed);
         let percentile = |hundredths: u64| {
@@ -52,15 +59,25 @@ impl Histogram {
             }
             0
         };
-        Latency { count, p50_us: percentile(50), p95_us: percentile(95), p99_us: percentile(99), max_us }
+        Latency {
+            count,
+            p50_us: percentile(50),
+            p95_us: percentile(95),
+            p99_us: percentile(99),
+            max_us,
+        }
     }
 
     /// The buckets that are not empty.
     pub fn bars(&self) -> Vec<HistogramBar> {
-        let bars = self.buckets.iter().enumerate().map(|(bucket, count)| HistogramBar {
-            up_to_us: upper_bound_us(bucket),
-            count: u64::from(count.load(Relaxed)),
-        });
+        let bars = self
+            .buckets
+            .iter()
+            .enumerate()
+            .map(|(bucket, count)| HistogramBar {
+                up_to_us: upper_bound_us(bucket),
+                count: u64::from(count.load(Relaxed)),
+            });
         bars.filter(|bar| bar.count > 0).collect()
     }
 }
@@ -110,7 +127,10 @@ mod tests {
         for us in (0..10_000).chain([1 << 20, (1 << 20) - 1, (1 << 31) - 1]) {
             let bucket = bucket_of(us);
             assert!(us <= upper_bound_us(bucket), "{us} is above bucket {bucket}");
-            assert!(bucket == 0 || us > upper_bound_us(bucket - 1), "{us} is below bucket {bucket}");
+            assert!(
+                bucket == 0 || us > upper_bound_us(bucket - 1),
+                "{us} is below bucket {bucket}"
+            );
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
     }

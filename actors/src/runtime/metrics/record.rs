@@ -138,14 +138,24 @@ impl Record {
         if work.recent.len() == RECENT_MAX {
             work.recent.pop_back();
         }
-        work.recent.push_front(Recent { message, ended, waited, handled, correlation_id });
+        work.recent.push_front(Recent {
+            message,
+            ended,
+            waited,
+            handled,
+            correlation_id,
+        });
     }
 
     pub fn failed(&self, message: &'static str, error: String) {
         self.metrics.failed.fetch_add(1, Ordering::Relaxed);
         tracing::error!(actor = %self.path, message, error, "handler failed");
         let at = jiff::Timestamp::now().into();
-        self.life.lock().last_error = Some(LastError { at, message: message.to_owned(), error });
+        self.life.lock().last_error = Some(LastError {
+            at,
+            message: message.to_owned(),
+            error,
+        });
     }
 
     /// States why the life that is about to end does so.
@@ -164,7 +174,10 @@ impl Record {
         if life.exits.len() == EXITS_MAX {
             life.exits.pop_back();
         }
-        life.exits.push_front(ActorExit { at: jiff::Timestamp::now().into(), reason: reason.clone() });
+        life.exits.push_front(ActorExit {
+            at: jiff::Timestamp::now().into(),
+            reason: reason.clone(),
+        });
         reason
     }
 

@@ -26,8 +26,8 @@ use super::metrics::record::Phase;
 
 pub use spec::{ChildSpec, SupervisorSpec};
 use spec::{Shared, Spawned};
-use state::{Decision, State};
 pub use state::{Backoff, Intensity, Restart, Strategy};
+use state::{Decision, State};
 
 /// What a supervisor can be told.
 pub enum SupervisorMessage {
@@ -97,7 +97,12 @@ impl SupervisorHandle {
     /// # Errors
     /// [`StartChildError`].
     pub async fn start_child(&self, child: ChildSpec, deadline: Deadline) -> Result<(), StartChildError> {
-        self.mailbox.ask(|reply| SupervisorMessage::StartChild(Box::new(child), reply), deadline).await?
+        self.mailbox
+            .ask(
+                |reply| SupervisorMessage::StartChild(Box::new(child), reply),
+                deadline,
+            )
+            .await?
     }
 
     /// Stops a child and forgets it. Answers whether there was one.
@@ -105,7 +110,12 @@ impl SupervisorHandle {
     /// # Errors
     /// [`AskError`]; the child may be stopped all the same.
     pub async fn stop_child(&self, path: &ActorPath, deadline: Deadline) -> Result<bool, AskError> {
-        self.mailbox.ask(|reply| SupervisorMessage::StopChild(path.clone(), reply), deadline).await
+        self.mailbox
+            .ask(
+                |reply| SupervisorMessage::StopChild(path.clone(), reply),
+                deadline,
+            )
+            .await
     }
 }
 
@@ -149,7 +159,10 @@ impl Actor for Supervisor {
     }
 
     async fn child_ended(&mut self, ended: ChildEnded, ctx: &Context<Self>) -> Result<(), ActorError> {
-        let path = self.running.iter().find(|(_, running)| running.life.get_id() == ended.life);
+        let path = self
+            .running
+            .iter()
+            .find(|(_, running)| running.life.get_id() == ended.life);
         // A child that this supervisor stopped itself is not among the running any more.
         if let Some(path) = path.map(|(path, _)| path.clone()) {
             self.running.remove(&path);
@@ -187,11 +200,20 @@ impl Actor for Supervisor {
 impl Supervisor {
     fn new(shared: Arc<Shared>) -> Self {
         let state = State::new(shared.strategy, shared.intensity, shared.backoff);
-        Self { shared, state, running: HashMap::new() }
+        Self {
+            shared,
+            state,
+            running: HashMap::new(),
+        }
     }
 
     fn spec(&self, path: &ActorPath) -> Option<ChildSpec> {
-        self.shared.children.lock().iter().find(|child| child.path() == path).cloned()
+        self.shared
+            .children
+            .lock()
+            .iter()
+            .find(|child| child.path() == path)
+            .cloned()
     }
 
     async fn start(&mut self, child: &ChildSpec, ctx: &Context<Self>) -> Result<(), ActorError> {
@@ -222,7 +244,10 @@ impl Supervisor {
             }
             Err(error) => {
                 child.close();
-                Err(StartChildError::Failed { path, error: error.to_string() })
+                Err(StartChildError::Failed {
+                    path,
+                    error: error.to_string(),
+                })
             }
         }
     }
@@ -237,7 +262,9 @@ impl Supervisor {
     }
 
     async fn stop_and_forget(&mut self, path: &ActorPath) -> bool {
-        let Some(child) = self.spec(path) else { return false };
+        let Some(child) = self.spec(path) else {
+            return false;
+        };
         self.stop(&child).await;
         self.forget(&child);
         true
@@ -245,13 +272,18 @@ impl Supervisor {
 
     fn forget(&mut self, child: &ChildSpec) {
         self.state.remove(child.path());
-        self.shared.children.lock().retain(|known| known.path() != child.path());
+        self.shared
+            .children
+            .lock()
+            .retain(|known| known.path() != child.path());
         child.close();
     }
 
     /// Ends a child if it runs: after the message in hand, or, when that takes too long, in the middle of it.
     async fn stop(&mut self, child: &ChildSpec) {
-        let Some(Running { life, mut ended }) = self.running.remove(child.path()) else { return };
+        let Some(Running { life, mut ended }) = self.running.remove(child.path()) else {
+            return;
+        };
         child.port.set_suspended(false);
         child.port.control(Control::Stop(ExitReason::Shutdown));
         if tokio::time::timeout(child.stop_within, &mut ended).await.is_err() {
@@ -266,7 +298,10 @@ impl Supervisor {
         let Some(child) = self.spec(path) else { return };
         let reason = child.record().exited();
         tracing::warn!(actor = %path, %reason, "actor ended");
-        match self.state.child_ended(path, &reason, Instant::now(), fastrand::f64()) {
+        match self
+            .state
+            .child_ended(path, &reason, Instant::now(), fastrand::f64())
+        {
             Decision::Leave => child.close(),
             Decision::Forget => self.forget(&child),
             Decision::GiveUp(reason) => ctx.stop_with(reason),

@@ -27,7 +27,8 @@ pub(in crate::runtime) struct Spawned {
     pub ended: JoinHandle<()>,
 }
 
-type Spawn = dyn Fn(Option<ractor::ActorCell>) -> BoxFuture<'static, Result<Spawned, ActorError>> + Send + Sync;
+type Spawn =
+    dyn Fn(Option<ractor::ActorCell>) -> BoxFuture<'static, Result<Spawned, ActorError>> + Send + Sync;
 
 /// How to start a child, as often as it takes.
 #[derive(Clone)]
@@ -56,7 +57,10 @@ impl ChildSpec {
         let port = Arc::clone(&channel) as Arc<dyn Port>;
         let factory: Arc<dyn Fn() -> A + Send + Sync> = Arc::new(factory);
         let spawn = move |supervisor: Option<ractor::ActorCell>| -> BoxFuture<'static, _> {
-            let cell = Cell { mailbox: mailbox.clone(), factory: Arc::clone(&factory) };
+            let cell = Cell {
+                mailbox: mailbox.clone(),
+                factory: Arc::clone(&factory),
+            };
             let record_of = Arc::clone(&channel);
             Box::pin(async move {
                 record_of.record.kind.get_or_init(|| (A::KIND, A::SUPERVISES));
@@ -65,10 +69,19 @@ impl ChildSpec {
                     None => ractor::Actor::spawn(None, cell, ()).await,
                 };
                 let (life, ended) = spawned?;
-                Ok(Spawned { life: life.get_cell(), ended })
+                Ok(Spawned {
+                    life: life.get_cell(),
+                    ended,
+                })
             })
         };
-        Self { port, system, restart: Restart::Permanent, stop_within: STOP_WITHIN, spawn: Arc::new(spawn) }
+        Self {
+            port,
+            system,
+            restart: Restart::Permanent,
+            stop_within: STOP_WITHIN,
+            spawn: Arc::new(spawn),
+        }
     }
 
     /// A supervisor with its own children.
@@ -146,7 +159,10 @@ impl SupervisorSpec {
             backoff: Backoff::default(),
             children: Mutex::new(Vec::new()),
         };
-        Self { mailbox: Mailbox::new(system, path, MESSAGES_MAX), shared: Arc::new(shared) }
+        Self {
+            mailbox: Mailbox::new(system, path, MESSAGES_MAX),
+            shared: Arc::new(shared),
+        }
     }
 
     /// Whose lives hang together.
@@ -176,7 +192,9 @@ impl SupervisorSpec {
 
     /// With which children are started and stopped while the supervisor runs.
     pub fn handle(&self) -> SupervisorHandle {
-        SupervisorHandle { mailbox: self.mailbox.clone() }
+        SupervisorHandle {
+            mailbox: self.mailbox.clone(),
+        }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {

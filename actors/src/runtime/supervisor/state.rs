@@ -40,12 +40,18 @@ pub struct Intensity {
 
 impl Intensity {
     /// For children whose misfortunes say nothing about the node, such as conversations: never give up.
-    pub const UNLIMITED: Self = Self { restarts_max: u32::MAX, within: Duration::from_secs(1) };
+    pub const UNLIMITED: Self = Self {
+        restarts_max: u32::MAX,
+        within: Duration::from_secs(1),
+    };
 }
 
 impl Default for Intensity {
     fn default() -> Self {
-        Self { restarts_max: 10, within: Duration::from_secs(30) }
+        Self {
+            restarts_max: 10,
+            within: Duration::from_secs(30),
+        }
     }
 }
 
@@ -61,7 +67,10 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(20), max: Duration::from_secs(10) }
+        Self {
+            first: Duration::from_millis(20),
+            max: Duration::from_secs(10),
+        }
     }
 }
 
@@ -71,7 +80,9 @@ const BACKOFF_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 impl Backoff {
     /// The wait before the restart that follows the given number of earlier deaths; `dice` is in `0.0..1.0`.
     pub fn delay(&self, earlier_deaths: u32, dice: f64) -> Duration {
-        let doubled = self.first.saturating_mul(1u32.checked_shl(earlier_deaths).unwrap_or(u32::MAX));
+        let doubled = self
+            .first
+            .saturating_mul(1u32.checked_shl(earlier_deaths).unwrap_or(u32::MAX));
         doubled.min(self.max).mul_f64(1.0 - dice / 2.0)
     }
 }
@@ -114,12 +125,23 @@ pub enum Decision {
 
 impl State {
     pub fn new(strategy: Strategy, intensity: Intensity, backoff: Backoff) -> Self {
-        Self { strategy, intensity, backoff, children: Vec::new(), restarts: VecDeque::new() }
+        Self {
+            strategy,
+            intensity,
+            backoff,
+            children: Vec::new(),
+            restarts: VecDeque::new(),
+        }
     }
 
     pub fn add(&mut self, path: ActorPath, restart: Restart) {
         self.remove(&path);
-        self.children.push(Child { path, restart, deaths: 0, last_death: None });
+        self.children.push(Child {
+            path,
+            restart,
+            deaths: 0,
+            last_death: None,
+        });
     }
 
     pub fn remove(&mut self, path: &ActorPath) {
@@ -135,7 +157,13 @@ impl State {
     }
 
     /// What to do now that a child has ended; `dice` is in `0.0..1.0`.
-    pub fn child_ended(&mut self, path: &ActorPath, reason: &ExitReason, now: Instant, dice: f64) -> Decision {
+    pub fn child_ended(
+        &mut self,
+        path: &ActorPath,
+        reason: &ExitReason,
+        now: Instant,
+        dice: f64,
+    ) -> Decision {
         let Some(index) = self.children.iter().position(|child| child.path == *path) else {
             return Decision::Leave;
         };
@@ -151,23 +179,39 @@ impl State {
         if !restart && !requested {
             return Decision::Forget;
         }
-        let after = if requested { Duration::ZERO } else { self.backoff_of(index, now, dice) };
+        let after = if requested {
+            Duration::ZERO
+        } else {
+            self.backoff_of(index, now, dice)
+        };
         // What an operator asks for is no misfortune, so it does not count.
         if !requested && self.is_too_much(now) {
             let reason = Box::new(reason.clone());
-            return Decision::GiveUp(ExitReason::RestartIntensityExceeded { child: path.clone(), reason });
+            return Decision::GiveUp(ExitReason::RestartIntensityExceeded {
+                child: path.clone(),
+                reason,
+            });
         }
         let affected = match self.strategy {
             Strategy::OneForOne => index..index + 1,
             Strategy::OneForAll => 0..self.children.len(),
             Strategy::RestForOne => index..self.children.len(),
         };
-        Decision::Restart { children: self.children[affected].iter().map(|child| child.path.clone()).collect(), after }
+        Decision::Restart {
+            children: self.children[affected]
+                .iter()
+                .map(|child| child.path.clone())
+                .collect(),
+            after,
+        }
     }
 
     fn backoff_of(&mut self, index: usize, now: Instant, dice: f64) -> Duration {
         let child = &mut self.children[index];
-        if child.last_death.is_some_and(|last| now - last > BACKOFF_FORGIVEN_AFTER) {
+        if child
+            .last_death
+            .is_some_and(|last| now - last > BACKOFF_FORGIVEN_AFTER)
+        {
             child.deaths = 0;
         }
         let earlier_deaths = child.deaths;
@@ -177,7 +221,11 @@ impl State {
     }
 
     fn is_too_much(&mut self, now: Instant) -> bool {
-        while self.restarts.front().is_some_and(|restart| now - *restart > self.intensity.within) {
+        while self
+            .restarts
+            .front()
+            .is_some_and(|restart| now - *restart > self.intensity.within)
+        {
             self.restarts.pop_front();
         }
         self.restarts.push_back(now);
@@ -202,7 +250,9 @@ mod tests {
     }
 
     fn panicked() -> ExitReason {
-        ExitReason::Panicked { error: "boom".to_owned() }
+        ExitReason::Panicked {
+            error: "boom".to_owned(),
+        }
     }
 
     fn restarted(decision: Decision) -> Vec<ActorPath> {
@@ -237,7 +287,12 @@ mod tests {
         };
         let now = Instant::now();
         let waits: Vec<u128> = (0..12).map(|_| wait(now).as_millis()).collect();
-        assert_eq!(waits, [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_000, 10_000, 10_000]);
+        assert_eq!(
+            waits,
+            [
+                20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_000, 10_000, 10_000
+            ]
+        );
         assert_eq!(wait(now + Duration::from_secs(61)).as_millis(), 20);
     }
 
@@ -266,7 +321,10 @@ mod tests {
         for _ in 0..100 {
             restarted(state.child_ended(&a, &ExitReason::RestartRequested, Instant::now(), 0.5));
         }
-        assert_eq!(state.child_ended(&a, &ExitReason::Drained, Instant::now(), 0.5), Decision::Leave);
+        assert_eq!(
+            state.child_ended(&a, &ExitReason::Drained, Instant::now(), 0.5),
+            Decision::Leave
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,8 +333,14 @@ mod tests {
         let (a, b) = (ActorPath::new("a"), ActorPath::new("b"));
         state.add(a.clone(), Restart::Transient);
         state.add(b.clone(), Restart::Temporary);
-        assert_eq!(state.child_ended(&a, &ExitReason::Normal, Instant::now(), 0.5), Decision::Forget);
+        assert_eq!(
+            state.child_ended(&a, &ExitReason::Normal, Instant::now(), 0.5),
+            Decision::Forget
+        );
         restarted(state.child_ended(&a, &ExitReason::Killed, Instant::now(), 0.5));
-        assert_eq!(state.child_ended(&b, &panicked(), Instant::now(), 0.5), Decision::Forget);
+        assert_eq!(
+            state.child_ended(&b, &panicked(), Instant::now(), 0.5),
+            Decision::Forget
+        );
     }
 }

@@ -76,7 +76,12 @@ struct Bench {
     root: Root,
 }
 
-fn counter(system: &System, name: &str, messages_max: u32, gate: &Arc<Semaphore>) -> (Mailbox<Count>, ChildSpec) {
+fn counter(
+    system: &System,
+    name: &str,
+    messages_max: u32,
+    gate: &Arc<Semaphore>,
+) -> (Mailbox<Count>, ChildSpec) {
     let mailbox = Mailbox::new(system, ActorPath::new("node").child(name), messages_max);
     let (total, gate) = (Arc::new(AtomicU32::new(0)), Arc::clone(gate));
     let spec = ChildSpec::actor(mailbox.clone(), move || Counter {
@@ -92,7 +97,12 @@ async fn bench(messages_max: u32) -> Bench {
     let gate = Arc::new(Semaphore::new(0));
     let (counter, spec) = counter(&system, "counter", messages_max, &gate);
     let root = start(&system, vec![spec]).await.unwrap();
-    Bench { system, counter, gate, root }
+    Bench {
+        system,
+        counter,
+        gate,
+        root,
+    }
 }
 
 fn soon() -> Deadline {
@@ -106,7 +116,12 @@ fn status_of(system: &System, mailbox: &Mailbox<Count>) -> ActorStatus {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_loses_only_the_message_in_hand() {
-    let Bench { system, counter, root, .. } = bench(100).await;
+    let Bench {
+        system,
+        counter,
+        root,
+        ..
+    } = bench(100).await;
     counter.tell(Count::Add(2)).unwrap();
     counter.tell(Count::Panic).unwrap();
     counter.tell(Count::Add(3)).unwrap();
@@ -115,7 +130,12 @@ async fn a_crash_loses_only_the_message_in_hand() {
     let id = system.directory().find(counter.path()).unwrap();
     let report = system.directory().report(id).unwrap();
     assert_eq!((report.restarts, report.failed), (1, 1));
-    assert_eq!(report.last_exit, Some(ExitReason::Panicked { error: "asked to".to_owned() }));
+    assert_eq!(
+        report.last_exit,
+        Some(ExitReason::Panicked {
+            error: "asked to".to_owned()
+        })
+    );
     assert_eq!(root.shutdown().await, ExitReason::Shutdown);
 }
 
@@ -125,7 +145,11 @@ async fn who_asked_a_crashing_actor_is_told_at_once() {
     counter.tell(Count::WaitForGate).unwrap();
     let question = counter.ask(Count::Read, Deadline::within(Duration::from_secs(3600)));
     let id = system.directory().find(counter.path()).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Busy).await.unwrap();
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Busy
+    })
+    .await
+    .unwrap();
     // The question waits behind the message in hand, so it survives the kill and is answered by the next life.
     system.directory().command(id, ActorCommand::Kill).unwrap();
     assert_eq!(question.await, Ok(0));
@@ -135,45 +159,104 @@ async fn who_asked_a_crashing_actor_is_told_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_mailbox_answers_overloaded_at_once() {
-    let Bench { system, counter, gate, .. } = bench(3).await;
+    let Bench {
+        system,
+        counter,
+        gate,
+        ..
+    } = bench(3).await;
     counter.tell(Count::WaitForGate).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Busy).await.unwrap();
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Busy
+    })
+    .await
+    .unwrap();
     for _ in 0..3 {
         counter.tell(Count::Add(1)).unwrap();
     }
     let refused = counter.tell(Count::Add(1));
-    assert!(matches!(refused, Err(SendError::Overloaded { messages_max: 3, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SendError::Overloaded { messages_max: 3, .. })),
+        "{refused:?}"
+    );
     tokio::time::sleep(Duration::from_millis(250)).await;
     let id = system.directory().find(counter.path()).unwrap();
     let report = system.directory().report(id).unwrap();
     assert_eq!((report.mailbox_depth, report.overloaded), (3, 1));
-    assert!(report.oldest_waiting_ms >= Some(250), "{:?}", report.oldest_waiting_ms);
-    assert_eq!(system.dead_letters().read().items[0].reason, DeadLetterReason::Overloaded);
+    assert!(
+        report.oldest_waiting_ms >= Some(250),
+        "{:?}",
+        report.oldest_waiting_ms
+    );
+    assert_eq!(
+        system.dead_letters().read().items[0].reason,
+        DeadLetterReason::Overloaded
+    );
     gate.add_permits(1);
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Idle
+    })
+    .await
+    .unwrap();
     assert_eq!(counter.ask(Count::Read, soon()).await, Ok(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_actor_is_observed_and_a_dead_one_too() {
-    let Bench { system, counter, gate, .. } = bench(10).await;
+    let Bench {
+        system,
+        counter,
+        gate,
+        ..
+    } = bench(10).await;
     let directory = system.directory();
     let id = directory.find(counter.path()).unwrap();
     counter.tell(Count::Add(7)).unwrap();
+    assert_eq!(counter.ask(Count::Read, soon()).await, Ok(7));
     let asleep = directory.detail(id, soon()).await.unwrap();
-    assert_eq!(asleep.snapshot, Snapshot::Alive { state: json!({ "count": 7 }) });
+    assert_eq!(
+        asleep.snapshot,
+        Snapshot::Alive {
+            state: json!({ "count": 7 })
+        }
+    );
 
     counter.tell(Count::WaitForGate).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Busy).await.unwrap();
-    let busy = directory.detail(id, Deadline::within(Duration::from_millis(50))).await.unwrap();
-    assert_eq!(busy.snapshot, Snapshot::Timeout { state: Some(json!({ "count": 7 })) });
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Busy
+    })
+    .await
+    .unwrap();
+    let busy = directory
+        .detail(id, Deadline::within(Duration::from_millis(50)))
+        .await
+        .unwrap();
+    assert_eq!(
+        busy.snapshot,
+        Snapshot::Timeout {
+            state: Some(json!({ "count": 7 }))
+        }
+    );
     assert_eq!(busy.report.current.unwrap().message, "WaitForGate");
     gate.add_permits(1);
 
     directory.command(id, ActorCommand::Drain).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Stopped).await.unwrap();
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Stopped
+    })
+    .await
+    .unwrap();
     let dead = directory.detail(id, soon()).await.unwrap();
-    assert_eq!(dead.snapshot, Snapshot::PostMortem { state: Some(json!({ "count": 7 })) });
-    assert!(matches!(counter.tell(Count::Add(1)), Err(SendError::Stopped { .. })));
+    assert_eq!(
+        dead.snapshot,
+        Snapshot::PostMortem {
+            state: Some(json!({ "count": 7 }))
+        }
+    );
+    assert!(matches!(
+        counter.tell(Count::Add(1)),
+        Err(SendError::Stopped { .. })
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,23 +266,44 @@ async fn suspended_messages_wait_and_drained_ones_are_finished() {
     let id = directory.find(counter.path()).unwrap();
     directory.command(id, ActorCommand::Suspend).unwrap();
     counter.tell(Count::Add(1)).unwrap();
-    let unanswered = counter.ask(Count::Read, Deadline::within(Duration::from_secs(2))).await;
-    assert!(matches!(unanswered, Err(AskError::DeadlineExceeded { .. })), "{unanswered:?}");
+    let unanswered = counter
+        .ask(Count::Read, Deadline::within(Duration::from_secs(2)))
+        .await;
+    assert!(
+        matches!(unanswered, Err(AskError::DeadlineExceeded { .. })),
+        "{unanswered:?}"
+    );
     assert_eq!(status_of(&system, &counter), ActorStatus::Suspended);
     directory.command(id, ActorCommand::Drain).unwrap();
     directory.command(id, ActorCommand::Resume).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Stopped).await.unwrap();
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Stopped
+    })
+    .await
+    .unwrap();
     // The expired question was not put to the actor any more.
-    assert_eq!(system.dead_letters().read().items[0].reason, DeadLetterReason::Expired);
+    assert_eq!(
+        system.dead_letters().read().items[0].reason,
+        DeadLetterReason::Expired
+    );
 
     directory.command(id, ActorCommand::Restart).unwrap();
-    eventually(Duration::from_secs(1), || status_of(&system, &counter) == ActorStatus::Idle).await.unwrap();
+    eventually(Duration::from_secs(1), || {
+        status_of(&system, &counter) == ActorStatus::Idle
+    })
+    .await
+    .unwrap();
     assert_eq!(counter.ask(Count::Read, soon()).await, Ok(1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_child_that_dies_too_often_ends_the_tree_with_the_reason() {
-    let Bench { system, counter, mut root, .. } = bench(100).await;
+    let Bench {
+        system,
+        counter,
+        mut root,
+        ..
+    } = bench(100).await;
     for _ in 0..11 {
         counter.tell(Count::Panic).unwrap();
     }
@@ -208,16 +312,24 @@ async fn a_child_that_dies_too_often_ends_the_tree_with_the_reason() {
         matches!(&reason, ExitReason::RestartIntensityExceeded { child, .. } if child.name() == "counter"),
         "{reason}"
     );
-    assert_eq!(reason.to_string(), "gave up on node/counter, which died too often (last: panicked: asked to)");
-    assert!(system.directory().find(counter.path()).is_some(), "the dead stay visible");
+    assert_eq!(
+        reason.to_string(),
+        "gave up on node/counter, which died too often (last: panicked: asked to)"
+    );
+    assert!(
+        system.directory().find(counter.path()).is_some(),
+        "the dead stay visible"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_that_gave_up_is_restarted_with_the_children_it_was_given_later() {
     let system = System::new(SystemConfig::default());
     let gate = Arc::new(Semaphore::new(0));
-    let inner = SupervisorSpec::new(&system, ActorPath::new("node/inner"))
-        .intensity(Intensity { restarts_max: 1, within: Duration::from_secs(10) });
+    let inner = SupervisorSpec::new(&system, ActorPath::new("node/inner")).intensity(Intensity {
+        restarts_max: 1,
+        within: Duration::from_secs(10),
+    });
     let handle = inner.handle();
     let _root = start(&system, vec![ChildSpec::supervisor(inner)]).await.unwrap();
     let (mailbox, spec) = counter(&system, "inner/late", 10, &gate);
@@ -230,7 +342,10 @@ async fn a_supervisor_that_gave_up_is_restarted_with_the_children_it_was_given_l
     let inner = system.directory().find(handle.path()).unwrap();
     assert_eq!(system.directory().report(inner).unwrap().restarts, 1);
     assert_eq!(handle.stop_child(mailbox.path(), soon()).await, Ok(true));
-    assert!(matches!(mailbox.tell(Count::Add(1)), Err(SendError::Stopped { .. })));
+    assert!(matches!(
+        mailbox.tell(Count::Add(1)),
+        Err(SendError::Stopped { .. })
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +363,9 @@ async fn one_for_all_restarts_the_siblings_too() {
         let id = system.directory().find(mailbox.path()).unwrap();
         system.directory().report(id).unwrap().restarts
     };
-    eventually(Duration::from_secs(5), || restarts(&a) == 1 && restarts(&b) == 1).await.unwrap();
+    eventually(Duration::from_secs(5), || restarts(&a) == 1 && restarts(&b) == 1)
+        .await
+        .unwrap();
     assert_eq!(b.ask(Count::Read, soon()).await, Ok(1));
 }
 
@@ -265,17 +382,34 @@ async fn a_trace_tells_who_caused_what() {
         a.ask(Count::Read, soon()).await.unwrap();
         b.ask(Count::Read, soon()).await
     };
-    let read = system.trace(&edge, "http", "POST /count", id, work, |_| Outcome::Done).await;
+    let read = system
+        .trace(&edge, "http", "POST /count", id, work, |_| Outcome::Done)
+        .await;
     assert_eq!(read, Ok(1));
     let trace = system.traces().get(id).unwrap();
-    let [root] = trace.roots.as_slice() else { panic!("{trace:?}") };
+    let [root] = trace.roots.as_slice() else {
+        panic!("{trace:?}")
+    };
     assert_eq!(root.span.message, "POST /count");
-    let steps: Vec<(&str, &str)> =
-        root.children.iter().map(|step| (step.span.actor.as_str(), step.span.message.as_str())).collect();
-    assert_eq!(steps, [("node/a", "Forward"), ("node/a", "Read"), ("node/b", "Read")]);
+    let steps: Vec<(&str, &str)> = root
+        .children
+        .iter()
+        .map(|step| (step.span.actor.as_str(), step.span.message.as_str()))
+        .collect();
+    assert_eq!(
+        steps,
+        [("node/a", "Forward"), ("node/a", "Read"), ("node/b", "Read")]
+    );
     let forwarded = &root.children[0].children[0].span;
-    assert_eq!((forwarded.actor.as_str(), forwarded.message.as_str()), ("node/b", "Add"));
-    assert!(root.children.iter().all(|step| step.span.outcome == Outcome::Done));
+    assert_eq!(
+        (forwarded.actor.as_str(), forwarded.message.as_str()),
+        ("node/b", "Add")
+    );
+    assert!(
+        root.children
+            .iter()
+            .all(|step| step.span.outcome == Outcome::Done)
+    );
 }
 
 /// What observation costs when nobody looks: a message through a mailbox, all counting included.
@@ -288,7 +422,12 @@ async fn a_message_costs_little() {
     for _ in 0..MESSAGES {
         counter.tell(Count::Add(1)).unwrap();
     }
-    assert_eq!(counter.ask(Count::Read, Deadline::within(Duration::from_secs(60))).await, Ok(MESSAGES));
+    assert_eq!(
+        counter
+            .ask(Count::Read, Deadline::within(Duration::from_secs(60)))
+            .await,
+        Ok(MESSAGES)
+    );
     let per_message = began.elapsed() / MESSAGES;
     println!("one message, sent, counted and handled: {per_message:?}");
     if !cfg!(debug_assertions) {
