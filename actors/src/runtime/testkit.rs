@@ -45,7 +45,7 @@ pub fn crash(system: &System, id: ActorId, crash: Crash) -> Result<(), CommandEr
 
 /// An actor that passes on what it is told, for the test to look at.
 #[derive(Debug)]
-pub struct Probe<M>(mpsc::UnboundedSender<M>);
+pub struct Probe<M>(mpsc::Sender<M>);
 
 impl<M: Message + Sync> Actor for Probe<M> {
     type Message = M;
@@ -66,8 +66,8 @@ impl<M: Message + Sync> Actor for Probe<M> {
 pub fn probe<M: Message + Sync>(
     system: &System,
     path: ActorPath,
-) -> (Mailbox<M>, ChildSpec, mpsc::UnboundedReceiver<M>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+) -> (Mailbox<M>, ChildSpec, mpsc::Receiver<M>) {
+    let (sender, receiver) = mpsc::channel(MESSAGES_MAX as usize);
     let mailbox = Mailbox::new(system, path, MESSAGES_MAX);
     let spec = ChildSpec::actor(mailbox.clone(), move || Probe(sender.clone()));
     (mailbox, spec, receiver)
