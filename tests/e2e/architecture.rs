@@ -4,25 +4,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
+        .to_owned()
 }
 
 /// The names of a crate's dependencies, those for tests left out.
 fn dependencies(crate_folder: &str) -> Vec<String> {
     let manifest = fs::read_to_string(root().join(crate_folder).join("Cargo.toml")).expect("a manifest");
-    let section = manifest.split("\n[dependencies]\n").nth(1).expect("a list of dependencies");
+    let section = manifest
+        .split("\n[dependencies]\n")
+        .nth(1)
+        .expect("a list of dependencies");
     let section = section.split("\n[").next().unwrap_or_default();
-    let names = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
-    names.filter(|name| !name.is_empty() && !name.starts_with('#')).map(str::to_owned).collect()
+    let names = section
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
 }
 
-/// Every source file below a folder with its text, up to where its tests begin.
+/// Every source file below a folder with its text, tests left out.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a readable folder").flatten() {
             let path = entry.path();
+            let name = entry.file_name();
+            if name == "tests" || name == "tests.rs" {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -32,12 +47,18 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
             }
         }
     }
-    assert!(found.len() > 5, "no sources below {folder}: the test would hold nothing");
+    assert!(
+        found.len() > 5,
+        "no sources below {folder}: the test would hold nothing"
+    );
     found
 }
 
 fn without_comments(code: &str) -> String {
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    code.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn assert_absent(folder: &str, forbidden: &[&str], why: &str) {
@@ -52,27 +73,68 @@ fn assert_absent(folder: &str, forbidden: &[&str], why: &str) {
 #[test]
 fn the_protocol_does_no_io_and_knows_no_actor_library() {
     let dependencies = dependencies("protocol");
-    for forbidden in ["tokio", "ractor", "reqwest", "axum", "sled", "hyper", "troupe-actors", "troupe"] {
-        assert!(!dependencies.iter().any(|name| name == forbidden), "protocol depends on {forbidden}");
+    for forbidden in [
+        "tokio",
+        "ractor",
+        "reqwest",
+        "axum",
+        "sled",
+        "hyper",
+        "troupe-actors",
+        "troupe",
+    ] {
+        assert!(
+            !dependencies.iter().any(|name| name == forbidden),
+            "protocol depends on {forbidden}"
+        );
     }
-    let io = ["std::fs", "std::net", "std::process", "std::env", "SystemTime::now", "Timestamp::now()"];
-    assert_absent("protocol/src", &io, "the protocol does no I/O and looks at no clock");
+    let io = [
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::env",
+        "SystemTime::now",
+        "Timestamp::now()",
+    ];
+    assert_absent(
+        "protocol/src",
+        &io,
+        "the protocol does no I/O and looks at no clock",
+    );
 }
 
 #[test]
 fn the_actors_know_nothing_of_http_servers() {
     let dependencies = dependencies("actors");
-    for forbidden in ["axum", "hyper", "tower", "tower-http", "utoipa", "troupe", "troupe-web"] {
-        assert!(!dependencies.iter().any(|name| name == forbidden), "actors depend on {forbidden}");
+    for forbidden in [
+        "axum",
+        "hyper",
+        "tower",
+        "tower-http",
+        "utoipa",
+        "troupe",
+        "troupe-web",
+    ] {
+        assert!(
+            !dependencies.iter().any(|name| name == forbidden),
+            "actors depend on {forbidden}"
+        );
     }
-    assert_absent("actors/src", &["axum::", "hyper::"], "HTTP servers are the business of node");
+    assert_absent(
+        "actors/src",
+        &["axum::", "hyper::"],
+        "HTTP servers are the business of node",
+    );
 }
 
 #[test]
 fn the_node_reaches_actors_only_through_their_handles() {
     let dependencies = dependencies("node");
     for forbidden in ["ractor", "sled", "fastembed", "ort"] {
-        assert!(!dependencies.iter().any(|name| name == forbidden), "node depends on {forbidden}");
+        assert!(
+            !dependencies.iter().any(|name| name == forbidden),
+            "node depends on {forbidden}"
+        );
     }
 }
 
@@ -80,7 +142,11 @@ fn the_node_reaches_actors_only_through_their_handles() {
 fn only_the_runtime_speaks_to_ractor() {
     for (path, code) in sources("actors/src") {
         if !path.components().any(|part| part.as_os_str() == "runtime") {
-            assert!(!without_comments(&code).contains("ractor::"), "{} uses ractor directly", path.display());
+            assert!(
+                !without_comments(&code).contains("ractor::"),
+                "{} uses ractor directly",
+                path.display()
+            );
         }
     }
 }
@@ -91,9 +157,19 @@ fn no_task_is_without_an_owner() {
         for (path, code) in sources(folder) {
             let code = without_comments(&code);
             let lines: Vec<&str> = code.lines().collect();
-            for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("tokio::spawn(")) {
-                let excused = lines[number.saturating_sub(6)..number].iter().any(|line| line.contains("disallowed_methods"));
-                assert!(excused, "{}: {line:?} has no owner and gives no reason", path.display());
+            for (number, line) in lines
+                .iter()
+                .enumerate()
+                .filter(|(_, line)| line.contains("tokio::spawn("))
+            {
+                let excused = lines[number.saturating_sub(6)..number]
+                    .iter()
+                    .any(|line| line.contains("disallowed_methods"));
+                assert!(
+                    excused,
+                    "{}: {line:?} has no owner and gives no reason",
+                    path.display()
+                );
             }
         }
     }
@@ -104,7 +180,11 @@ fn nothing_speaks_bincode_but_the_wire() {
     for folder in ["protocol/src", "actors/src", "node/src"] {
         for (path, code) in sources(folder) {
             let is_wire = path.ends_with("protocol/src/wire.rs");
-            assert!(is_wire || !without_comments(&code).contains("bincode::"), "{} uses bincode", path.display());
+            assert!(
+                is_wire || !without_comments(&code).contains("bincode::"),
+                "{} uses bincode",
+                path.display()
+            );
         }
     }
 }
@@ -113,9 +193,16 @@ fn nothing_speaks_bincode_but_the_wire() {
 fn files_stay_readable() {
     for folder in ["protocol/src", "actors/src", "node/src"] {
         for (path, _) in sources(folder) {
-            let lines = fs::read_to_string(&path).expect("a readable file").lines().count();
+            let lines = fs::read_to_string(&path)
+                .expect("a readable file")
+                .lines()
+                .count();
             let is_table = path.ends_with("protocol/src/error.rs");
-            assert!(is_table || lines <= 600, "{} has {lines} lines: split it", path.display());
+            assert!(
+                is_table || lines <= 600,
+                "{} has {lines} lines: split it",
+                path.display()
+            );
         }
     }
 }
