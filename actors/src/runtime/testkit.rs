@@ -52,9 +52,7 @@ impl<M: Message + Sync> Actor for Probe<M> {
     const KIND: &'static str = "probe";
 
     async fn handle(&mut self, message: M, _: &Context<Self>) -> Result<(), ActorError> {
-        self.0
-            .send(message)
-            .map_err(|_| ActorError::new("the test no longer listens"))
+        self.0.try_send(message).map_err(|_| ActorError::new("the test does not listen"))
     }
 
     fn snapshot(&self) -> serde_json::Value {
