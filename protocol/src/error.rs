@@ -178,6 +178,9 @@ codes! {
     InvalidName = 4009, 422, "invalid name",
         "The name of a key or secret is empty, too long or has characters that are not allowed.",
         "Use letters, digits and . _ / - , at most 200 characters.";
+    KeyExists = 4010, 409, "key exists",
+        "A key with this name exists already.",
+        "Choose another name, or revoke the existing key first.";
 
     NothingFits = 5001, 404, "nothing fits",
         "No registered tool fits the question well enough to be called.",

@@ -1,0 +1,114 @@
+//! What the vault can be told, and the handle with which others do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use secrecy::SecretString;
+use troupe_protocol::access::{SecretInfo, SecretName, SecretTemplate};
+
+use super::VaultError;
+use crate::runtime::{Deadline, Mailbox, Message, Reply};
+
+/// How long putting and removing may take; a durable write, with room for a slow disk.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the vault can be told.
+#[derive(strum::IntoStaticStr)]
+pub enum VaultMessage {
+    /// Seal and keep.
+    Put {
+        /// Under this name.
+        name: SecretName,
+        /// The clear text.
+        value: SecretString,
+        /// The answer.
+        reply: Reply<Result<SecretInfo, VaultError>>,
+    },
+    /// Forget.
+    Remove {
+        /// Which.
+        name: SecretName,
+        /// The answer.
+        reply: Reply<Result<(), VaultError>>,
+    },
+    /// Fill in a template.
+    Resolve {
+        /// The template.
+        template: SecretTemplate,
+        /// What for.
+        user: String,
+        /// The answer.
+        reply: Reply<Result<SecretString, VaultError>>,
+    },
+    /// Write down what was used; the vault's own timer.
+    WriteUsage,
+}
+
+impl Message for VaultMessage {
+    fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// The way to the vault. Cheap to clone.
+#[derive(Clone)]
+pub struct VaultHandle {
+    mailbox: Mailbox<VaultMessage>,
+    view: Arc<ArcSwap<Vec<SecretInfo>>>,
+}
+
+impl VaultHandle {
+    pub(super) fn new(mailbox: Mailbox<VaultMessage>, view: Arc<ArcSwap<Vec<SecretInfo>>>) -> Self {
+        Self { mailbox, view }
+    }
+
+    /// Seals a secret and keeps it, in place of one with the same name. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it is above [`SECRET_BYTES_MAX`](super::SECRET_BYTES_MAX), the vault is full, or the store fails.
+    pub async fn put(&self, name: SecretName, value: SecretString) -> Result<SecretInfo, VaultError> {
+        self.mailbox.ask(|reply| VaultMessage::Put { name, value, reply }, Deadline::within(WRITE_WITHIN)).await?
+    }
+
+    /// Forgets a secret.
+    ///
+    /// # Errors
+    /// When there is none with this name, or the store fails.
+    pub async fn remove(&self, name: &SecretName) -> Result<(), VaultError> {
+        let name = name.clone();
+        self.mailbox.ask(|reply| VaultMessage::Remove { name, reply }, Deadline::within(WRITE_WITHIN)).await?
+    }
+
+    /// All secrets by name, without their values. Asks nobody.
+    pub fn list(&self) -> Vec<SecretInfo> {
+        self.view.load().as_ref().clone()
+    }
+
+    /// Whether there is a secret with this name. Asks nobody.
+    pub fn contains(&self, name: &SecretName) -> bool {
+        self.view.load().binary_search_by(|info| info.name.cmp(name)).is_ok()
+    }
+
+    /// Fills in a template. `user` says what for (`server/github`), and shows in the list of secrets.
+    ///
+    /// # Errors
+    /// [`VaultError::NotFound`] with the name of the first secret that does not exist.
+    pub async fn resolve_for(
+        &self,
+        template: &SecretTemplate,
+        user: &str,
+        deadline: Deadline,
+    ) -> Result<SecretString, VaultError> {
+        let (template, user) = (template.clone(), user.to_owned());
+        self.mailbox.ask(|reply| VaultMessage::Resolve { template, user, reply }, deadline).await?
+    }
+
+    /// Fills in a template for nobody in particular.
+    ///
+    /// # Errors
+    /// As [`resolve_for`](Self::resolve_for).
+    pub async fn resolve(&self, template: &SecretTemplate, deadline: Deadline) -> Result<SecretString, VaultError> {
+        self.resolve_for(template, "", deadline).await
+    }
+}
