@@ -29,8 +29,9 @@ impl Timestamp {
 }
 
 impl From<jiff::Timestamp> for Timestamp {
+    /// To the millisecond, so that an instant equals itself after it has travelled.
     fn from(timestamp: jiff::Timestamp) -> Self {
-        Self(timestamp)
+        Self::from_unix_ms(timestamp.as_millisecond())
     }
 }
 

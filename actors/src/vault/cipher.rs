@@ -57,10 +57,21 @@ impl MasterKey {
 
     /// The key that a passphrase stands for. Takes a good part of a second and 64 MiB, so that guessing does too.
     pub(super) fn derive(passphrase: &SecretString, derivation: &Derivation) -> Result<Self, VaultError> {
-        let failed = |reason: String| VaultError::Crypto { doing: "derive the key from the passphrase", reason };
-        let salt = URL_SAFE_NO_PAD.decode(&derivation.salt).map_err(|error| failed(error.to_string()))?;
-        let Derivation { memory_kib, passes, lanes, .. } = *derivation;
-        let params = Params::new(memory_kib, passes, lanes, Some(KEY_BYTES)).map_err(|error| failed(error.to_string()))?;
+        let failed = |reason: String| VaultError::Crypto {
+            doing: "derive the key from the passphrase",
+            reason,
+        };
+        let salt = URL_SAFE_NO_PAD
+            .decode(&derivation.salt)
+            .map_err(|error| failed(error.to_string()))?;
+        let Derivation {
+            memory_kib,
+            passes,
+            lanes,
+            ..
+        } = *derivation;
+        let params = Params::new(memory_kib, passes, lanes, Some(KEY_BYTES))
+            .map_err(|error| failed(error.to_string()))?;
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(passphrase.expose_secret().as_bytes(), &salt, key.as_mut_slice())
@@ -69,8 +80,10 @@ impl MasterKey {
     }
 
     fn cipher(&self) -> Result<XChaCha20Poly1305, VaultError> {
-        XChaCha20Poly1305::new_from_slice(self.0.as_slice())
-            .map_err(|error| VaultError::Crypto { doing: "use the vault's key", reason: error.to_string() })
+        XChaCha20Poly1305::new_from_slice(self.0.as_slice()).map_err(|error| VaultError::Crypto {
+            doing: "use the vault's key",
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -90,20 +103,37 @@ impl Derivation {
 /// Seals bytes under a name; they open only under the same.
 pub(super) fn seal(key: &MasterKey, name: &str, clear: &[u8]) -> Result<Sealed, VaultError> {
     let nonce: [u8; NONCE_BYTES] = random()?;
-    let payload = Payload { msg: clear, aad: name.as_bytes() };
+    let payload = Payload {
+        msg: clear,
+        aad: name.as_bytes(),
+    };
     let text = key.cipher()?.encrypt(&XNonce::from(nonce), payload);
-    let text = text.map_err(|error| VaultError::Crypto { doing: "seal", reason: error.to_string() })?;
-    Ok(Sealed { nonce: URL_SAFE_NO_PAD.encode(nonce), text: URL_SAFE_NO_PAD.encode(text) })
+    let text = text.map_err(|error| VaultError::Crypto {
+        doing: "seal",
+        reason: error.to_string(),
+    })?;
+    Ok(Sealed {
+        nonce: URL_SAFE_NO_PAD.encode(nonce),
+        text: URL_SAFE_NO_PAD.encode(text),
+    })
 }
 
 /// Opens what was sealed under this name; wiped when dropped.
 pub(super) fn open(key: &MasterKey, name: &str, sealed: &Sealed) -> Result<Zeroizing<String>, VaultError> {
-    let tampered = || VaultError::Tampered { name: name.to_owned() };
+    let tampered = || VaultError::Tampered {
+        name: name.to_owned(),
+    };
     let nonce = URL_SAFE_NO_PAD.decode(&sealed.nonce).map_err(|_| tampered())?;
     let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| tampered())?;
     let text = URL_SAFE_NO_PAD.decode(&sealed.text).map_err(|_| tampered())?;
-    let payload = Payload { msg: &text, aad: name.as_bytes() };
-    let clear = key.cipher()?.decrypt(&XNonce::from(nonce), payload).map_err(|_| tampered())?;
+    let payload = Payload {
+        msg: &text,
+        aad: name.as_bytes(),
+    };
+    let clear = key
+        .cipher()?
+        .decrypt(&XNonce::from(nonce), payload)
+        .map_err(|_| tampered())?;
     String::from_utf8(clear).map(Zeroizing::new).map_err(|error| {
         error.into_bytes().zeroize();
         tampered()
@@ -113,7 +143,10 @@ pub(super) fn open(key: &MasterKey, name: &str, sealed: &Sealed) -> Result<Zeroi
 fn random<const BYTES: usize>() -> Result<[u8; BYTES], VaultError> {
     let mut bytes = [0; BYTES];
     let filled = getrandom::fill(&mut bytes);
-    filled.map_err(|error| VaultError::Crypto { doing: "get random bytes", reason: error.to_string() })?;
+    filled.map_err(|error| VaultError::Crypto {
+        doing: "get random bytes",
+        reason: error.to_string(),
+    })?;
     Ok(bytes)
 }
 
@@ -135,7 +168,10 @@ mod tests {
     #[test]
     fn the_same_text_is_never_sealed_the_same() {
         let key = MasterKey::generate().unwrap();
-        assert_ne!(seal(&key, "a", b"token").unwrap(), seal(&key, "a", b"token").unwrap());
+        assert_ne!(
+            seal(&key, "a", b"token").unwrap(),
+            seal(&key, "a", b"token").unwrap()
+        );
     }
 
     #[test]
@@ -149,11 +185,33 @@ mod tests {
 
     #[test]
     fn a_passphrase_gives_the_same_key_again_and_another_does_not() {
-        let derivation = Derivation { memory_kib: 64, ..Derivation::new().unwrap() };
+        let derivation = Derivation {
+            memory_kib: 64,
+            ..Derivation::new().unwrap()
+        };
         let passphrase = SecretString::from("correct horse");
-        let sealed = seal(&MasterKey::derive(&passphrase, &derivation).unwrap(), "a", b"token").unwrap();
-        assert!(open(&MasterKey::derive(&passphrase, &derivation).unwrap(), "a", &sealed).is_ok());
-        assert!(open(&MasterKey::derive(&"battery staple".into(), &derivation).unwrap(), "a", &sealed).is_err());
+        let sealed = seal(
+            &MasterKey::derive(&passphrase, &derivation).unwrap(),
+            "a",
+            b"token",
+        )
+        .unwrap();
+        assert!(
+            open(
+                &MasterKey::derive(&passphrase, &derivation).unwrap(),
+                "a",
+                &sealed
+            )
+            .is_ok()
+        );
+        assert!(
+            open(
+                &MasterKey::derive(&"battery staple".into(), &derivation).unwrap(),
+                "a",
+                &sealed
+            )
+            .is_err()
+        );
     }
 
     proptest! {

@@ -61,10 +61,15 @@ pub enum VaultError {
     #[error("the vault is sealed with a passphrase: give it (setting `vault.passphrase_file`)")]
     PassphraseNeeded,
     /// A passphrase is given for a vault with a key file.
-    #[error("the vault is sealed with the key file vault.key, not with a passphrase: start without the passphrase")]
+    #[error(
+        "the vault is sealed with the key file vault.key, not with a passphrase: start without the passphrase"
+    )]
     PassphraseUnneeded,
     /// A passphrase that protects nothing.
-    #[error("the passphrase has fewer than {} characters", super::key::PASSPHRASE_CHARS_MIN)]
+    #[error(
+        "the passphrase has fewer than {} characters",
+        super::key::PASSPHRASE_CHARS_MIN
+    )]
     PassphraseShort,
     /// A sealed secret does not open with the right key: its record was tampered with.
     #[error("secret `{name}` does not open with the vault's key: its record was changed; set it again")]

@@ -67,15 +67,28 @@ impl VaultKey {
         let in_file = read_key(path)?;
         let master = match (in_file, &meta) {
             (_, Some(meta)) if meta.derivation.is_some() => return Err(VaultError::PassphraseNeeded),
-            (None, Some(_)) => return Err(VaultError::KeyMissing { path: path.to_owned() }),
+            (None, Some(_)) => {
+                return Err(VaultError::KeyMissing {
+                    path: path.to_owned(),
+                });
+            }
             (Some(master), Some(meta)) => {
                 let fits = cipher::open(&master, CHECK_NAME, &meta.check).is_ok();
-                if fits { master } else { return Err(VaultError::KeyWrong { path: path.to_owned() }) }
+                if fits {
+                    master
+                } else {
+                    return Err(VaultError::KeyWrong {
+                        path: path.to_owned(),
+                    });
+                }
             }
             (Some(master), None) => master, // the first start was cut off after the file
             (None, None) => make_key(path)?,
         };
-        let key = Self { master: Arc::new(master), from_passphrase: false };
+        let key = Self {
+            master: Arc::new(master),
+            from_passphrase: false,
+        };
         if meta.is_none() {
             key.write_meta(tree, None).await?;
         }
@@ -96,9 +109,15 @@ impl VaultKey {
         };
         let costs = derivation.clone();
         let derived = tokio::task::spawn_blocking(move || MasterKey::derive(&passphrase, &costs)).await;
-        let failed = |reason| VaultError::Crypto { doing: "derive the key from the passphrase", reason };
+        let failed = |reason| VaultError::Crypto {
+            doing: "derive the key from the passphrase",
+            reason,
+        };
         let master = derived.map_err(|error| failed(error.to_string()))??;
-        let key = Self { master: Arc::new(master), from_passphrase: true };
+        let key = Self {
+            master: Arc::new(master),
+            from_passphrase: true,
+        };
         match meta {
             Some(meta) if cipher::open(&key.master, CHECK_NAME, &meta.check).is_err() => {
                 return Err(VaultError::PassphraseWrong);
@@ -115,7 +134,9 @@ impl VaultKey {
         derivation: Option<Derivation>,
     ) -> Result<(), VaultError> {
         let check = cipher::seal(&self.master, CHECK_NAME, CHECK_TEXT.as_bytes())?;
-        Ok(tree.put(META_KEY, &VaultRecord::Meta(VaultMeta { derivation, check })).await?)
+        Ok(tree
+            .put(META_KEY, &VaultRecord::Meta(VaultMeta { derivation, check }))
+            .await?)
     }
 
     pub(super) fn master(&self) -> &MasterKey {
@@ -124,14 +145,25 @@ impl VaultKey {
 
     /// Where it comes from, for people.
     pub(super) fn describe(&self) -> &'static str {
-        if self.from_passphrase { "passphrase" } else { KEY_FILE }
+        if self.from_passphrase {
+            "passphrase"
+        } else {
+            KEY_FILE
+        }
     }
 }
 
 fn read_key(path: &Path) -> Result<Option<MasterKey>, VaultError> {
-    let Some(text) = files::read_private(path)?.map(Zeroizing::new) else { return Ok(None) };
-    let key = text.trim().strip_prefix(KEY_FILE_PREFIX).and_then(MasterKey::from_text);
-    key.map(Some).ok_or_else(|| VaultError::KeyUnreadable { path: PathBuf::from(path) })
+    let Some(text) = files::read_private(path)?.map(Zeroizing::new) else {
+        return Ok(None);
+    };
+    let key = text
+        .trim()
+        .strip_prefix(KEY_FILE_PREFIX)
+        .and_then(MasterKey::from_text);
+    key.map(Some).ok_or_else(|| VaultError::KeyUnreadable {
+        path: PathBuf::from(path),
+    })
 }
 
 fn make_key(path: &Path) -> Result<MasterKey, VaultError> {

@@ -68,7 +68,12 @@ impl VaultHandle {
     /// # Errors
     /// When it is above [`SECRET_BYTES_MAX`](super::SECRET_BYTES_MAX), the vault is full, or the store fails.
     pub async fn put(&self, name: SecretName, value: SecretString) -> Result<SecretInfo, VaultError> {
-        self.mailbox.ask(|reply| VaultMessage::Put { name, value, reply }, Deadline::within(WRITE_WITHIN)).await?
+        self.mailbox
+            .ask(
+                |reply| VaultMessage::Put { name, value, reply },
+                Deadline::within(WRITE_WITHIN),
+            )
+            .await?
     }
 
     /// Forgets a secret.
@@ -77,7 +82,12 @@ impl VaultHandle {
     /// When there is none with this name, or the store fails.
     pub async fn remove(&self, name: &SecretName) -> Result<(), VaultError> {
         let name = name.clone();
-        self.mailbox.ask(|reply| VaultMessage::Remove { name, reply }, Deadline::within(WRITE_WITHIN)).await?
+        self.mailbox
+            .ask(
+                |reply| VaultMessage::Remove { name, reply },
+                Deadline::within(WRITE_WITHIN),
+            )
+            .await?
     }
 
     /// All secrets by name, without their values. Asks nobody.
@@ -87,7 +97,10 @@ impl VaultHandle {
 
     /// Whether there is a secret with this name. Asks nobody.
     pub fn contains(&self, name: &SecretName) -> bool {
-        self.view.load().binary_search_by(|info| info.name.cmp(name)).is_ok()
+        self.view
+            .load()
+            .binary_search_by(|info| info.name.cmp(name))
+            .is_ok()
     }
 
     /// Fills in a template. `user` says what for (`server/github`), and shows in the list of secrets.
@@ -101,14 +114,27 @@ impl VaultHandle {
         deadline: Deadline,
     ) -> Result<SecretString, VaultError> {
         let (template, user) = (template.clone(), user.to_owned());
-        self.mailbox.ask(|reply| VaultMessage::Resolve { template, user, reply }, deadline).await?
+        self.mailbox
+            .ask(
+                |reply| VaultMessage::Resolve {
+                    template,
+                    user,
+                    reply,
+                },
+                deadline,
+            )
+            .await?
     }
 
     /// Fills in a template for nobody in particular.
     ///
     /// # Errors
     /// As [`resolve_for`](Self::resolve_for).
-    pub async fn resolve(&self, template: &SecretTemplate, deadline: Deadline) -> Result<SecretString, VaultError> {
+    pub async fn resolve(
+        &self,
+        template: &SecretTemplate,
+        deadline: Deadline,
+    ) -> Result<SecretString, VaultError> {
         self.resolve_for(template, "", deadline).await
     }
 }

@@ -105,7 +105,11 @@ impl Actor for Vault {
         match message {
             VaultMessage::Put { name, value, reply } => reply.send(self.put(name, &value).await),
             VaultMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
-            VaultMessage::Resolve { template, user, reply } => {
+            VaultMessage::Resolve {
+                template,
+                user,
+                reply,
+            } => {
                 let now = jiff::Timestamp::now().into();
                 reply.send(self.state.resolve(self.key.master(), &template, &user, now));
                 if !self.writes_usage && self.state.has_fresh_usage() {
@@ -142,8 +146,15 @@ impl Vault {
         let clear = value.expose_secret();
         self.state.refuse_put(&name, clear.len())?;
         let sealed = cipher::seal(self.key.master(), name.as_str(), clear.as_bytes())?;
-        let secret = self.state.next_secret(name, sealed, jiff::Timestamp::now().into());
-        self.secrets.put(&state::record_key(&secret.name), &VaultRecord::Secret(secret.clone())).await?;
+        let secret = self
+            .state
+            .next_secret(name, sealed, jiff::Timestamp::now().into());
+        self.secrets
+            .put(
+                &state::record_key(&secret.name),
+                &VaultRecord::Secret(secret.clone()),
+            )
+            .await?;
         let info = self.state.put(secret);
         self.publish();
         Ok(info)
@@ -162,7 +173,10 @@ impl Vault {
 
     async fn write_usage(&mut self) {
         let changes = self.state.take_fresh_usage();
-        let changes = changes.into_iter().map(|(name, usage)| Change::Put(name.as_str().to_owned(), usage)).collect();
+        let changes = changes
+            .into_iter()
+            .map(|(name, usage)| Change::Put(name.as_str().to_owned(), usage))
+            .collect();
         if let Err(error) = self.usage.batch(changes).await {
             tracing::warn!(%error, "cannot write down when secrets were used");
         }

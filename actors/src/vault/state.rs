@@ -73,13 +73,23 @@ pub(super) struct VaultState {
 impl VaultState {
     /// Takes back what was kept.
     pub(super) fn restore(&mut self, secret: SealedSecret, usage: Usage) {
-        self.secrets.insert(secret.name.clone(), Entry { secret, usage, usage_is_fresh: false });
+        self.secrets.insert(
+            secret.name.clone(),
+            Entry {
+                secret,
+                usage,
+                usage_is_fresh: false,
+            },
+        );
     }
 
     /// Whether a put must be refused.
     pub(super) fn refuse_put(&self, name: &SecretName, bytes: usize) -> Result<(), VaultError> {
         if bytes > SECRET_BYTES_MAX {
-            return Err(VaultError::TooLarge { name: name.clone(), bytes });
+            return Err(VaultError::TooLarge {
+                name: name.clone(),
+                bytes,
+            });
         }
         if self.secrets.len() >= SECRETS_MAX && !self.contains(name) {
             return Err(VaultError::Full);
@@ -89,14 +99,30 @@ impl VaultState {
 
     /// The record of a secret that is about to be put.
     pub(super) fn next_secret(&self, name: SecretName, sealed: Sealed, now: Timestamp) -> SealedSecret {
-        let created_at = self.secrets.get(&name).map_or(now, |entry| entry.secret.created_at);
-        SealedSecret { name, created_at, updated_at: now, sealed }
+        let created_at = self
+            .secrets
+            .get(&name)
+            .map_or(now, |entry| entry.secret.created_at);
+        SealedSecret {
+            name,
+            created_at,
+            updated_at: now,
+            sealed,
+        }
     }
 
     /// Takes a secret that is on the disk now.
     pub(super) fn put(&mut self, secret: SealedSecret) -> SecretInfo {
-        let usage = self.secrets.remove(&secret.name).map(|entry| entry.usage).unwrap_or_default();
-        let entry = Entry { secret, usage, usage_is_fresh: false };
+        let usage = self
+            .secrets
+            .remove(&secret.name)
+            .map(|entry| entry.usage)
+            .unwrap_or_default();
+        let entry = Entry {
+            secret,
+            usage,
+            usage_is_fresh: false,
+        };
         let info = entry.info();
         self.secrets.insert(info.name.clone(), entry);
         info
@@ -238,15 +264,24 @@ mod tests {
 
     fn resolve(state: &mut VaultState, key: &MasterKey, template: &str) -> Result<String, VaultError> {
         let template = SecretTemplate::new(template).unwrap();
-        Ok(state.resolve(key, &template, "server/x", at(2))?.expose_secret().to_owned())
+        Ok(state
+            .resolve(key, &template, "server/x", at(2))?
+            .expose_secret()
+            .to_owned())
     }
 
     #[test]
     fn a_template_is_filled_in() {
         let long = "y".repeat(10_000);
         let (mut state, key) = with(&[("a", "alpha"), ("b", "${secret:a}"), ("long", &long)]);
-        assert_eq!(resolve(&mut state, &key, "Bearer ${secret:a}!").unwrap(), "Bearer alpha!");
-        assert_eq!(resolve(&mut state, &key, "$$${secret:a}${secret:long}").unwrap(), format!("$alpha{long}"));
+        assert_eq!(
+            resolve(&mut state, &key, "Bearer ${secret:a}!").unwrap(),
+            "Bearer alpha!"
+        );
+        assert_eq!(
+            resolve(&mut state, &key, "$$${secret:a}${secret:long}").unwrap(),
+            format!("$alpha{long}")
+        );
         // A secret's own text is never looked into.
         assert_eq!(resolve(&mut state, &key, "${secret:b}").unwrap(), "${secret:a}");
         assert_eq!(resolve(&mut state, &key, "plain").unwrap(), "plain");
@@ -257,14 +292,19 @@ mod tests {
     fn a_missing_secret_is_named() {
         let (mut state, key) = with(&[("a", "alpha")]);
         let error = resolve(&mut state, &key, "${secret:a} ${secret:server/git/env/TOKEN}").unwrap_err();
-        assert_eq!(error.to_string(), "there is no secret `server/git/env/TOKEN`: set it with `troupe secret set server/git/env/TOKEN`");
+        assert_eq!(
+            error.to_string(),
+            "there is no secret `server/git/env/TOKEN`: set it with `troupe secret set server/git/env/TOKEN`"
+        );
     }
 
     #[test]
     fn use_is_noted_and_written_once() {
         let (mut state, key) = with(&[("a", "alpha"), ("b", "beta")]);
         for user in ["one", "two", "three", "four", "five", "six", "two"] {
-            state.resolve(&key, &SecretTemplate::of_secret(&name("a")), user, at(5)).unwrap();
+            state
+                .resolve(&key, &SecretTemplate::of_secret(&name("a")), user, at(5))
+                .unwrap();
         }
         let info = &state.list()[0];
         assert_eq!(info.last_used_at, Some(at(5)));
@@ -279,14 +319,20 @@ mod tests {
         resolve(&mut state, &key, "${secret:a}").unwrap();
         let record = state.next_secret(name("a"), cipher::seal(&key, "a", b"new").unwrap(), at(9));
         let info = state.put(record);
-        assert_eq!((info.created_at, info.updated_at, info.last_used_at), (at(1), at(9), Some(at(2))));
+        assert_eq!(
+            (info.created_at, info.updated_at, info.last_used_at),
+            (at(1), at(9), Some(at(2)))
+        );
         assert_eq!(resolve(&mut state, &key, "${secret:a}").unwrap(), "new");
     }
 
     #[test]
     fn limits_are_kept() {
         let (state, _) = with(&[]);
-        assert!(matches!(state.refuse_put(&name("a"), SECRET_BYTES_MAX + 1), Err(VaultError::TooLarge { .. })));
+        assert!(matches!(
+            state.refuse_put(&name("a"), SECRET_BYTES_MAX + 1),
+            Err(VaultError::TooLarge { .. })
+        ));
         assert!(state.refuse_put(&name("a"), SECRET_BYTES_MAX).is_ok());
     }
 }

@@ -27,7 +27,13 @@ async fn started(folder: &Path, source: KeySource) -> Result<(VaultHandle, Root,
 
 async fn resolve(vault: &VaultHandle, template: &str) -> Result<String, VaultError> {
     let template = SecretTemplate::new(template).unwrap();
-    let clear = vault.resolve_for(&template, "server/github", Deadline::within(Duration::from_secs(5))).await?;
+    let clear = vault
+        .resolve_for(
+            &template,
+            "server/github",
+            Deadline::within(Duration::from_secs(5)),
+        )
+        .await?;
     Ok(clear.expose_secret().to_owned())
 }
 
@@ -54,18 +60,37 @@ async fn a_planted_secret_is_in_no_file_and_in_no_state_that_is_shown() {
     let (vault, root, system) = started(folder.path(), KeySource::File).await.unwrap();
     vault.put(name("planted"), PLANTED.into()).await.unwrap();
     vault.put(name("planted"), PLANTED.into()).await.unwrap();
-    assert_eq!(resolve(&vault, "Bearer ${secret:planted}").await.unwrap(), format!("Bearer {PLANTED}"));
-    let shown = format!("{:?} {:?}", vault.list(), system.directory());
-    assert!(!shown.contains(PLANTED));
+    assert_eq!(
+        resolve(&vault, "Bearer ${secret:planted}").await.unwrap(),
+        format!("Bearer {PLANTED}")
+    );
+    let id = system.directory().find(&ActorPath::new("node/vault")).unwrap();
+    let detail = system
+        .directory()
+        .detail(id, Deadline::within(Duration::from_secs(5)))
+        .await
+        .unwrap();
+    let shown = serde_json::to_string(&(vault.list(), detail, system.traces().latest(100))).unwrap();
+    assert!(
+        shown.contains(r#""resolved":1"#) && !shown.contains(PLANTED),
+        "{shown}"
+    );
     let _ = root.shutdown().await;
 
     let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(PLANTED);
     let forms = [PLANTED.to_owned(), base64, hex::encode(PLANTED)];
     let files = files_of(folder.path());
-    assert!(files.iter().any(|(_, bytes)| holds(bytes, "secret/planted")), "the secret's record was not looked at");
+    assert!(
+        files.iter().any(|(_, bytes)| holds(bytes, "secret/planted")),
+        "the secret's record was not looked at"
+    );
     for (path, bytes) in &files {
         for form in &forms {
-            assert!(!holds(bytes, form), "{} holds the secret as {form}", path.display());
+            assert!(
+                !holds(bytes, form),
+                "{} holds the secret as {form}",
+                path.display()
+            );
         }
     }
 }
@@ -82,8 +107,13 @@ async fn secrets_and_their_use_survive_a_restart_of_the_node_and_of_the_actor() 
     let (vault, root, system) = started(folder.path(), KeySource::File).await.unwrap();
     assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "alpha");
     let listed = vault.list();
-    assert_eq!((listed[0].created_at, listed[0].used_by.clone()), (info.created_at, vec!["server/github".to_owned()]));
-    assert!(listed[0].last_used_at.is_some() && vault.contains(&name("token")) && !vault.contains(&name("other")));
+    assert_eq!(
+        (listed[0].created_at, listed[0].used_by.clone()),
+        (info.created_at, vec!["server/github".to_owned()])
+    );
+    assert!(
+        listed[0].last_used_at.is_some() && vault.contains(&name("token")) && !vault.contains(&name("other"))
+    );
 
     let id = system.directory().find(&ActorPath::new("node/vault")).unwrap();
     testkit::crash(&system, id, testkit::Crash::Panic).unwrap();
@@ -98,8 +128,14 @@ async fn what_is_not_there_is_named() {
     vault.put(name("token"), "alpha".into()).await.unwrap();
     vault.remove(&name("token")).await.unwrap();
     let error = resolve(&vault, "x ${secret:token}").await.unwrap_err();
-    assert_eq!((error.code(), error.to_string().contains("`token`")), (Code::SecretNotFound, true));
-    assert_eq!(vault.remove(&name("token")).await.unwrap_err().code(), Code::SecretNotFound);
+    assert_eq!(
+        (error.code(), error.to_string().contains("`token`")),
+        (Code::SecretNotFound, true)
+    );
+    assert_eq!(
+        vault.remove(&name("token")).await.unwrap_err().code(),
+        Code::SecretNotFound
+    );
     assert!(vault.list().is_empty());
     let _ = root.shutdown().await;
 }
@@ -113,21 +149,35 @@ async fn open_error(folder: &Path, source: KeySource) -> VaultError {
 async fn a_vault_without_its_key_file_says_so_and_makes_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let key_file = folder.path().join("vault.key");
-    VaultKey::open(&Store::open(folder.path()).unwrap(), KeySource::File).await.unwrap();
+    VaultKey::open(&Store::open(folder.path()).unwrap(), KeySource::File)
+        .await
+        .unwrap();
     let text = fs::read_to_string(&key_file).unwrap();
     assert!(text.starts_with("troupe-vault-key-1:"));
 
     fs::remove_file(&key_file).unwrap();
-    assert!(matches!(open_error(folder.path(), KeySource::File).await, VaultError::KeyMissing { .. }));
+    assert!(matches!(
+        open_error(folder.path(), KeySource::File).await,
+        VaultError::KeyMissing { .. }
+    ));
     assert!(!key_file.exists());
-    crate::store::files::write_private(&key_file, format!("troupe-vault-key-1:{}", "A".repeat(43)).as_bytes()).unwrap();
-    assert!(matches!(open_error(folder.path(), KeySource::File).await, VaultError::KeyWrong { .. }));
+    crate::store::files::write_private(
+        &key_file,
+        format!("troupe-vault-key-1:{}", "A".repeat(43)).as_bytes(),
+    )
+    .unwrap();
+    assert!(matches!(
+        open_error(folder.path(), KeySource::File).await,
+        VaultError::KeyWrong { .. }
+    ));
     crate::store::files::write_private(&key_file, b"something else").unwrap();
     let error = open_error(folder.path(), KeySource::File).await;
     assert_eq!(error.code(), Code::VaultSealed);
     assert!(!error.to_string().contains("something else"));
     crate::store::files::write_private(&key_file, text.as_bytes()).unwrap();
-    VaultKey::open(&Store::open(folder.path()).unwrap(), KeySource::File).await.unwrap();
+    VaultKey::open(&Store::open(folder.path()).unwrap(), KeySource::File)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -140,9 +190,18 @@ async fn a_passphrase_opens_the_vault_again_and_another_does_not() {
     drop(vault);
     assert!(!folder.path().join("vault.key").exists());
     let wrong = KeySource::Passphrase("correct horse batteries".into());
-    assert_eq!(open_error(folder.path(), wrong).await, VaultError::PassphraseWrong);
-    assert_eq!(open_error(folder.path(), KeySource::Passphrase("short".into())).await, VaultError::PassphraseShort);
-    assert_eq!(open_error(folder.path(), KeySource::File).await, VaultError::PassphraseNeeded);
+    assert_eq!(
+        open_error(folder.path(), wrong).await,
+        VaultError::PassphraseWrong
+    );
+    assert_eq!(
+        open_error(folder.path(), KeySource::Passphrase("short".into())).await,
+        VaultError::PassphraseShort
+    );
+    assert_eq!(
+        open_error(folder.path(), KeySource::File).await,
+        VaultError::PassphraseNeeded
+    );
     let (vault, root, _) = started(folder.path(), right()).await.unwrap();
     assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "alpha");
     let _ = root.shutdown().await;
