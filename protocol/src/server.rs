@@ -19,6 +19,8 @@ pub mod operation;
 pub mod register;
 pub mod validate;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
@@ -45,7 +47,8 @@ pub struct ServerEntry {
     /// The name it has here; also the prefix of its tools (`name__tool`).
     pub name: ServerName,
     /// The latest published version of its `server.json`.
-    pub manifest: ServerJson,
+    #[schema(value_type = ServerJson)]
+    pub manifest: Arc<ServerJson>,
     /// How it is operated.
     pub operation: Operation,
     /// What the registry says of the latest version.

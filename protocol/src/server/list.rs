@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ts_rs::TS;
@@ -70,7 +71,8 @@ pub struct ServerDetail {
     #[serde(flatten)]
     pub summary: ServerSummary,
     /// The latest version of its manifest.
-    pub manifest: ServerJson,
+    #[schema(value_type = ServerJson)]
+    pub manifest: Arc<ServerJson>,
     /// How it is operated. Headers and variables show which secrets they refer to, never their values.
     pub operation: Operation,
     /// What the registry says of the latest version.

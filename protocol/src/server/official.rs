@@ -2,6 +2,8 @@
 //!
 //! Source: `docs/reference/api/openapi.yaml` (2025-12-01) of the repository `modelcontextprotocol/registry`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::{IntoParams, ToSchema};
@@ -52,7 +54,8 @@ pub struct OfficialMeta {
 #[ts(export)]
 pub struct ServerResponse {
     /// Its manifest.
-    pub server: ServerJson,
+    #[schema(value_type = ServerJson)]
+    pub server: Arc<ServerJson>,
     /// What the registry says of it.
     #[serde(rename = "_meta")]
     pub meta: ResponseMeta,

@@ -1,0 +1,101 @@
+//! Turns the values of a draft into templates, and says which secrets are to be sealed for that.
+
+use std::collections::BTreeMap;
+
+use troupe_protocol::access::{SecretName, SecretTemplate};
+use troupe_protocol::server::{ClearText, ServerName, Transport};
+
+use super::draft::{DraftTransport, DraftValue, DraftValues};
+use super::error::RegistryError;
+
+/// A transport that refers to secrets, and the secrets it needs sealed before it may be stored.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    pub transport: Transport,
+    pub secrets: Vec<(SecretName, ClearText)>,
+}
+
+/// Splits the secrets off a transport. They are named `server/NAME/header/KEY` and `server/NAME/env/KEY`.
+pub(crate) fn seal(server: &ServerName, draft: DraftTransport) -> Result<Sealing, RegistryError> {
+    let mut secrets = Vec::new();
+    let transport = match draft {
+        DraftTransport::Stdio { command, args, cwd, env } => {
+            let env = seal_values(server, "env", env, &mut secrets)?;
+            Transport::Stdio { command, args, cwd, env }
+        }
+        DraftTransport::StreamableHttp { url, headers } => {
+            let headers = seal_values(server, "header", headers, &mut secrets)?;
+            Transport::StreamableHttp { url, headers }
+        }
+    };
+    Ok(Sealing { transport, secrets })
+}
+
+fn seal_values(
+    server: &ServerName,
+    kind: &str,
+    values: DraftValues,
+    secrets: &mut Vec<(SecretName, ClearText)>,
+) -> Result<BTreeMap<String, SecretTemplate>, RegistryError> {
+    let mut templates = BTreeMap::new();
+    for (key, value) in values {
+        let template = match value {
+            DraftValue::Keep(template) => template,
+            DraftValue::Seal(text) => {
+                let name = own_secret_name(server, kind, &key)?;
+                let template = SecretTemplate::of_secret(&name);
+                secrets.push((name, text));
+                template
+            }
+        };
+        templates.insert(key, template);
+    }
+    Ok(templates)
+}
+
+/// The name of a server's own secret. Characters that names of secrets cannot have become hyphens.
+pub(crate) fn own_secret_name(server: &ServerName, kind: &str, key: &str) -> Result<SecretName, RegistryError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let key: String = key.chars().map(|c| if fits(c) { c } else { '-' }).take(100).collect();
+    let name = format!("server/{server}/{kind}/{key}");
+    SecretName::new(name).map_err(|source| RegistryError::Template { field: format!("{kind}.{key}"), source })
+}
+
+/// The server's own secrets among those that a transport refers to.
+pub(crate) fn own_secrets(server: &ServerName, transport: Option<&Transport>) -> Vec<SecretName> {
+    let prefix = format!("server/{server}/");
+    let mut names: Vec<SecretName> = Vec::new();
+    for (_, template) in transport.into_iter().flat_map(Transport::templates) {
+        for name in template.secrets() {
+            if name.as_str().starts_with(&prefix) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn literals_are_split_off_and_templates_are_kept() {
+        let name = ServerName::new("github").unwrap();
+        let headers = BTreeMap::from([
+            ("Authorization".to_owned(), DraftValue::Seal("Bearer planted".into())),
+            ("X!Key".to_owned(), DraftValue::Keep(SecretTemplate::new("${secret:shared}").unwrap())),
+        ]);
+        let sealing = seal(&name, DraftTransport::StreamableHttp { url: "https://h/".into(), headers }).unwrap();
+        let stored = serde_json::to_string(&sealing.transport).unwrap();
+        assert!(!stored.contains("planted"), "{stored}");
+        assert!(stored.contains("${secret:server/github/header/Authorization}"), "{stored}");
+        assert!(stored.contains("${secret:shared}"), "{stored}");
+        assert_eq!(sealing.secrets.len(), 1);
+        assert_eq!(sealing.secrets[0].1.expose(), "Bearer planted");
+        assert!(!format!("{sealing:?}").contains("planted"));
+        let own = own_secrets(&name, Some(&sealing.transport));
+        assert_eq!(own.iter().map(SecretName::as_str).collect::<Vec<_>>(), ["server/github/header/Authorization"]);
+    }
+}
