@@ -34,7 +34,10 @@ pub(crate) fn transport(manifest: &ServerJson, given: &Given) -> Derived {
     let mut ways = Vec::new();
     let mut notes = Vec::new();
     let remotes = manifest.remotes.iter().map(|remote| from_remote(remote, given));
-    let packages = manifest.packages.iter().map(|package| from_package(package, given));
+    let packages = manifest
+        .packages
+        .iter()
+        .map(|package| from_package(package, given));
     for way in remotes.chain(packages) {
         match way {
             Ok(way) => ways.push(way),
@@ -49,7 +52,10 @@ pub(crate) fn transport(manifest: &ServerJson, given: &Given) -> Derived {
 fn from_remote(remote: &Remote, given: &Given) -> Result<Derived, String> {
     if remote.kind != TransportKind::StreamableHttp {
         let kind: &str = remote.kind.into();
-        return Err(format!("the remote {} speaks {kind}, which is not supported", remote.url));
+        return Err(format!(
+            "the remote {} speaks {kind}, which is not supported",
+            remote.url
+        ));
     }
     let mut missing = Vec::new();
     for name in braced_names(&remote.url) {
@@ -62,14 +68,20 @@ fn from_remote(remote: &Remote, given: &Given) -> Result<Derived, String> {
     let mut headers = given.headers.clone();
     add_values("header", &remote.headers, &mut headers, &mut missing);
     let transport = DraftTransport::StreamableHttp { url, headers };
-    Ok(Derived { transport: Some(transport), missing, notes: Vec::new() })
+    Ok(Derived {
+        transport: Some(transport),
+        missing,
+        notes: Vec::new(),
+    })
 }
 
 fn from_package(package: &Package, given: &Given) -> Result<Derived, String> {
     let identifier = &package.identifier;
     if package.transport.kind != TransportKind::Stdio {
         let kind: &str = package.transport.kind.into();
-        return Err(format!("the package {identifier} speaks {kind} once it runs; only stdio packages are started"));
+        return Err(format!(
+            "the package {identifier} speaks {kind} once it runs; only stdio packages are started"
+        ));
     }
     let mut missing = Vec::new();
     let runtime_args = command_line(&package.runtime_arguments, &mut missing);
@@ -77,8 +89,17 @@ fn from_package(package: &Package, given: &Given) -> Result<Derived, String> {
     let mut env = given.env.clone();
     add_values("variable", &package.environment_variables, &mut env, &mut missing);
     let (command, args) = runner(package, runtime_args, package_args, &env)?;
-    let transport = DraftTransport::Stdio { command: command.to_owned(), args, cwd: None, env };
-    Ok(Derived { transport: Some(transport), missing, notes: Vec::new() })
+    let transport = DraftTransport::Stdio {
+        command: command.to_owned(),
+        args,
+        cwd: None,
+        env,
+    };
+    Ok(Derived {
+        transport: Some(transport),
+        missing,
+        notes: Vec::new(),
+    })
 }
 
 /// The program that runs a package, and its whole command line.
@@ -120,9 +141,15 @@ fn runner(
             }
             "dnx"
         }
-        (kind, None) => return Err(format!("the package {identifier} is of kind {kind}, which cannot be started")),
+        (kind, None) => {
+            return Err(format!(
+                "the package {identifier} is of kind {kind}, which cannot be started"
+            ));
+        }
         (_, Some(hint)) => {
-            return Err(format!("the package {identifier} is run by {hint}, which cannot be done from here"));
+            return Err(format!(
+                "the package {identifier} is run by {hint}, which cannot be done from here"
+            ));
         }
     };
     args.extend(package_args);
@@ -155,7 +182,11 @@ fn docker_run(runtime_args: Vec<String>, env: &DraftValues) -> Vec<String> {
 fn command_line(arguments: &[Argument], missing: &mut Vec<String>) -> Vec<String> {
     let mut line = Vec::new();
     for argument in arguments {
-        let label = argument.name.as_deref().or(argument.value_hint.as_deref()).unwrap_or("value");
+        let label = argument
+            .name
+            .as_deref()
+            .or(argument.value_hint.as_deref())
+            .unwrap_or("value");
         let is_required = argument.input.is_required == Some(true);
         match (argument.kind, value_of(&argument.input)) {
             (ArgumentKind::Positional, Some(value)) => line.push(value),
@@ -178,7 +209,9 @@ fn is_bare_flag(argument: &Argument) -> bool {
     let input = &argument.input;
     let asks_for_nothing =
         input.placeholder.is_none() && input.choices.is_empty() && argument.value_hint.is_none();
-    asks_for_nothing && input.is_required == Some(true) && matches!(input.format.as_deref(), None | Some("boolean"))
+    asks_for_nothing
+        && input.is_required == Some(true)
+        && matches!(input.format.as_deref(), None | Some("boolean"))
 }
 
 /// Adds the values that a manifest gives for headers or variables to those that the user gave.
@@ -199,9 +232,13 @@ fn add_values(what: &str, inputs: &[KeyValueInput], values: &mut DraftValues, mi
 
 /// The value that a manifest itself gives for an input.
 fn value_of(input: &Input) -> Option<String> {
-    let Some(template) = &input.value else { return input.default.clone() };
+    let Some(template) = &input.value else {
+        return input.default.clone();
+    };
     let filled = fill_braces(template, |name| input.variables.get(name).and_then(value_of));
-    let lacks_value = braced_names(&filled).iter().any(|name| input.variables.contains_key(*name));
+    let lacks_value = braced_names(&filled)
+        .iter()
+        .any(|name| input.variables.contains_key(*name));
     if lacks_value { None } else { Some(filled) }
 }
 

@@ -37,8 +37,16 @@ pub(crate) type DraftValues = BTreeMap<String, DraftValue>;
 /// How a server is reached.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum DraftTransport {
-    Stdio { command: String, args: Vec<String>, cwd: Option<String>, env: DraftValues },
-    StreamableHttp { url: String, headers: DraftValues },
+    Stdio {
+        command: String,
+        args: Vec<String>,
+        cwd: Option<String>,
+        env: DraftValues,
+    },
+    StreamableHttp {
+        url: String,
+        headers: DraftValues,
+    },
 }
 
 /// A server to register.
@@ -71,9 +79,18 @@ impl Draft {
             return Err(RegistryError::field("enabled", detail));
         }
         if enabled == Some(true) && transport.is_none() {
-            return Err(RegistryError::NoTransport { name: name.to_string() });
+            return Err(RegistryError::NoTransport {
+                name: name.to_string(),
+            });
         }
-        Ok(Self { name, manifest, transport, enabled: enabled.unwrap_or(is_complete), labels, call_timeout_ms })
+        Ok(Self {
+            name,
+            manifest,
+            transport,
+            enabled: enabled.unwrap_or(is_complete),
+            labels,
+            call_timeout_ms,
+        })
     }
 }
 
@@ -90,7 +107,10 @@ pub fn transport_to_test(new: NewServer) -> Result<Transport, RegistryError> {
     let name = new.name.clone().unwrap_or_else(|| "the server".to_owned());
     let (transport, missing) = transport_of(new)?;
     if !missing.is_empty() {
-        return Err(RegistryError::field("manifest", format!("the server needs {}", missing.join(", "))));
+        return Err(RegistryError::field(
+            "manifest",
+            format!("the server needs {}", missing.join(", ")),
+        ));
     }
     let in_clear = |values: DraftValues| {
         let templates = values.into_iter().map(|(key, value)| match value {
@@ -100,12 +120,21 @@ pub fn transport_to_test(new: NewServer) -> Result<Transport, RegistryError> {
         templates.collect()
     };
     Ok(match transport.ok_or(RegistryError::NoTransport { name })? {
-        DraftTransport::Stdio { command, args, cwd, env } => {
-            Transport::Stdio { command, args, cwd, env: in_clear(env) }
-        }
-        DraftTransport::StreamableHttp { url, headers } => {
-            Transport::StreamableHttp { url, headers: in_clear(headers) }
-        }
+        DraftTransport::Stdio {
+            command,
+            args,
+            cwd,
+            env,
+        } => Transport::Stdio {
+            command,
+            args,
+            cwd,
+            env: in_clear(env),
+        },
+        DraftTransport::StreamableHttp { url, headers } => Transport::StreamableHttp {
+            url,
+            headers: in_clear(headers),
+        },
     })
 }
 
@@ -116,11 +145,19 @@ fn draft_name(new: &NewServer) -> Result<ServerName, RegistryError> {
             .ok_or_else(|| RegistryError::field("name", "cannot be made from manifest.name: give one"))?,
         (None, None) => return Err(RegistryError::field("name", "is missing")),
     };
-    if name.is_builtin() { Err(RegistryError::BuiltIn) } else { Ok(name) }
+    if name.is_builtin() {
+        Err(RegistryError::BuiltIn)
+    } else {
+        Ok(name)
+    }
 }
 
 /// The manifest of a server that was registered without one.
-pub(crate) fn local_manifest(name: &ServerName, title: Option<String>, description: Option<String>) -> ServerJson {
+pub(crate) fn local_manifest(
+    name: &ServerName,
+    title: Option<String>,
+    description: Option<String>,
+) -> ServerJson {
     ServerJson {
         schema: Some(troupe_protocol::server::manifest::SCHEMA_URL.to_owned()),
         name: format!("{LOCAL_NAMESPACE}{name}"),
@@ -136,25 +173,49 @@ pub(crate) const LOCAL_NAMESPACE: &str = "local/";
 
 fn transport_of(new: NewServer) -> Result<(Option<DraftTransport>, Vec<String>), RegistryError> {
     let transport = match (new.url, new.command) {
-        (Some(_), Some(_)) => return Err(RegistryError::field("url", "give either url or command, not both")),
+        (Some(_), Some(_)) => {
+            return Err(RegistryError::field(
+                "url",
+                "give either url or command, not both",
+            ));
+        }
         (Some(url), None) => {
             if !new.args.is_empty() || !new.env.is_empty() || new.cwd.is_some() {
-                return Err(RegistryError::field("url", "args, env and cwd are for servers with a command"));
+                return Err(RegistryError::field(
+                    "url",
+                    "args, env and cwd are for servers with a command",
+                ));
             }
-            DraftTransport::StreamableHttp { url, headers: draft_values("headers", new.headers)? }
+            DraftTransport::StreamableHttp {
+                url,
+                headers: draft_values("headers", new.headers)?,
+            }
         }
         (None, Some(command)) => {
             if !new.headers.is_empty() {
-                return Err(RegistryError::field("headers", "are for servers with a url; a command takes env"));
+                return Err(RegistryError::field(
+                    "headers",
+                    "are for servers with a url; a command takes env",
+                ));
             }
-            DraftTransport::Stdio { command, args: new.args, cwd: new.cwd, env: draft_values("env", new.env)? }
+            DraftTransport::Stdio {
+                command,
+                args: new.args,
+                cwd: new.cwd,
+                env: draft_values("env", new.env)?,
+            }
         }
         (None, None) => {
             let manifest = new.manifest.ok_or_else(|| {
-                RegistryError::field("url", "is missing: give url, command, or a manifest with remotes or packages")
+                RegistryError::field(
+                    "url",
+                    "is missing: give url, command, or a manifest with remotes or packages",
+                )
             })?;
-            let given =
-                Given { headers: draft_values("headers", new.headers)?, env: draft_values("env", new.env)? };
+            let given = Given {
+                headers: draft_values("headers", new.headers)?,
+                env: draft_values("env", new.env)?,
+            };
             let derived = derive::transport(&manifest, &given);
             if let Some(transport) = &derived.transport {
                 transport.check()?;
@@ -171,7 +232,10 @@ pub(crate) fn draft_values(
     field: &str,
     values: BTreeMap<String, ClearText>,
 ) -> Result<DraftValues, RegistryError> {
-    values.into_iter().map(|(key, value)| Ok((key.clone(), draft_value(field, &key, value)?))).collect()
+    values
+        .into_iter()
+        .map(|(key, value)| Ok((key.clone(), draft_value(field, &key, value)?)))
+        .collect()
 }
 
 fn draft_value(field: &str, key: &str, value: ClearText) -> Result<DraftValue, RegistryError> {
@@ -179,14 +243,24 @@ fn draft_value(field: &str, key: &str, value: ClearText) -> Result<DraftValue, R
         return Ok(DraftValue::Seal(value));
     }
     let template = SecretTemplate::new(value.expose());
-    template.map(DraftValue::Keep).map_err(|source| RegistryError::Template { field: format!("{field}.{key}"), source })
+    template
+        .map(DraftValue::Keep)
+        .map_err(|source| RegistryError::Template {
+            field: format!("{field}.{key}"),
+            source,
+        })
 }
 
 impl DraftTransport {
     /// Checks what it is made of.
     pub fn check(&self) -> Result<(), RegistryError> {
         match self {
-            Self::Stdio { command, args, cwd, env } => {
+            Self::Stdio {
+                command,
+                args,
+                cwd,
+                env,
+            } => {
                 checked_text("command", command)?;
                 if command.trim().is_empty() {
                     return Err(RegistryError::field("command", "must not be empty"));
@@ -205,15 +279,27 @@ impl DraftTransport {
 
     fn kept(transport: &Transport) -> Self {
         let kept = |values: &BTreeMap<String, SecretTemplate>| {
-            values.iter().map(|(key, template)| (key.clone(), DraftValue::Keep(template.clone()))).collect()
+            values
+                .iter()
+                .map(|(key, template)| (key.clone(), DraftValue::Keep(template.clone())))
+                .collect()
         };
         match transport {
-            Transport::Stdio { command, args, cwd, env } => {
-                Self::Stdio { command: command.clone(), args: args.clone(), cwd: cwd.clone(), env: kept(env) }
-            }
-            Transport::StreamableHttp { url, headers } => {
-                Self::StreamableHttp { url: url.clone(), headers: kept(headers) }
-            }
+            Transport::Stdio {
+                command,
+                args,
+                cwd,
+                env,
+            } => Self::Stdio {
+                command: command.clone(),
+                args: args.clone(),
+                cwd: cwd.clone(),
+                env: kept(env),
+            },
+            Transport::StreamableHttp { url, headers } => Self::StreamableHttp {
+                url: url.clone(),
+                headers: kept(headers),
+            },
         }
     }
 }
@@ -227,17 +313,34 @@ pub(crate) fn patched_transport(
     let touches_url = !patch.headers.is_empty();
     let current = current.map(DraftTransport::kept);
     let mut transport = match (&patch.url, &patch.command, current) {
-        (Some(_), Some(_), _) => return Err(RegistryError::field("url", "give either url or command, not both")),
+        (Some(_), Some(_), _) => {
+            return Err(RegistryError::field(
+                "url",
+                "give either url or command, not both",
+            ));
+        }
         (Some(url), None, Some(DraftTransport::StreamableHttp { headers, .. })) => {
-            DraftTransport::StreamableHttp { url: url.clone(), headers }
+            DraftTransport::StreamableHttp {
+                url: url.clone(),
+                headers,
+            }
         }
-        (Some(url), None, _) => DraftTransport::StreamableHttp { url: url.clone(), headers: DraftValues::new() },
-        (None, Some(command), Some(DraftTransport::Stdio { args, cwd, env, .. })) => {
-            DraftTransport::Stdio { command: command.clone(), args, cwd, env }
-        }
-        (None, Some(command), _) => {
-            DraftTransport::Stdio { command: command.clone(), args: Vec::new(), cwd: None, env: DraftValues::new() }
-        }
+        (Some(url), None, _) => DraftTransport::StreamableHttp {
+            url: url.clone(),
+            headers: DraftValues::new(),
+        },
+        (None, Some(command), Some(DraftTransport::Stdio { args, cwd, env, .. })) => DraftTransport::Stdio {
+            command: command.clone(),
+            args,
+            cwd,
+            env,
+        },
+        (None, Some(command), _) => DraftTransport::Stdio {
+            command: command.clone(),
+            args: Vec::new(),
+            cwd: None,
+            env: DraftValues::new(),
+        },
         (None, None, _) if !touches_command && !touches_url => return Ok(None),
         (None, None, Some(current)) => current,
         (None, None, None) => return Err(RegistryError::field("url", "is missing: give url or command")),
@@ -245,7 +348,10 @@ pub(crate) fn patched_transport(
     match &mut transport {
         DraftTransport::Stdio { args, cwd, env, .. } => {
             if touches_url {
-                return Err(RegistryError::field("headers", "are for servers with a url; a command takes env"));
+                return Err(RegistryError::field(
+                    "headers",
+                    "are for servers with a url; a command takes env",
+                ));
             }
             if let Some(new_args) = &patch.args {
                 args.clone_from(new_args);
@@ -257,7 +363,10 @@ pub(crate) fn patched_transport(
         }
         DraftTransport::StreamableHttp { headers, .. } => {
             if touches_command {
-                return Err(RegistryError::field("args", "args, env and cwd are for servers with a command"));
+                return Err(RegistryError::field(
+                    "args",
+                    "args, env and cwd are for servers with a command",
+                ));
             }
             merge_values("headers", headers, &patch.headers)?;
         }
@@ -289,14 +398,20 @@ fn checked_text(field: &str, text: &str) -> Result<(), RegistryError> {
         return Err(RegistryError::field(field, "must not contain NUL"));
     }
     if text.len() > VALUE_BYTES_MAX {
-        return Err(RegistryError::field(field, format!("has {} bytes, at most {VALUE_BYTES_MAX}", text.len())));
+        return Err(RegistryError::field(
+            field,
+            format!("has {} bytes, at most {VALUE_BYTES_MAX}", text.len()),
+        ));
     }
     Ok(())
 }
 
 fn checked_count(field: &str, count: usize) -> Result<(), RegistryError> {
     if count > VALUES_MAX {
-        return Err(RegistryError::field(field, format!("has {count} entries, at most {VALUES_MAX}")));
+        return Err(RegistryError::field(
+            field,
+            format!("has {count} entries, at most {VALUES_MAX}"),
+        ));
     }
     Ok(())
 }
@@ -332,7 +447,10 @@ fn checked_url(url: &str) -> Result<(), RegistryError> {
     let parsed = Url::parse(url)
         .map_err(|error| RegistryError::field("url", format!("is not an absolute address: {error}")))?;
     if !matches!(parsed.scheme(), "http" | "https") {
-        return Err(RegistryError::field("url", format!("must begin with http or https, not {}", parsed.scheme())));
+        return Err(RegistryError::field(
+            "url",
+            format!("must begin with http or https, not {}", parsed.scheme()),
+        ));
     }
     Ok(())
 }
@@ -341,23 +459,30 @@ pub(crate) fn checked_labels(labels: Vec<String>) -> Result<Vec<String>, Registr
     let mut kept: Vec<String> = Vec::with_capacity(labels.len().min(LABELS_MAX));
     for label in labels.iter().map(|label| label.trim()) {
         if label.is_empty() || label.chars().count() > LABEL_CHARS_MAX {
-            return Err(RegistryError::field("labels", format!("each has 1 to {LABEL_CHARS_MAX} characters")));
+            return Err(RegistryError::field(
+                "labels",
+                format!("each has 1 to {LABEL_CHARS_MAX} characters"),
+            ));
         }
         if !kept.iter().any(|other| other == label) {
             kept.push(label.to_owned());
         }
     }
     if kept.len() > LABELS_MAX {
-        return Err(RegistryError::field("labels", format!("there are {}, at most {LABELS_MAX}", kept.len())));
+        return Err(RegistryError::field(
+            "labels",
+            format!("there are {}, at most {LABELS_MAX}", kept.len()),
+        ));
     }
     Ok(kept)
 }
 
 pub(crate) fn checked_call_timeout(call_timeout_ms: Option<u64>) -> Result<Option<u64>, RegistryError> {
     match call_timeout_ms {
-        Some(ms) if ms > CALL_TIMEOUT_MS_MAX => {
-            Err(RegistryError::field("call_timeout_ms", format!("is {ms}, at most {CALL_TIMEOUT_MS_MAX}")))
-        }
+        Some(ms) if ms > CALL_TIMEOUT_MS_MAX => Err(RegistryError::field(
+            "call_timeout_ms",
+            format!("is {ms}, at most {CALL_TIMEOUT_MS_MAX}"),
+        )),
         Some(0) => Ok(None),
         other => Ok(other),
     }

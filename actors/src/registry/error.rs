@@ -56,7 +56,9 @@ pub enum RegistryError {
     #[error("the manifest is wrong: {0}")]
     Manifest(#[from] FieldError),
     /// The manifest of a patch names another server.
-    #[error("manifest.name is {given:?}, but this server is {expected:?}: a version must carry the same name")]
+    #[error(
+        "manifest.name is {given:?}, but this server is {expected:?}: a version must carry the same name"
+    )]
     OtherManifest {
         /// What was given.
         given: String,
@@ -130,11 +132,16 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Field { field: field.into(), detail: detail.into() }
+        Self::Field {
+            field: field.into(),
+            detail: detail.into(),
+        }
     }
 
     pub(super) fn import(detail: impl Into<String>) -> Self {
-        Self::Import { detail: detail.into() }
+        Self::Import {
+            detail: detail.into(),
+        }
     }
 }
 

@@ -41,13 +41,22 @@ impl RegistryView {
             None if !search.is_empty() => hits.sort_by_key(|hit| hit.fit),
             None => {}
         }
-        let start = query.cursor.as_deref().map_or(Ok(0), |cursor| start_after(cursor, &hits))?;
+        let start = query
+            .cursor
+            .as_deref()
+            .map_or(Ok(0), |cursor| start_after(cursor, &hits))?;
         let end = hits.len().min(start.saturating_add(limit));
         let page = hits.get(start..end).unwrap_or_default();
-        let next_cursor =
-            page.last().filter(|_| end < hits.len()).map(|last| cursor_after(end, &last.listed.entry.name));
+        let next_cursor = page
+            .last()
+            .filter(|_| end < hits.len())
+            .map(|last| cursor_after(end, &last.listed.entry.name));
         let items = page.iter().map(|hit| summary(hit.listed, hit.report)).collect();
-        Ok(ServerPage { items, next_cursor, total: u32::try_from(hits.len()).unwrap_or(u32::MAX) })
+        Ok(ServerPage {
+            items,
+            next_cursor,
+            total: u32::try_from(hits.len()).unwrap_or(u32::MAX),
+        })
     }
 
     /// A server's line in the list.
@@ -59,10 +68,13 @@ impl RegistryView {
     /// All there is to say of a server.
     pub fn detail(&self, name: &str, health: &Health, history: HealthHistory) -> Option<ServerDetail> {
         let entry = self.get(name)?;
-        let report = health.get(name).map(|report| (**report).clone()).unwrap_or_else(|| HealthReport {
-            status: status_of(&entry, None),
-            ..HealthReport::default()
-        });
+        let report = health
+            .get(name)
+            .map(|report| (**report).clone())
+            .unwrap_or_else(|| HealthReport {
+                status: status_of(&entry, None),
+                ..HealthReport::default()
+            });
         Some(ServerDetail {
             summary: self.summary(name, health)?,
             manifest: Arc::clone(&entry.manifest),
@@ -119,8 +131,12 @@ fn summary(listed: &Listed, report: Option<&HealthReport>) -> ServerSummary {
         transport: transport.map(|transport| transport.kind().to_owned()),
         endpoint: transport.map(|transport| transport.endpoint()),
         era: report.and_then(|report| report.era.clone()),
-        capabilities: report.map(|report| report.capabilities.clone()).unwrap_or_default(),
-        tools_count: report.and_then(|report| report.tools_count).or(listed.advertised_tools_count),
+        capabilities: report
+            .map(|report| report.capabilities.clone())
+            .unwrap_or_default(),
+        tools_count: report
+            .and_then(|report| report.tools_count)
+            .or(listed.advertised_tools_count),
         enabled: entry.operation.enabled,
         status: status_of(entry, report),
         latency_ms: report.and_then(|report| report.latency_ms),
@@ -137,14 +153,20 @@ fn checked_limit(limit: Option<u32>) -> Result<usize, RegistryError> {
     if (1..=LIST_SERVERS_MAX).contains(&limit) {
         return Ok(limit);
     }
-    Err(RegistryError::Query { parameter: "limit", detail: format!("is {limit}, must be 1 to {LIST_SERVERS_MAX}") })
+    Err(RegistryError::Query {
+        parameter: "limit",
+        detail: format!("is {limit}, must be 1 to {LIST_SERVERS_MAX}"),
+    })
 }
 
 fn checked_search(text: Option<&str>) -> Result<Search, RegistryError> {
     let text = text.unwrap_or_default();
     if text.chars().count() > SEARCH_CHARS_MAX {
         let detail = format!("has more than {SEARCH_CHARS_MAX} characters");
-        return Err(RegistryError::Query { parameter: "search", detail });
+        return Err(RegistryError::Query {
+            parameter: "search",
+            detail,
+        });
     }
     Ok(Search::new(text))
 }
@@ -152,13 +174,20 @@ fn checked_search(text: Option<&str>) -> Result<Search, RegistryError> {
 fn in_order(sort: ServerSort, a: &Hit<'_>, b: &Hit<'_>) -> Ordering {
     let by_key = match sort.key {
         SortKey::Name => a.listed.entry.name.cmp(&b.listed.entry.name),
-        SortKey::Title => a.listed.entry.title().to_lowercase().cmp(&b.listed.entry.title().to_lowercase()),
+        SortKey::Title => a
+            .listed
+            .entry
+            .title()
+            .to_lowercase()
+            .cmp(&b.listed.entry.title().to_lowercase()),
         SortKey::Status => status_of(&a.listed.entry, a.report).cmp(&status_of(&b.listed.entry, b.report)),
         SortKey::Updated => a.listed.entry.updated_at.cmp(&b.listed.entry.updated_at),
         SortKey::Latency => return nothing_last(sort, a, b, |report| report.latency_ms),
         SortKey::Uptime => return nothing_last(sort, a, b, |report| report.uptime_24h),
         SortKey::LastActive => {
-            return nothing_last(sort, a, b, |report| report.last_active.map(|at| at.unix_ms() as f64));
+            return nothing_last(sort, a, b, |report| {
+                report.last_active.map(|at| at.unix_ms() as f64)
+            });
         }
     };
     if sort.descending { by_key.reverse() } else { by_key }
@@ -194,7 +223,11 @@ fn start_after(cursor: &str, hits: &[Hit<'_>]) -> Result<usize, RegistryError> {
     let (place, name) = decoded.split_once(':').ok_or_else(wrong)?;
     let place: usize = place.parse().map_err(|_| wrong())?;
     let is_last = |hit: &Hit<'_>| hit.listed.entry.name.as_str() == name;
-    if place.checked_sub(1).and_then(|last| hits.get(last)).is_some_and(is_last) {
+    if place
+        .checked_sub(1)
+        .and_then(|last| hits.get(last))
+        .is_some_and(is_last)
+    {
         return Ok(place);
     }
     Ok(hits.iter().position(is_last).map_or(place, |last| last + 1))

@@ -34,9 +34,13 @@ struct Query {
 impl Query {
     fn new(query: &OfficialQuery) -> Result<Self, RegistryError> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let updated_since = given(&query.updated_since).map(|text| parse_instant(&text)).transpose()?;
+        let updated_since = given(&query.updated_since)
+            .map(|text| parse_instant(&text))
+            .transpose()?;
         Ok(Self {
-            after: given(&query.cursor).map(|cursor| parse_cursor(&cursor)).transpose()?,
+            after: given(&query.cursor)
+                .map(|cursor| parse_cursor(&cursor))
+                .transpose()?,
             limit: given(&query.limit).map_or(Ok(PAGE_SERVERS_DEFAULT), |limit| parse_limit(&limit))?,
             search: given(&query.search).map(|search| search.to_lowercase()),
             version: given(&query.version),
@@ -56,7 +60,9 @@ impl Query {
         let has_name = |search: &String| published.manifest.name.to_lowercase().contains(search);
         is_wanted_version
             && (self.include_deleted || official.status != OfficialStatus::Deleted)
-            && self.updated_since.is_none_or(|since| official.updated_at >= since)
+            && self
+                .updated_since
+                .is_none_or(|since| official.updated_at >= since)
             && self.search.as_ref().is_none_or(has_name)
     }
 }
@@ -66,33 +72,50 @@ fn query_error(parameter: &'static str, detail: String) -> RegistryError {
 }
 
 fn parse_limit(text: &str) -> Result<usize, RegistryError> {
-    let limit = text.parse().ok().filter(|limit| (1..=PAGE_SERVERS_MAX).contains(limit));
+    let limit = text
+        .parse()
+        .ok()
+        .filter(|limit| (1..=PAGE_SERVERS_MAX).contains(limit));
     limit.ok_or_else(|| {
         let given: String = text.chars().take(40).collect();
-        query_error("limit", format!("{given:?} is not a whole number from 1 to {PAGE_SERVERS_MAX}"))
+        query_error(
+            "limit",
+            format!("{given:?} is not a whole number from 1 to {PAGE_SERVERS_MAX}"),
+        )
     })
 }
 
 fn parse_cursor(text: &str) -> Result<(String, String), RegistryError> {
     // A name in a manifest has no colon, a version may have one.
-    let split = text.split_once(':').filter(|(name, version)| name.contains('/') && !version.is_empty());
-    split.map(|(name, version)| (name.to_owned(), version.to_owned())).ok_or_else(|| {
-        query_error("cursor", "is not one of ours: give metadata.nextCursor of the page before as it is".to_owned())
-    })
+    let split = text
+        .split_once(':')
+        .filter(|(name, version)| name.contains('/') && !version.is_empty());
+    split
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .ok_or_else(|| {
+            query_error(
+                "cursor",
+                "is not one of ours: give metadata.nextCursor of the page before as it is".to_owned(),
+            )
+        })
 }
 
 fn parse_instant(text: &str) -> Result<Timestamp, RegistryError> {
-    text.parse().map_err(|error| query_error("updated_since", format!("{error}")))
+    text.parse()
+        .map_err(|error| query_error("updated_since", format!("{error}")))
 }
 
 fn parse_flag(text: &str) -> Result<bool, RegistryError> {
-    text.parse().map_err(|_| query_error("include_deleted", "must be true or false".to_owned()))
+    text.parse()
+        .map_err(|_| query_error("include_deleted", "must be true or false".to_owned()))
 }
 
 fn response(published: &PublishedVersion) -> ServerResponse {
     ServerResponse {
         server: Arc::clone(&published.manifest),
-        meta: ResponseMeta { official: published.official.clone() },
+        meta: ResponseMeta {
+            official: published.official.clone(),
+        },
     }
 }
 
@@ -104,9 +127,12 @@ impl RegistryView {
     pub fn official_list(&self, query: &OfficialQuery) -> Result<ServerList, RegistryError> {
         let query = Query::new(query)?;
         let start = query.after.as_ref().map_or(0, |(name, version)| {
-            self.versions.partition_point(|published| place(published) <= (name.as_str(), version.as_str()))
+            self.versions
+                .partition_point(|published| place(published) <= (name.as_str(), version.as_str()))
         });
-        let mut fitting = self.versions[start..].iter().filter(|published| query.fits(published));
+        let mut fitting = self.versions[start..]
+            .iter()
+            .filter(|published| query.fits(published));
         let page: Vec<&PublishedVersion> = fitting.by_ref().take(query.limit).collect();
         let has_more = fitting.next().is_some();
         let last = page.last().filter(|_| has_more);
@@ -126,7 +152,10 @@ impl RegistryView {
     ) -> Result<ServerList, RegistryError> {
         let mut versions = self.versions_of(manifest_name, include_deleted)?;
         versions.sort_by(|a, b| {
-            b.official.published_at.cmp(&a.official.published_at).then_with(|| super::version::compare(b, a))
+            b.official
+                .published_at
+                .cmp(&a.official.published_at)
+                .then_with(|| super::version::compare(b, a))
         });
         Ok(server_list(versions.into_iter().map(response).collect(), None))
     }
@@ -146,12 +175,14 @@ impl RegistryView {
             LATEST => published.official.is_latest,
             exact => published.manifest.version == exact,
         };
-        versions.iter().find(is_wanted).map(|published| response(published)).ok_or_else(|| {
-            RegistryError::VersionNotFound {
+        versions
+            .iter()
+            .find(is_wanted)
+            .map(|published| response(published))
+            .ok_or_else(|| RegistryError::VersionNotFound {
                 manifest_name: manifest_name.to_owned(),
                 version: version.chars().take(80).collect(),
-            }
-        })
+            })
     }
 
     fn versions_of(
@@ -159,14 +190,20 @@ impl RegistryView {
         manifest_name: &str,
         include_deleted: bool,
     ) -> Result<Vec<&PublishedVersion>, RegistryError> {
-        let start = self.versions.partition_point(|published| published.manifest.name.as_str() < manifest_name);
-        let same_name = self.versions[start..].iter().take_while(|published| published.manifest.name == manifest_name);
+        let start = self
+            .versions
+            .partition_point(|published| published.manifest.name.as_str() < manifest_name);
+        let same_name = self.versions[start..]
+            .iter()
+            .take_while(|published| published.manifest.name == manifest_name);
         let is_listed = |published: &&PublishedVersion| {
             include_deleted || published.official.status != OfficialStatus::Deleted
         };
         let versions: Vec<&PublishedVersion> = same_name.filter(is_listed).collect();
         if versions.is_empty() {
-            return Err(RegistryError::NotFound { name: manifest_name.chars().take(200).collect() });
+            return Err(RegistryError::NotFound {
+                name: manifest_name.chars().take(200).collect(),
+            });
         }
         Ok(versions)
     }
@@ -174,7 +211,10 @@ impl RegistryView {
 
 fn server_list(servers: Vec<ServerResponse>, next_cursor: Option<String>) -> ServerList {
     let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
-    ServerList { servers, metadata: ListMetadata { next_cursor, count } }
+    ServerList {
+        servers,
+        metadata: ListMetadata { next_cursor, count },
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is stored of a server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -28,12 +29,15 @@ impl PublishedVersion {
             updated_at: now,
             is_latest: false,
         };
-        Self { manifest: Arc::new(manifest), official }
+        Self {
+            manifest: Arc::new(manifest),
+            official,
+        }
     }
 }
 
 /// A registered server with all its versions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServerRecord {
     pub name: ServerName,
     pub operation: Operation,
@@ -48,9 +52,51 @@ pub(crate) struct ServerRecord {
 }
 
 impl ServerRecord {
+    fn new(head: ServerHead, versions: Vec<PublishedVersion>) -> Self {
+        let ServerHead {
+            name,
+            operation,
+            own_secrets,
+            revision,
+            created_at,
+            updated_at,
+        } = head;
+        Self {
+            name,
+            operation,
+            own_secrets,
+            revision,
+            created_at,
+            updated_at,
+            versions,
+        }
+    }
+
+    fn head(&self) -> ServerHead {
+        let Self {
+            name,
+            operation,
+            own_secrets,
+            revision,
+            created_at,
+            updated_at,
+            versions: _,
+        } = self.clone();
+        ServerHead {
+            name,
+            operation,
+            own_secrets,
+            revision,
+            created_at,
+            updated_at,
+        }
+    }
+
     /// The name in its manifests.
     pub fn manifest_name(&self) -> &str {
-        self.versions.first().map_or("", |version| version.manifest.name.as_str())
+        self.versions
+            .first()
+            .map_or("", |version| version.manifest.name.as_str())
     }
 
     /// The latest version.
@@ -86,7 +132,7 @@ impl ServerRecord {
 }
 
 /// What is left of a server that was removed, for those who follow the registry by `updated_since`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeletedServer {
     pub deleted_at: Timestamp,
     /// Never empty; all of status `deleted`, without advertised tools.
@@ -105,41 +151,142 @@ impl DeletedServer {
                 updated_at: now,
                 ..published.official.clone()
             };
-            PublishedVersion { manifest: Arc::new(manifest), official }
+            PublishedVersion {
+                manifest: Arc::new(manifest),
+                official,
+            }
         });
-        Self { deleted_at: now, versions: versions.collect() }
+        Self {
+            deleted_at: now,
+            versions: versions.collect(),
+        }
     }
 
     pub fn manifest_name(&self) -> &str {
-        self.versions.first().map_or("", |version| version.manifest.name.as_str())
+        self.versions
+            .first()
+            .map_or("", |version| version.manifest.name.as_str())
     }
 }
 
-/// A record of the registry's tree. Boxed, since most are servers.
+/// A record of the registry's tree. A server is several: its versions are records of their own, so that none grows
+/// with their number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StoredRecord {
-    /// A server, under `server/NAME`.
-    Server(Arc<ServerRecord>),
-    /// What is left of one, under `deleted/MANIFEST NAME`.
-    Deleted(Arc<DeletedServer>),
+    /// A server without its versions, under `server/NAME`.
+    Server(ServerHead),
+    /// One version, under `version/NAME/VERSION`.
+    Version(PublishedVersion),
+    /// One version of a server that was removed, under `deleted/MANIFEST NAME/VERSION`.
+    Deleted {
+        deleted_at: Timestamp,
+        version: PublishedVersion,
+    },
 }
 
-impl StoredRecord {
-    pub fn key(&self) -> String {
-        match self {
-            Self::Server(record) => server_key(&record.name),
-            Self::Deleted(deleted) => deleted_key(deleted.manifest_name()),
-        }
+/// A server without its versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServerHead {
+    pub name: ServerName,
+    pub operation: Operation,
+    pub own_secrets: Vec<SecretName>,
+    pub revision: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A write to the registry's tree: a record to put, or nothing to remove the key.
+pub(crate) type Write = (String, Option<StoredRecord>);
+
+/// The writes that turn what is stored of a server into what it shall be. Versions that are the same are left alone.
+pub(crate) fn server_writes(before: Option<&ServerRecord>, after: &ServerRecord) -> Vec<Write> {
+    let known = before
+        .map(|before| before.versions.as_slice())
+        .unwrap_or_default();
+    let mut writes = vec![(server_key(&after.name), Some(StoredRecord::Server(after.head())))];
+    for version in after.versions.iter().filter(|version| !known.contains(version)) {
+        writes.push((
+            version_key(&after.name, version),
+            Some(StoredRecord::Version(version.clone())),
+        ));
     }
+    writes
 }
 
-pub(crate) fn server_key(name: &ServerName) -> String {
+/// The writes that remove a server.
+pub(crate) fn removal_writes(record: &ServerRecord) -> Vec<Write> {
+    let versions = record
+        .versions
+        .iter()
+        .map(|version| (version_key(&record.name, version), None));
+    versions.chain([(server_key(&record.name), None)]).collect()
+}
+
+/// The writes that remember what is left of a removed server, or forget it.
+pub(crate) fn deleted_writes(deleted: &DeletedServer, remember: bool) -> Vec<Write> {
+    let write = |version: &PublishedVersion| {
+        let record = StoredRecord::Deleted {
+            deleted_at: deleted.deleted_at,
+            version: version.clone(),
+        };
+        (deleted_key(version), remember.then_some(record))
+    };
+    deleted.versions.iter().map(write).collect()
+}
+
+fn server_key(name: &ServerName) -> String {
     format!("server/{name}")
 }
 
-pub(crate) fn deleted_key(manifest_name: &str) -> String {
-    format!("deleted/{manifest_name}")
+fn version_key(name: &ServerName, version: &PublishedVersion) -> String {
+    format!("version/{name}/{}", version.manifest.version)
+}
+
+fn deleted_key(version: &PublishedVersion) -> String {
+    format!("deleted/{}/{}", version.manifest.name, version.manifest.version)
+}
+
+/// Puts servers together again from their records, whatever order those come in.
+#[derive(Debug, Default)]
+pub(crate) struct Assembly {
+    heads: Vec<ServerHead>,
+    versions: BTreeMap<String, Vec<PublishedVersion>>,
+    deleted: BTreeMap<String, DeletedServer>,
+}
+
+impl Assembly {
+    /// Takes a record as it was stored under its key.
+    pub fn take(&mut self, key: &str, record: StoredRecord) {
+        match record {
+            StoredRecord::Server(head) => self.heads.push(head),
+            StoredRecord::Version(version) => {
+                let server = key.split('/').nth(1).unwrap_or_default().to_owned();
+                self.versions.entry(server).or_default().push(version);
+            }
+            StoredRecord::Deleted { deleted_at, version } => {
+                let nothing_left = || DeletedServer {
+                    deleted_at,
+                    versions: Vec::new(),
+                };
+                let deleted = self
+                    .deleted
+                    .entry(version.manifest.name.clone())
+                    .or_insert_with(nothing_left);
+                deleted.versions.push(version);
+            }
+        }
+    }
+
+    /// What was put together. A server without a version cannot have been stored and is left out.
+    pub fn finish(mut self) -> (Vec<ServerRecord>, Vec<DeletedServer>) {
+        let records = self.heads.into_iter().filter_map(|head| {
+            let mut versions = self.versions.remove(head.name.as_str())?;
+            versions.sort_by_key(|version| version.official.published_at);
+            Some(ServerRecord::new(head, versions))
+        });
+        (records.collect(), self.deleted.into_values().collect())
+    }
 }
 
 #[cfg(test)]
@@ -167,10 +314,18 @@ pub(crate) mod tests {
             revision: 1,
             created_at: now,
             updated_at: now,
-            versions: vec![published("1.0.0", 1), published("2.0.0", 2), published("1.1.0", 3)],
+            versions: vec![
+                published("1.0.0", 1),
+                published("2.0.0", 2),
+                published("1.1.0", 3),
+            ],
         };
         record.mark_latest(Timestamp::from_unix_ms(9));
-        let marks: Vec<bool> = record.versions.iter().map(|published| published.official.is_latest).collect();
+        let marks: Vec<bool> = record
+            .versions
+            .iter()
+            .map(|published| published.official.is_latest)
+            .collect();
         assert_eq!(marks, [false, true, false]);
         assert_eq!(record.versions[0].official.updated_at, Timestamp::from_unix_ms(1));
         assert_eq!(record.versions[1].official.updated_at, Timestamp::from_unix_ms(9));
@@ -195,6 +350,28 @@ pub(crate) mod tests {
         let deleted = DeletedServer::of(&record, Timestamp::from_unix_ms(7));
         assert_eq!(deleted.versions[0].official.status, OfficialStatus::Deleted);
         assert!(deleted.versions[0].manifest.meta.is_empty());
-        assert_eq!(StoredRecord::Deleted(Arc::new(deleted)).key(), "deleted/com.example/x");
+        assert_eq!(deleted_writes(&deleted, true)[0].0, "deleted/com.example/x/1.0.0");
+    }
+
+    #[test]
+    fn a_server_is_put_together_from_its_records() {
+        let now = Timestamp::from_unix_ms(5);
+        let record = ServerRecord {
+            name: ServerName::new("x").unwrap(),
+            operation: Operation::default(),
+            own_secrets: Vec::new(),
+            revision: 3,
+            created_at: now,
+            updated_at: now,
+            versions: vec![published("2.0.0", 1), published("1.0.0", 2)],
+        };
+        let mut assembly = Assembly::default();
+        for (key, stored) in server_writes(None, &record).into_iter().rev() {
+            assembly.take(&key, stored.unwrap());
+        }
+        assert_eq!(assembly.finish().0, [record.clone()]);
+        // A change of the head alone writes no version.
+        assert_eq!(server_writes(Some(&record), &record).len(), 1);
+        assert_eq!(removal_writes(&record).len(), 3);
     }
 }

@@ -19,9 +19,19 @@ pub(crate) struct Sealing {
 pub(crate) fn seal(server: &ServerName, draft: DraftTransport) -> Result<Sealing, RegistryError> {
     let mut secrets = Vec::new();
     let transport = match draft {
-        DraftTransport::Stdio { command, args, cwd, env } => {
+        DraftTransport::Stdio {
+            command,
+            args,
+            cwd,
+            env,
+        } => {
             let env = seal_values(server, "env", env, &mut secrets)?;
-            Transport::Stdio { command, args, cwd, env }
+            Transport::Stdio {
+                command,
+                args,
+                cwd,
+                env,
+            }
         }
         DraftTransport::StreamableHttp { url, headers } => {
             let headers = seal_values(server, "header", headers, &mut secrets)?;
@@ -54,11 +64,22 @@ fn seal_values(
 }
 
 /// The name of a server's own secret. Characters that names of secrets cannot have become hyphens.
-pub(crate) fn own_secret_name(server: &ServerName, kind: &str, key: &str) -> Result<SecretName, RegistryError> {
+pub(crate) fn own_secret_name(
+    server: &ServerName,
+    kind: &str,
+    key: &str,
+) -> Result<SecretName, RegistryError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let key: String = key.chars().map(|c| if fits(c) { c } else { '-' }).take(100).collect();
+    let key: String = key
+        .chars()
+        .map(|c| if fits(c) { c } else { '-' })
+        .take(100)
+        .collect();
     let name = format!("server/{server}/{kind}/{key}");
-    SecretName::new(name).map_err(|source| RegistryError::Template { field: format!("{kind}.{key}"), source })
+    SecretName::new(name).map_err(|source| RegistryError::Template {
+        field: format!("{kind}.{key}"),
+        source,
+    })
 }
 
 /// The server's own secrets among those that a transport refers to.
@@ -84,18 +105,37 @@ mod tests {
     fn literals_are_split_off_and_templates_are_kept() {
         let name = ServerName::new("github").unwrap();
         let headers = BTreeMap::from([
-            ("Authorization".to_owned(), DraftValue::Seal("Bearer planted".into())),
-            ("X!Key".to_owned(), DraftValue::Keep(SecretTemplate::new("${secret:shared}").unwrap())),
+            (
+                "Authorization".to_owned(),
+                DraftValue::Seal("Bearer planted".into()),
+            ),
+            (
+                "X!Key".to_owned(),
+                DraftValue::Keep(SecretTemplate::new("${secret:shared}").unwrap()),
+            ),
         ]);
-        let sealing = seal(&name, DraftTransport::StreamableHttp { url: "https://h/".into(), headers }).unwrap();
+        let sealing = seal(
+            &name,
+            DraftTransport::StreamableHttp {
+                url: "https://h/".into(),
+                headers,
+            },
+        )
+        .unwrap();
         let stored = serde_json::to_string(&sealing.transport).unwrap();
         assert!(!stored.contains("planted"), "{stored}");
-        assert!(stored.contains("${secret:server/github/header/Authorization}"), "{stored}");
+        assert!(
+            stored.contains("${secret:server/github/header/Authorization}"),
+            "{stored}"
+        );
         assert!(stored.contains("${secret:shared}"), "{stored}");
         assert_eq!(sealing.secrets.len(), 1);
         assert_eq!(sealing.secrets[0].1.expose(), "Bearer planted");
         assert!(!format!("{sealing:?}").contains("planted"));
         let own = own_secrets(&name, Some(&sealing.transport));
-        assert_eq!(own.iter().map(SecretName::as_str).collect::<Vec<_>>(), ["server/github/header/Authorization"]);
+        assert_eq!(
+            own.iter().map(SecretName::as_str).collect::<Vec<_>>(),
+            ["server/github/header/Authorization"]
+        );
     }
 }

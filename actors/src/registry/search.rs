@@ -65,7 +65,8 @@ impl Search {
         if self.is_empty() || *text.name == *self.phrase {
             return Some(Fit::Name);
         }
-        let in_heading = |word: &String| text.name.contains(word.as_str()) || text.title.contains(word.as_str());
+        let in_heading =
+            |word: &String| text.name.contains(word.as_str()) || text.title.contains(word.as_str());
         let anywhere = |word: &String| {
             in_heading(word) || text.rest.contains(word.as_str()) || live_tools.contains(word.as_str())
         };
@@ -75,6 +76,10 @@ impl Search {
         if text.name.starts_with(self.phrase.as_str()) || text.title.starts_with(self.phrase.as_str()) {
             return Some(Fit::NameStart);
         }
-        Some(if self.words.iter().all(in_heading) { Fit::NamePart } else { Fit::Elsewhere })
+        Some(if self.words.iter().all(in_heading) {
+            Fit::NamePart
+        } else {
+            Fit::Elsewhere
+        })
     }
 }

@@ -14,7 +14,8 @@ use super::draft::{LOCAL_NAMESPACE, checked_call_timeout, checked_labels};
 use super::error::RegistryError;
 use super::messages::RegistryEvent;
 use super::record::{
-    DeletedServer, PublishedVersion, ServerRecord, StoredRecord, VERSIONS_MAX, deleted_key, server_key,
+    Assembly, DeletedServer, PublishedVersion, ServerRecord, VERSIONS_MAX, Write, deleted_writes,
+    removal_writes, server_writes,
 };
 use super::seal;
 use super::version;
@@ -35,10 +36,14 @@ pub(crate) struct Registration {
 /// A change of the registry.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
-    /// Records to store.
-    pub puts: Vec<StoredRecord>,
-    /// Keys of records to remove.
-    pub removes: Vec<String>,
+    /// Servers that are new or changed.
+    pub puts: Vec<Arc<ServerRecord>>,
+    /// Servers that go.
+    pub removes: Vec<ServerName>,
+    /// What is to be remembered of removed servers.
+    pub remembers: Vec<Arc<DeletedServer>>,
+    /// Names in manifests of removed servers that are forgotten.
+    pub forgets: Vec<String>,
     /// Secrets that nothing refers to afterwards.
     pub dropped_secrets: Vec<SecretName>,
     /// What is said about it.
@@ -54,8 +59,8 @@ pub(crate) enum Publishing {
     New,
 }
 
-/// Everything that is registered.
-#[derive(Debug, Default)]
+/// Everything that is registered. A clone shares the records.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct RegistryState {
     servers: BTreeMap<ServerName, Arc<ServerRecord>>,
     by_manifest: BTreeMap<String, ServerName>,
@@ -64,9 +69,14 @@ pub(crate) struct RegistryState {
 
 impl RegistryState {
     /// The state that stored records make up.
-    pub fn from_records(records: impl IntoIterator<Item = StoredRecord>) -> Self {
+    pub fn from_records(assembly: Assembly) -> Self {
+        let (servers, deleted) = assembly.finish();
         let mut state = Self::default();
-        records.into_iter().for_each(|record| state.put(record));
+        state.apply(Change {
+            puts: servers.into_iter().map(Arc::new).collect(),
+            remembers: deleted.into_iter().map(Arc::new).collect(),
+            ..Change::default()
+        });
         state
     }
 
@@ -82,12 +92,16 @@ impl RegistryState {
         if name.is_builtin() {
             return Err(RegistryError::BuiltIn);
         }
-        self.servers.get(name).ok_or_else(|| RegistryError::NotFound { name: name.to_string() })
+        self.servers.get(name).ok_or_else(|| RegistryError::NotFound {
+            name: name.to_string(),
+        })
     }
 
     /// The server that has manifests of this name.
     pub fn by_manifest_name(&self, manifest_name: &str) -> Option<&Arc<ServerRecord>> {
-        self.by_manifest.get(manifest_name).and_then(|name| self.servers.get(name))
+        self.by_manifest
+            .get(manifest_name)
+            .and_then(|name| self.servers.get(name))
     }
 
     /// Whether a server of this name and manifest may be registered.
@@ -105,7 +119,9 @@ impl RegistryState {
             });
         }
         if self.servers.len() >= SERVERS_MAX {
-            return Err(RegistryError::Limit(format!("{SERVERS_MAX} servers are registered, which is the most")));
+            return Err(RegistryError::Limit(format!(
+                "{SERVERS_MAX} servers are registered, which is the most"
+            )));
         }
         Ok(())
     }
@@ -113,22 +129,38 @@ impl RegistryState {
     /// Registers a server.
     pub fn register(&self, new: Registration, now: Timestamp) -> Result<Change, RegistryError> {
         self.check_new(&new.name, &new.manifest.name)?;
-        let event = Some(RegistryEvent::Registered { name: new.name.clone() });
-        let mut change = Change { event, ..Change::default() };
+        let event = Some(RegistryEvent::Registered {
+            name: new.name.clone(),
+        });
+        let mut change = Change {
+            event,
+            ..Change::default()
+        };
         if self.deleted.contains_key(&new.manifest.name) {
-            change.removes.push(deleted_key(&new.manifest.name));
+            change.forgets.push(new.manifest.name.clone());
         }
-        change.puts.push(StoredRecord::Server(Arc::new(new_record(new, now))));
+        change.puts.push(Arc::new(new_record(new, now)));
         Ok(change)
     }
 
     /// What publishing this manifest for a server would do.
-    pub fn check_version(&self, record: &ServerRecord, manifest: &ServerJson) -> Result<Publishing, RegistryError> {
+    pub fn check_version(
+        &self,
+        record: &ServerRecord,
+        manifest: &ServerJson,
+    ) -> Result<Publishing, RegistryError> {
         if record.manifest_name() != manifest.name {
             let expected = record.manifest_name().to_owned();
-            return Err(RegistryError::OtherManifest { given: manifest.name.clone(), expected });
+            return Err(RegistryError::OtherManifest {
+                given: manifest.name.clone(),
+                expected,
+            });
         }
-        match record.versions.iter().find(|published| published.manifest.version == manifest.version) {
+        match record
+            .versions
+            .iter()
+            .find(|published| published.manifest.version == manifest.version)
+        {
             Some(published) if *published.manifest == *manifest => Ok(Publishing::Known),
             Some(_) => Err(RegistryError::VersionExists {
                 manifest_name: manifest.name.clone(),
@@ -143,7 +175,12 @@ impl RegistryState {
     }
 
     /// Publishes a version of a registered server.
-    pub fn publish(&self, name: &ServerName, manifest: ServerJson, now: Timestamp) -> Result<Change, RegistryError> {
+    pub fn publish(
+        &self,
+        name: &ServerName,
+        manifest: ServerJson,
+        now: Timestamp,
+    ) -> Result<Change, RegistryError> {
         let mut record = ServerRecord::clone(self.get(name)?);
         if self.check_version(&record, &manifest)? == Publishing::Known {
             return Ok(Change::default());
@@ -185,22 +222,27 @@ impl RegistryState {
             operation.enabled = enabled;
         }
         if operation.enabled && operation.transport.is_none() {
-            return Err(RegistryError::NoTransport { name: name.to_string() });
+            return Err(RegistryError::NoTransport {
+                name: name.to_string(),
+            });
         }
         record.own_secrets = seal::own_secrets(name, record.operation.transport.as_ref());
         let is_dropped = |secret: &&SecretName| !record.own_secrets.contains(secret);
         let dropped_secrets = before.own_secrets.iter().filter(is_dropped).cloned().collect();
-        Ok(Change { dropped_secrets, ..updated(record, now) })
+        Ok(Change {
+            dropped_secrets,
+            ..updated(record, now)
+        })
     }
 
     /// Removes a server; its versions stay listed as deleted.
     pub fn remove(&self, name: &ServerName, now: Timestamp) -> Result<Change, RegistryError> {
         let record = self.get(name)?;
-        let mut removes = vec![server_key(name)];
-        removes.extend(self.oldest_deleted().map(deleted_key));
         Ok(Change {
-            puts: vec![StoredRecord::Deleted(Arc::new(DeletedServer::of(record, now)))],
-            removes,
+            puts: Vec::new(),
+            removes: vec![name.clone()],
+            remembers: vec![Arc::new(DeletedServer::of(record, now))],
+            forgets: self.oldest_deleted().map(str::to_owned).into_iter().collect(),
             dropped_secrets: record.own_secrets.clone(),
             event: Some(RegistryEvent::Removed { name: name.clone() }),
         })
@@ -215,30 +257,47 @@ impl RegistryState {
         oldest.map(|(manifest_name, _)| manifest_name.as_str())
     }
 
-    /// Takes a stored change into account.
-    pub fn apply(&mut self, change: Change) {
-        for key in &change.removes {
-            if let Some(name) = key.strip_prefix("server/")
-                && let Some(record) = self.servers.remove(name)
-            {
-                self.by_manifest.remove(record.manifest_name());
-            }
-            if let Some(manifest_name) = key.strip_prefix("deleted/") {
-                self.deleted.remove(manifest_name);
-            }
-        }
-        change.puts.into_iter().for_each(|record| self.put(record));
+    /// What must be written for a change.
+    pub fn writes(&self, change: &Change) -> Vec<Write> {
+        let before = |name: &ServerName| self.servers.get(name).map(AsRef::as_ref);
+        let puts = change
+            .puts
+            .iter()
+            .flat_map(|record| server_writes(before(&record.name), record));
+        let removals = change.removes.iter().filter_map(before).flat_map(removal_writes);
+        let forgotten = change
+            .forgets
+            .iter()
+            .filter_map(|manifest_name| self.deleted.get(manifest_name));
+        let forgetting = forgotten.flat_map(|deleted| deleted_writes(deleted, false));
+        let remembering = change
+            .remembers
+            .iter()
+            .flat_map(|deleted| deleted_writes(deleted, true));
+        forgetting
+            .chain(removals)
+            .chain(remembering)
+            .chain(puts)
+            .collect()
     }
 
-    fn put(&mut self, record: StoredRecord) {
-        match record {
-            StoredRecord::Server(record) => {
-                self.by_manifest.insert(record.manifest_name().to_owned(), record.name.clone());
-                self.servers.insert(record.name.clone(), record);
+    /// Takes a stored change into account.
+    pub fn apply(&mut self, change: Change) {
+        for manifest_name in &change.forgets {
+            self.deleted.remove(manifest_name);
+        }
+        for name in &change.removes {
+            if let Some(record) = self.servers.remove(name) {
+                self.by_manifest.remove(record.manifest_name());
             }
-            StoredRecord::Deleted(deleted) => {
-                self.deleted.insert(deleted.manifest_name().to_owned(), deleted);
-            }
+        }
+        for deleted in change.remembers {
+            self.deleted.insert(deleted.manifest_name().to_owned(), deleted);
+        }
+        for record in change.puts {
+            self.by_manifest
+                .insert(record.manifest_name().to_owned(), record.name.clone());
+            self.servers.insert(record.name.clone(), record);
         }
     }
 }
@@ -266,8 +325,14 @@ fn push_version(record: &mut ServerRecord, manifest: ServerJson, now: Timestamp)
 fn updated(mut record: ServerRecord, now: Timestamp) -> Change {
     record.revision += 1;
     record.updated_at = now;
-    let event = Some(RegistryEvent::Updated { name: record.name.clone() });
-    Change { puts: vec![StoredRecord::Server(Arc::new(record))], event, ..Change::default() }
+    let event = Some(RegistryEvent::Updated {
+        name: record.name.clone(),
+    });
+    Change {
+        puts: vec![Arc::new(record)],
+        event,
+        ..Change::default()
+    }
 }
 
 /// The manifest that a patch publishes, if it does.
@@ -275,11 +340,16 @@ fn patched_manifest(record: &ServerRecord, patch: &ServerPatch) -> Result<Option
     let changes_text = patch.title.is_some() || patch.description.is_some();
     if let Some(manifest) = &patch.manifest {
         if changes_text {
-            return Err(RegistryError::field("title", "stands in the manifest: change it there"));
+            return Err(RegistryError::field(
+                "title",
+                "stands in the manifest: change it there",
+            ));
         }
         return Ok(Some((**manifest).clone()));
     }
-    let Some(latest) = record.latest().filter(|_| changes_text) else { return Ok(None) };
+    let Some(latest) = record.latest().filter(|_| changes_text) else {
+        return Ok(None);
+    };
     if !record.manifest_name().starts_with(LOCAL_NAMESPACE) {
         let detail = "is part of a published manifest: publish a new version of it as `manifest`";
         return Err(RegistryError::field("title", detail));
@@ -299,8 +369,11 @@ fn patched_manifest(record: &ServerRecord, patch: &ServerPatch) -> Result<Option
 }
 
 fn unused_version(record: &ServerRecord, version: &str) -> String {
-    let used: BTreeSet<&str> =
-        record.versions.iter().map(|published| published.manifest.version.as_str()).collect();
+    let used: BTreeSet<&str> = record
+        .versions
+        .iter()
+        .map(|published| published.manifest.version.as_str())
+        .collect();
     let mut next = version::next_patch(version);
     while used.contains(next.as_str()) {
         next = version::next_patch(&next);

@@ -39,14 +39,24 @@ fn semantic(version: &str) -> Option<Version> {
 
 /// The place of the latest version that is not deleted.
 pub(super) fn latest(versions: &[PublishedVersion]) -> Option<usize> {
-    let alive = versions.iter().enumerate().filter(|(_, version)| version.official.status != OfficialStatus::Deleted);
-    alive.max_by(|(_, a), (_, b)| compare(a, b)).map(|(index, _)| index)
+    let alive = versions
+        .iter()
+        .enumerate()
+        .filter(|(_, version)| version.official.status != OfficialStatus::Deleted);
+    alive
+        .max_by(|(_, a), (_, b)| compare(a, b))
+        .map(|(index, _)| index)
 }
 
 /// The version after this one: its last number plus one, for manifests that we keep ourselves.
 pub(super) fn next_patch(version: &str) -> String {
     match semantic(version) {
-        Some(version) => format!("{}.{}.{}", version.major, version.minor, version.patch.saturating_add(1)),
+        Some(version) => format!(
+            "{}.{}.{}",
+            version.major,
+            version.minor,
+            version.patch.saturating_add(1)
+        ),
         None => format!("{version}.1"),
     }
 }
@@ -59,13 +69,28 @@ mod tests {
     #[test]
     fn the_latest_is_found_by_meaning_and_not_by_text() {
         let latest_of = |versions: &[(&str, i64)]| {
-            let versions: Vec<_> = versions.iter().map(|(version, at)| published(version, *at)).collect();
+            let versions: Vec<_> = versions
+                .iter()
+                .map(|(version, at)| published(version, *at))
+                .collect();
             latest(&versions).map(|index| versions[index].manifest.version.clone())
         };
-        assert_eq!(latest_of(&[("1.10.0", 1), ("1.9.0", 2)]).as_deref(), Some("1.10.0"));
-        assert_eq!(latest_of(&[("2.0.0-rc.1", 1), ("1.9", 2)]).as_deref(), Some("2.0.0-rc.1"));
-        assert_eq!(latest_of(&[("2.0.0", 1), ("2.0.0-rc.1", 2)]).as_deref(), Some("2.0.0"));
-        assert_eq!(latest_of(&[("monday", 1), ("friday", 2)]).as_deref(), Some("friday"));
+        assert_eq!(
+            latest_of(&[("1.10.0", 1), ("1.9.0", 2)]).as_deref(),
+            Some("1.10.0")
+        );
+        assert_eq!(
+            latest_of(&[("2.0.0-rc.1", 1), ("1.9", 2)]).as_deref(),
+            Some("2.0.0-rc.1")
+        );
+        assert_eq!(
+            latest_of(&[("2.0.0", 1), ("2.0.0-rc.1", 2)]).as_deref(),
+            Some("2.0.0")
+        );
+        assert_eq!(
+            latest_of(&[("monday", 1), ("friday", 2)]).as_deref(),
+            Some("friday")
+        );
         assert_eq!(latest_of(&[("monday", 9), ("v1", 2)]).as_deref(), Some("v1"));
         assert_eq!(latest_of(&[]), None);
     }

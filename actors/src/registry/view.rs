@@ -28,7 +28,12 @@ impl Listed {
         let tools = entry.manifest.advertised_tools();
         let advertised_tools_count = advertises.then(|| u32::try_from(tools.len()).unwrap_or(u32::MAX));
         let text = SearchText::of(&entry, tools.into_iter().map(|tool| tool.name));
-        Some(Self { entry: Arc::new(entry), record: Arc::clone(record), text, advertised_tools_count })
+        Some(Self {
+            entry: Arc::new(entry),
+            record: Arc::clone(record),
+            text,
+            advertised_tools_count,
+        })
     }
 }
 
@@ -47,8 +52,11 @@ impl RegistryView {
             Some(listed) if Arc::ptr_eq(&listed.record, record) => Some(Arc::clone(listed)),
             _ => Listed::new(record).map(Arc::new),
         };
-        let servers =
-            state.servers().iter().filter_map(|(name, record)| Some((name.clone(), listed(record)?))).collect();
+        let servers = state
+            .servers()
+            .iter()
+            .filter_map(|(name, record)| Some((name.clone(), listed(record)?)))
+            .collect();
         let alive = state.servers().values().flat_map(|record| &record.versions);
         let deleted = state.deleted().values().flat_map(|deleted| &deleted.versions);
         let mut versions: Vec<PublishedVersion> = alive.chain(deleted).cloned().collect();
@@ -86,6 +94,11 @@ impl RegistryView {
         let record = &self.servers.get(name)?.record;
         let mut versions: Vec<&PublishedVersion> = record.versions.iter().collect();
         versions.sort_by(|a, b| super::version::compare(b, a));
-        Some(versions.into_iter().map(|published| published.manifest.version.clone()).collect())
+        Some(
+            versions
+                .into_iter()
+                .map(|published| published.manifest.version.clone())
+                .collect(),
+        )
     }
 }
