@@ -1,21 +1,22 @@
 //! The `troupe` binary: starts a node, or asks a running one.
+//!
+//! # Layout
+//! - `cli`: the command line;
+//! - `config`: settings;
+//! - `tree`: the supervision tree, which is the node;
+//! - `edge`: the port for people and clients.
 
 #![forbid(unsafe_code)]
 
+mod cli;
 mod config;
 mod edge;
+mod tree;
 
-use config::Flags;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    let config = config::load(&Flags::default(), std::env::vars())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let state = edge::EdgeState::new(config);
-        let listener = tokio::net::TcpListener::bind(state.config.edge.listen).await?;
-        let limits = edge::listener::ConnectionLimits::new(&state.config.edge);
-        let router = edge::router(state.clone());
-        edge::listener::serve(listener, router, limits, state.connections.clone(), state.stopping.clone()).await;
-        Ok(())
-    })
+fn main() -> ExitCode {
+    // Fails only when somebody else installed one, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    cli::run()
 }

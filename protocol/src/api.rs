@@ -158,8 +158,11 @@ pub struct Warning {
 }
 
 /// How bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, TS, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, TS, ToSchema, strum::Display,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[ts(export)]
 pub enum Severity {
     /// Good to know.
@@ -241,12 +244,12 @@ pub struct ConversationPatch {
     pub pinned: Option<bool>,
 }
 
-/// Confirms something that stops actors: the last part of the actor's path, typed.
+/// Confirms something that ends an actor's work.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[ts(export)]
 pub struct ActorCommandRequest {
-    /// The actor's name, as in the last part of its path. Needed for restart, drain and kill.
+    /// The actor's path. Needed for restart, drain and kill.
     #[serde(default)]
     #[ts(optional)]
     pub confirm: Option<String>,

@@ -8,8 +8,9 @@ use crate::id::{ActorId, ActorPath, CorrelationId};
 use crate::time::Timestamp;
 
 /// What an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[ts(export)]
 pub enum ActorStatus {
     /// Rebuilding its state; messages wait.
@@ -63,6 +64,7 @@ pub enum ExitReason {
         /// The child that died last.
         child: ActorPath,
         /// Why it died last.
+        #[schema(no_recursion)]
         reason: Box<ExitReason>,
     },
 }
@@ -346,8 +348,9 @@ pub struct DeadLetter {
 }
 
 /// Why a message reached nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[ts(export)]
 pub enum DeadLetterReason {
     /// The mailbox was full.

@@ -43,7 +43,7 @@ pub struct Config {
     pub edge: EdgeConfig,
     /// The MCP faces, `/mcp…`.
     pub mcp: McpConfig,
-    /// Supervision, mailboxes, traces.
+    /// Supervision.
     pub runtime: RuntimeConfig,
     /// Live connections to MCP servers.
     pub upstream: UpstreamConfig,
@@ -139,7 +139,7 @@ impl Default for EdgeConfig {
             origins_allowed: Vec::new(),
             body_bytes_max: const { Bounded::new(4 * MIB) },
             body_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
-            header_timeout_ms: const { Bounded::new(60 * SECOND_MS) },
+            header_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
             header_bytes_max: const { Bounded::new(64 * KIB) },
             write_stall_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
             request_timeout_ms: const { Bounded::new(2 * MINUTE_MS) },
@@ -185,10 +185,6 @@ pub struct RuntimeConfig {
     pub restarts_max: Bounded<0, 1_000>,
     /// The window in which restarts are counted.
     pub restart_window_ms: Bounded<100, HOUR_MS>,
-    /// Traces kept for reading back.
-    pub traces_max: Bounded<1, 100_000>,
-    /// Dead letters kept for reading back.
-    pub dead_letters_max: Bounded<1, 100_000>,
 }
 
 impl Default for RuntimeConfig {
@@ -196,8 +192,6 @@ impl Default for RuntimeConfig {
         Self {
             restarts_max: const { Bounded::new(5) },
             restart_window_ms: const { Bounded::new(30 * SECOND_MS) },
-            traces_max: const { Bounded::new(1_000) },
-            dead_letters_max: const { Bounded::new(1_000) },
         }
     }
 }

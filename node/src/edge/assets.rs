@@ -46,16 +46,3 @@ fn answer(request: &Request, asset: troupe_web::Asset) -> Response {
     let mime = HeaderValue::from_str(&asset.mime).unwrap_or(HeaderValue::from_static("application/octet-stream"));
     (caching, [(header::CONTENT_TYPE, mime)], Body::from(bytes::Bytes::from_owner(asset.bytes))).into_response()
 }
-
-/// Until the bundle is there.
-mod troupe_web {
-    pub struct Asset {
-        pub bytes: std::borrow::Cow<'static, [u8]>,
-        pub mime: String,
-        pub etag: String,
-        pub immutable: bool,
-    }
-    pub fn asset(_path: &str) -> Option<Asset> {
-        None
-    }
-}

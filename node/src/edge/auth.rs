@@ -65,8 +65,7 @@ fn admit(state: &EdgeState, request: &Request) -> ApiResult<Option<Caller>> {
     let headers = request.headers();
     state.neighbourhood.check(headers, request.uri())?;
     let access = match request.extensions().get::<MatchedPath>() {
-        // A route without a line, or a method the route does not have: for administrators' eyes only.
-        Some(route) => access_of(request.method(), route.as_str()).unwrap_or(Access::Role(Role::User)),
+        Some(route) => access_of(request.method(), route.as_str()),
         None => access_of_unrouted(request.uri().path()),
     };
     if access == Access::Public {

@@ -21,6 +21,8 @@ use super::{
 /// A larger body is not even drained before it is refused.
 const DRAINED_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that sends nothing for this long is waiting for the answer.
+const DRAIN_PAUSE: Duration = Duration::from_millis(300);
 
 /// A JSON body within the API's limits.
 pub struct ApiJson<T>(pub T);
@@ -149,7 +151,7 @@ async fn drain(request: Request) {
     let mut chunks = request.into_body().into_data_stream();
     let discard = async {
         let mut drained_bytes = 0;
-        while let Some(Ok(chunk)) = chunks.next().await {
+        while let Ok(Some(Ok(chunk))) = tokio::time::timeout(DRAIN_PAUSE, chunks.next()).await {
             drained_bytes += chunk.len();
             if drained_bytes > DRAINED_BYTES_MAX {
                 break;

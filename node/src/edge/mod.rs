@@ -2,7 +2,7 @@
 //! who may ask and how much.
 //!
 //! # Layout
-//! - `listener`, `stall`: connections and their bounds;
+//! - `actor`, `listener`, `stall`: connections and their bounds;
 //! - `origin`, `auth`, `rules`: is the request meant for us, who is it, may they;
 //! - `trace`, `headers`, `problem`, `extract`: what all requests and answers have in common;
 //! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket;
@@ -12,6 +12,7 @@
 //! A request passes, from the outside in: catch-panic, correlation, security headers, compression, host and origin
 //! check, caller and role, time limit, handler.
 
+pub mod actor;
 pub mod api;
 mod assets;
 mod auth;

@@ -102,11 +102,14 @@ pub const RULES: &[Rule] = &[
     rule("*", "/mcp/servers/{name}", Access::Open),
 ];
 
-/// What the route asks of its caller; nothing when it has no line.
-pub fn access_of(method: &Method, path: &str) -> Option<Access> {
+/// What the route asks of its caller. A method that the path does not have asks what the path's first line asks; a
+/// path without any line is for nobody but administrators.
+pub fn access_of(method: &Method, path: &str) -> Access {
     let method = if method == Method::HEAD { "GET" } else { method.as_str() };
-    let fits = |rule: &&Rule| rule.path == path && (rule.method == method || rule.method == "*");
-    RULES.iter().find(fits).map(|rule| rule.access)
+    let mut lines = RULES.iter().filter(|rule| rule.path == path);
+    let first = lines.clone().next();
+    let fitting = lines.find(|rule| rule.method == method || rule.method == "*");
+    fitting.or(first).map_or(ADMIN, |rule| rule.access)
 }
 
 /// What a path without a route asks: nothing that a caller without a key could probe, but the UI's own paths.

@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
-use troupe_protocol::access::Principal;
+use troupe_actors::runtime::{ActorPath, System};
+use troupe_protocol::access::{AuditOutcome, Principal};
 
-use super::{listener::ConnectionCounts, origin::Neighbourhood};
+use super::{Caller, listener::ConnectionCounts, origin::Neighbourhood};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -16,6 +17,10 @@ pub struct EdgeState(Arc<Shared>);
 pub struct Shared {
     /// The settings in force.
     pub config: Config,
+    /// All actors of the node.
+    pub system: System,
+    /// Where the edge stands in the supervision tree.
+    pub edge_path: ActorPath,
     /// Which hosts and origins are ours.
     pub neighbourhood: Neighbourhood,
     /// When the node started.
@@ -36,16 +41,33 @@ impl std::ops::Deref for EdgeState {
 
 impl EdgeState {
     /// The state for these settings.
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, system: System, edge_path: ActorPath) -> Self {
         let edge = &config.edge;
         let neighbourhood = Neighbourhood::new(edge.listen, &edge.hosts_allowed, &edge.origins_allowed);
         Self(Arc::new(Shared {
             config,
+            system,
+            edge_path,
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
             stopping: CancellationToken::new(),
         }))
+    }
+
+    /// Writes down who did what, and how it ended.
+    pub fn audit<T, E: std::fmt::Display>(
+        &self,
+        caller: &Caller,
+        action: &str,
+        subject: &str,
+        outcome: &Result<T, E>,
+    ) {
+        let (outcome, detail) = match outcome {
+            Ok(_) => (AuditOutcome::Succeeded, None),
+            Err(error) => (AuditOutcome::Failed, Some(error.to_string())),
+        };
+        tracing::info!(principal = caller.principal.name, action, subject, %outcome, detail, "audit");
     }
 
     /// Who holds this key.

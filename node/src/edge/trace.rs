@@ -1,29 +1,70 @@
 //! Every request has a correlation id: it opens a trace, is told in `x-correlation-id`, and stands in problem
 //! documents and log lines.
 
+use std::borrow::Cow;
+
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
-use http::{HeaderName, HeaderValue};
-use troupe_protocol::id::CorrelationId;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use troupe_actors::runtime::trace::new_correlation_id;
+use troupe_protocol::{error::Problem, id::CorrelationId, trace::Outcome};
 
 use super::state::EdgeState;
 
 const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+const TRACEPARENT_HEADER: &str = "traceparent";
+
+tokio::task_local! {
+    /// Known for every request, also for those whose trace is not kept.
+    static CORRELATION: CorrelationId;
+}
 
 /// The correlation id of the request in hand.
 pub fn current_id() -> Option<CorrelationId> {
-    None
+    CORRELATION.try_with(|id| *id).ok()
 }
 
 /// Middleware: opens the request's trace and tells its id in the answer.
-pub async fn correlate(State(_state): State<EdgeState>, request: Request, next: Next) -> Response {
-    let _route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let mut response = next.run(request).await;
-    if let Some(id) = current_id().and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+pub async fn correlate(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
+    let id = caller_id(request.headers()).unwrap_or_else(new_correlation_id);
+    let title = title_of(&request);
+    let handled = CORRELATION.scope(id, next.run(request));
+    let mut response = match title {
+        Some(title) => state.system.trace(&state.edge_path, "http", title, id, handled, outcome_of).await,
+        None => handled.await,
+    };
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(CORRELATION_HEADER, id);
     }
     response
+}
+
+/// The id in a W3C `traceparent` header: the caller's trace goes on here.
+fn caller_id(headers: &HeaderMap) -> Option<CorrelationId> {
+    let parent = headers.get(TRACEPARENT_HEADER)?.to_str().ok()?;
+    parent.split('-').nth(1)?.parse().ok()
+}
+
+/// What the trace is called; nothing for requests that cause no work of actors: looking at actors and traces should
+/// not push out the traces that one looks for.
+fn title_of(request: &Request) -> Option<Cow<'static, str>> {
+    let route = request.extensions().get::<MatchedPath>()?.as_str();
+    let looks_only = request.method() == Method::GET && !route.starts_with("/mcp");
+    if looks_only {
+        return None;
+    }
+    Some(format!("{} {route}", request.method()).into())
+}
+
+fn outcome_of(response: &Response) -> Outcome {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return Outcome::Done;
+    }
+    let problem = response.extensions().get::<Box<Problem>>();
+    let error = problem.map_or_else(|| format!("HTTP {status}"), |problem| problem.to_string());
+    Outcome::Failed { error }
 }

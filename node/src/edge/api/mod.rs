@@ -1,4 +1,10 @@
 //! `/api/v1`: administration and observation. Handlers only translate: decisions live in the actors.
+//!
+//! Each handler stands with its path and types in one place; the router and the OpenAPI document are both made from
+//! that, so neither can have a route that the other lacks.
+
+mod observe;
+pub mod openapi;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
@@ -7,6 +13,11 @@ use super::state::EdgeState;
 
 /// The routes of the API, without the live WebSocket.
 pub fn routes() -> Router<EdgeState> {
-    let (router, _openapi) = OpenApiRouter::<EdgeState>::new().split_for_parts();
-    router
+    documented().split_for_parts().0
+}
+
+fn documented() -> OpenApiRouter<EdgeState> {
+    OpenApiRouter::with_openapi(openapi::preamble())
+        .merge(observe::routes())
+        .merge(openapi::routes())
 }

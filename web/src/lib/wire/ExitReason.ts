@@ -3,7 +3,7 @@
 /**
  * Why an actor ended.
  */
-export type ExitReason = { "kind": "normal" } | { "kind": "shutdown" } | { "kind": "killed" } | { "kind": "failed", 
+export type ExitReason = { "kind": "normal" } | { "kind": "shutdown" } | { "kind": "drained" } | { "kind": "restart_requested" } | { "kind": "killed" } | { "kind": "failed", 
 /**
  * What went wrong.
  */

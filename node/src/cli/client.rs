@@ -1,0 +1,182 @@
+//! Asking a running node.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use troupe_protocol::error::{Code, Problem};
+use url::Url;
+
+use super::{Target, error::CliError};
+use crate::config::data_dir_default;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than any answer the node gives itself time for by default.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// In the data folder of a running node: where it listens.
+pub const NODE_FILE: &str = "node.json";
+/// In the data folder: the first administrator's key.
+pub const ADMIN_KEY_FILE: &str = "admin.key";
+
+/// What [`NODE_FILE`] says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// Where the node listens, such as `http://127.0.0.1:7500`.
+    pub url: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// A node and a key for it.
+pub struct Client {
+    base: Url,
+    key: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// The node that the flags, the environment or the data folder name.
+    ///
+    /// # Errors
+    /// [`CliError::NoNode`] when none runs on the data folder.
+    pub fn find(target: &Target) -> Result<Self, CliError> {
+        let folder = match &target.data {
+            Some(folder) => folder.clone(),
+            None => data_dir_default()?,
+        };
+        let base = match &target.node {
+            Some(url) => url.clone(),
+            None => node_of(&folder)?.url,
+        };
+        let base = Url::parse(&base).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
+            CliError::Usage(format!("--node {base}: no address; allowed: a URL such as http://127.0.0.1:7500"))
+        })?;
+        let key = match &target.key {
+            Some(key) => Some(key.clone()),
+            // The folder's key is for the folder's node only.
+            None if target.node.is_none() || target.data.is_some() => key_of(&folder)?,
+            None => None,
+        };
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .no_proxy()
+            .build()
+            .map_err(|error| CliError::Failed(format!("cannot make an HTTP client: {error}")))?;
+        Ok(Self { base, key, http })
+    }
+
+    /// Reads what is at this path.
+    pub async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, CliError> {
+        self.send(Method::GET, path, query, None).await
+    }
+
+    /// Sends a body to this path.
+    pub async fn post(&self, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
+        self.send_body(Method::POST, path, body).await
+    }
+
+    /// Changes what is at this path.
+    pub async fn patch(&self, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
+        self.send_body(Method::PATCH, path, body).await
+    }
+
+    /// Puts something at this path.
+    pub async fn put(&self, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
+        self.send_body(Method::PUT, path, body).await
+    }
+
+    /// Removes what is at this path.
+    pub async fn delete(&self, path: &[&str]) -> Result<Value, CliError> {
+        self.send(Method::DELETE, path, &[], None).await
+    }
+
+    async fn send_body(&self, method: Method, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Failed(error.to_string()))?;
+        self.send(method, path, &[], Some(body)).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Value, CliError> {
+        let mut request = self.http.request(method, self.url(path, query));
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        if status.is_success() {
+            return if bytes.is_empty() { Ok(Value::Null) } else { read_json(&bytes) };
+        }
+        Err(self.refused(status, &bytes))
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(path);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> CliError {
+        if error.is_timeout() && !error.is_connect() {
+            return CliError::Failed(format!("{} did not answer in time", self.base));
+        }
+        CliError::NoNode(format!("no node answers at {}; start one with `troupe up`", self.base))
+    }
+
+    fn refused(&self, status: StatusCode, bytes: &[u8]) -> CliError {
+        let problem: Option<Problem> = serde_json::from_slice(bytes).ok();
+        match problem {
+            Some(_) if status == StatusCode::UNAUTHORIZED && self.key.is_none() => CliError::NoKey(format!(
+                "{}: no key for {}; give one with --key, or name the node's data folder with --data",
+                Code::Unauthenticated,
+                self.base
+            )),
+            Some(problem) => CliError::Problem(Box::new(problem)),
+            None => CliError::Failed(format!("{} answered {status}; is it a Troupe node?", self.base)),
+        }
+    }
+}
+
+fn read_json(bytes: &[u8]) -> Result<Value, CliError> {
+    serde_json::from_slice(bytes).map_err(|error| CliError::Failed(format!("the node's answer is no JSON: {error}")))
+}
+
+fn node_of(folder: &Path) -> Result<NodeFile, CliError> {
+    let path = folder.join(NODE_FILE);
+    let text = fs::read_to_string(&path).map_err(|_| {
+        CliError::NoNode(format!(
+            "no node is running on {}; start one with `troupe up`, or name one with --data DIR or --node URL",
+            folder.display()
+        ))
+    })?;
+    serde_json::from_str(&text).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))
+}
+
+fn key_of(folder: &Path) -> Result<Option<String>, CliError> {
+    let path: PathBuf = folder.join(ADMIN_KEY_FILE);
+    match fs::read_to_string(&path) {
+        Ok(key) => Ok(Some(key.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CliError::NoKey(format!("cannot read the key in {}: {error}", path.display()))),
+    }
+}

@@ -1,0 +1,155 @@
+//! `troupe up`: starts a node and stays until it is told to stop.
+
+use std::{fs, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use troupe_protocol::observe::ExitReason;
+
+use super::{
+    Target,
+    client::{NODE_FILE, NodeFile},
+    error::CliError,
+};
+use crate::{
+    config::{self, Config, Flags, LogConfig, LogFormat},
+    tree::{Node, StartError},
+};
+
+#[derive(Debug, Default, Args)]
+pub struct UpArgs {
+    /// The settings; absent: ./cluster.toml if there is one.
+    #[arg(long, env = "TROUPE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port for people and clients.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Let callers without a key use /mcp… and /v0.1… as users. Only on a loopback address.
+    #[arg(long)]
+    open: bool,
+    /// What is logged: a level, or module=level pairs.
+    #[arg(long, env = "TROUPE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How it is logged.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
+    let flags = Flags {
+        config: args.config,
+        data: target.data.clone(),
+        listen: args.listen,
+        open: args.open,
+        log: args.log,
+        log_format: args.log_format,
+    };
+    let config = config::load(&flags, std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    }))?;
+    start_logging(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start threads: {error}")))?;
+    let outcome = runtime.block_on(serve(config));
+    // Blocking work that hangs (a wedged disk, say) must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn start_logging(config: &LogConfig) {
+    let filter = EnvFilter::try_new(config.filter.as_str()).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::registry().with(filter);
+    let _ = match config.format {
+        LogFormat::Human => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            lines.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colour)).try_init()
+        }
+        LogFormat::Json => lines.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+    };
+}
+
+async fn serve(config: Config) -> Result<ExitCode, CliError> {
+    let mut node = Node::start(config).await.map_err(|error| match error {
+        StartError::Config(error) => CliError::from(error),
+        other => CliError::Failed(other.to_string()),
+    })?;
+    let url = format!("http://{}", node.state.config.edge.listen);
+    let node_file = NodeFileGuard::write(&node, &url)?;
+    greet(&node, &url);
+    let stop = stop_signal();
+    tokio::select! {
+        reason = node.ended() => {
+            drop(node_file);
+            Ok(gave_up(&reason))
+        }
+        signal = stop => {
+            tracing::info!(signal, "stopping: no new requests, those in hand finish");
+            drop(node_file);
+            finish(node).await
+        }
+    }
+}
+
+/// Says where the node is. The key and login link of a first start are printed here and nowhere else.
+fn greet(node: &Node, url: &str) {
+    println!("troupe {} is up at {url}", env!("CARGO_PKG_VERSION"));
+    println!("data in {}", node.data.display());
+}
+
+/// A second signal ends an orderly stop at once.
+async fn finish(node: Node) -> Result<ExitCode, CliError> {
+    tokio::select! {
+        reason = node.shutdown() => {
+            tracing::info!(%reason, "stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        signal = stop_signal() => Err(CliError::Failed(format!("stopped at once by a second {signal}"))),
+    }
+}
+
+fn gave_up(reason: &ExitReason) -> ExitCode {
+    eprintln!("troupe: the node ended: {reason}");
+    ExitCode::FAILURE
+}
+
+async fn stop_signal() -> &'static str {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+        "Ctrl-C"
+    }
+}
+
+/// `node.json` in the data folder: there while the node runs.
+struct NodeFileGuard(PathBuf);
+
+impl NodeFileGuard {
+    fn write(node: &Node, url: &str) -> Result<Self, CliError> {
+        let path = node.data.join(NODE_FILE);
+        let content = NodeFile { url: url.to_owned(), pid: std::process::id() };
+        let text = serde_json::to_string(&content).map_err(|error| CliError::Failed(error.to_string()))?;
+        fs::write(&path, text).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for NodeFileGuard {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

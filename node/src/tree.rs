@@ -1,0 +1,132 @@
+//! The supervision tree of a node: which actors there are, in which order they start, and what they know of each
+//! other. They stop in the reverse order.
+
+use std::{
+    io,
+    net::TcpListener as StdListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+use troupe_actors::{
+    runtime::{
+        ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
+    },
+    store::{Store, StoreError},
+};
+use troupe_protocol::observe::ExitReason;
+
+use crate::{
+    config::{Config, ConfigError},
+    edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits},
+};
+
+const EDGE_MAILBOX_MESSAGES_MAX: u32 = 16;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The port.
+    #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
+    Listen {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// The system's words.
+        reason: io::Error,
+    },
+    /// An actor.
+    #[error("cannot start the supervision tree: {0}")]
+    Tree(String),
+}
+
+/// A running node.
+pub struct Node {
+    /// What the edge knows: settings and handles.
+    pub state: EdgeState,
+    /// Its data folder.
+    pub data: PathBuf,
+    root: Root,
+}
+
+impl Node {
+    /// Starts every part of a node. Returns before all of them have rebuilt their state: `/readyz` tells.
+    ///
+    /// # Errors
+    /// When the data folder or the port cannot be had.
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        let data = config.data_dir()?;
+        let store = open_store(&data).await?;
+        let listener = listen(&mut config)?;
+        let system = System::new(SystemConfig::default());
+        let top = ActorPath::new("node");
+        let intensity = Intensity {
+            restarts_max: u32::try_from(config.runtime.restarts_max.get()).unwrap_or(u32::MAX),
+            within: config.runtime.restart_window_ms.millis(),
+        };
+        let limits = ConnectionLimits::new(&config.edge);
+        let _ = store;
+        let state = EdgeState::new(config, system.clone(), top.child("edge"));
+        let spec = SupervisorSpec::new(&system, top)
+            .strategy(Strategy::OneForOne)
+            .intensity(intensity)
+            .child(edge_child(&state, limits, listener));
+        let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
+        Ok(Self { state, data, root })
+    }
+
+    /// Waits until the tree ends by itself, which it only does when a supervisor gives up.
+    pub async fn ended(&mut self) -> ExitReason {
+        self.root.ended().await
+    }
+
+    /// Ends in order: takes no new requests, lets those in hand finish, then stops every actor.
+    pub async fn shutdown(self) -> ExitReason {
+        let deadline = Instant::now() + self.state.config.node.shutdown_timeout_ms.millis();
+        self.state.stopping.cancel();
+        let drained = async {
+            while self.state.connections.open() > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, drained).await.is_err() {
+            tracing::warn!(connections = self.state.connections.open(), "cutting connections that did not end in time");
+        }
+        self.root.shutdown().await
+    }
+}
+
+async fn open_store(data: &Path) -> Result<Store, StartError> {
+    let folder = data.to_owned();
+    // Recovery after a crash reads the whole log: not on the runtime's threads.
+    let opened = tokio::task::spawn_blocking(move || Store::open(&folder)).await;
+    opened.map_err(|panic| StartError::Tree(panic.to_string()))?.map_err(StartError::Store)
+}
+
+/// Binds the port; port 0 becomes the one that the system gave.
+fn listen(config: &mut Config) -> Result<Arc<StdListener>, StartError> {
+    let address = config.edge.listen;
+    let bind = || {
+        let listener = StdListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok((listener.local_addr()?, listener))
+    };
+    let (bound, listener) = bind().map_err(|reason| StartError::Listen { address, reason })?;
+    config.edge.listen = bound;
+    Ok(Arc::new(listener))
+}
+
+fn edge_child(state: &EdgeState, limits: ConnectionLimits, listener: Arc<StdListener>) -> ChildSpec {
+    let mailbox = Mailbox::new(&state.system, state.edge_path.clone(), EDGE_MAILBOX_MESSAGES_MAX);
+    let router = edge::router(state.clone());
+    let state = state.clone();
+    ChildSpec::actor(mailbox, move || {
+        Edge::new(state.clone(), router.clone(), limits.clone(), Arc::clone(&listener))
+    })
+}
