@@ -1,0 +1,345 @@
+//! The calls in flight to one server: who waits for what, since when, and how to make it stop.
+//!
+//! The table is shared between the callers' tasks and the connection's, so that a call costs no mailbox hop: the
+//! caller puts an entry in and waits, the connection's reader takes it out. It outlives connections: a call that
+//! waits for a restart is in it too.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use troupe_protocol::id::CorrelationId;
+use troupe_protocol::jsonrpc::{Message, RawMessage, RawReply, edit};
+use troupe_protocol::mcp::meta;
+use troupe_protocol::server::ServerName;
+use troupe_protocol::time::Timestamp;
+use troupe_protocol::upstream::{CallId, CallInFlight};
+
+use super::error::Failure;
+
+/// Ids of calls are unique on the node, so that one number names a call in lists, on the wire and as progress token.
+static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
+
+/// The next id.
+pub(super) fn next_call_id() -> u64 {
+    NEXT_CALL.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Where the notifications of one request go.
+#[derive(Debug)]
+pub(super) struct ProgressTo {
+    /// The token that the caller gave, as it wrote it; nothing if it gave none.
+    pub token: Option<Box<RawValue>>,
+    /// Bounded; what does not fit is dropped, as progress may be.
+    pub sender: mpsc::Sender<RawMessage>,
+}
+
+/// What is known of a call when it begins.
+#[derive(Debug)]
+pub(super) struct NewCall {
+    pub method: String,
+    pub name: Option<String>,
+    pub principal: Option<String>,
+    pub correlation_id: Option<CorrelationId>,
+    pub progress: Option<ProgressTo>,
+}
+
+type AnswerSender = oneshot::Sender<Result<RawReply, Failure>>;
+/// What the caller waits on once the call was handed to a connection.
+pub(super) type AnswerReceiver = oneshot::Receiver<Result<RawReply, Failure>>;
+
+struct Entry {
+    call: NewCall,
+    since: Timestamp,
+    began: Instant,
+    cancel: Option<oneshot::Sender<()>>,
+    answer: Option<Awaited>,
+}
+
+/// A call that was handed to a connection.
+struct Awaited {
+    sender: AnswerSender,
+    /// The connection, so that the end of one does not end the calls of the next.
+    connection: u64,
+    sent: bool,
+}
+
+/// The calls in flight to one server.
+pub(super) struct CallTable {
+    server: ServerName,
+    entries: Mutex<HashMap<u64, Entry>>,
+    calls_max: usize,
+}
+
+/// A call in flight. It leaves the table when this is dropped.
+pub(super) struct OpenCall {
+    pub id: u64,
+    pub began: Instant,
+    /// Resolves when somebody cancels the call.
+    pub cancelled: oneshot::Receiver<()>,
+    table: Arc<CallTable>,
+}
+
+impl CallTable {
+    pub fn new(server: ServerName, calls_max: usize) -> Self {
+        Self {
+            server,
+            entries: Mutex::default(),
+            calls_max,
+        }
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    /// Puts a call into the table.
+    pub fn begin(self: &Arc<Self>, call: NewCall) -> Result<OpenCall, Failure> {
+        let (cancel, cancelled) = oneshot::channel();
+        let (id, began) = (next_call_id(), Instant::now());
+        let since = jiff::Timestamp::now().into();
+        let entry = Entry {
+            call,
+            since,
+            began,
+            cancel: Some(cancel),
+            answer: None,
+        };
+        let mut entries = self.entries.lock();
+        if entries.len() >= self.calls_max {
+            return Err(Failure::Overloaded(format!(
+                "{} calls are in flight",
+                self.calls_max
+            )));
+        }
+        entries.insert(id, entry);
+        drop(entries);
+        Ok(OpenCall {
+            id,
+            began,
+            cancelled,
+            table: Arc::clone(self),
+        })
+    }
+
+    /// Makes ready for the answer of a call, before it is sent over this connection.
+    pub fn arm(&self, id: u64, connection: u64) -> AnswerReceiver {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(entry) = self.entries.lock().get_mut(&id) {
+            entry.answer = Some(Awaited {
+                sender,
+                connection,
+                sent: false,
+            });
+        }
+        receiver
+    }
+
+    /// Notes that calls have been written to the server.
+    pub fn mark_sent(&self, ids: impl IntoIterator<Item = u64>) {
+        let mut entries = self.entries.lock();
+        for id in ids {
+            if let Some(awaited) = entries.get_mut(&id).and_then(|entry| entry.answer.as_mut()) {
+                awaited.sent = true;
+            }
+        }
+    }
+
+    /// Hands an answer to the caller. False if nobody waits for it any more.
+    pub fn complete(&self, id: u64, answer: Result<RawReply, Failure>) -> bool {
+        let awaited = self
+            .entries
+            .lock()
+            .get_mut(&id)
+            .and_then(|entry| entry.answer.take());
+        awaited.is_some_and(|awaited| awaited.sender.send(answer).is_ok())
+    }
+
+    /// Ends every call that was handed to a connection which is now gone: what was sent is lost, the rest is not.
+    pub fn connection_lost(&self, connection: u64, reason: &str) {
+        let waiting: Vec<Awaited> = {
+            let mut entries = self.entries.lock();
+            let of_connection =
+                |entry: &mut Entry| entry.answer.take_if(|awaited| awaited.connection == connection);
+            entries.values_mut().filter_map(of_connection).collect()
+        };
+        for Awaited { sender, sent, .. } in waiting {
+            let failure = if sent {
+                Failure::Lost(reason.to_owned())
+            } else {
+                Failure::NotSent(reason.to_owned())
+            };
+            // The caller may have given up at this very moment.
+            let _ = sender.send(Err(failure));
+        }
+    }
+
+    /// Ends the only call that waits for an answer; if several wait it cannot be known whose answer was meant.
+    pub fn fail_only_waiting(&self, failure: Failure) {
+        let mut entries = self.entries.lock();
+        let mut waiting = entries.values_mut().filter(|entry| entry.answer.is_some());
+        if let (Some(only), None) = (waiting.next(), waiting.next())
+            && let Some(awaited) = only.answer.take()
+        {
+            let _ = awaited.sender.send(Err(failure));
+        }
+    }
+
+    /// Passes a progress notification on to the caller, under the caller's own token.
+    pub fn progress(&self, id: u64, message: &Message<'_>) {
+        let entries = self.entries.lock();
+        let Some(progress) = entries.get(&id).and_then(|entry| entry.call.progress.as_ref()) else {
+            return;
+        };
+        let Some(token) = &progress.token else { return };
+        let mapped = edit::with_param(message, meta::PROGRESS_TOKEN, token.get());
+        if let Some(Ok(mapped)) = mapped.map(RawMessage::new) {
+            let _ = progress.sender.try_send(mapped);
+        }
+    }
+
+    /// Passes a notification that came on the call's own stream on to the caller as it is.
+    pub fn forward(&self, id: u64, message: &Message<'_>) {
+        let entries = self.entries.lock();
+        if let Some(progress) = entries.get(&id).and_then(|entry| entry.call.progress.as_ref()) {
+            let _ = progress.sender.try_send(RawMessage::from(message));
+        }
+    }
+
+    /// Cancels a call. False if it is not in flight here.
+    pub fn cancel(&self, id: CallId) -> bool {
+        let cancel = self
+            .entries
+            .lock()
+            .get_mut(&id.0)
+            .and_then(|entry| entry.cancel.take());
+        cancel.is_some_and(|cancel| cancel.send(()).is_ok())
+    }
+
+    /// Cancels every call.
+    pub fn cancel_all(&self) {
+        for entry in self.entries.lock().values_mut() {
+            if let Some(cancel) = entry.cancel.take() {
+                let _ = cancel.send(());
+            }
+        }
+    }
+
+    /// How many calls are in flight.
+    pub fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// The calls in flight, oldest first.
+    pub fn list(&self) -> Vec<CallInFlight> {
+        let now = Instant::now();
+        let in_flight = |(id, entry): (&u64, &Entry)| CallInFlight {
+            id: CallId(*id),
+            server: self.server.clone(),
+            method: entry.call.method.clone(),
+            name: entry.call.name.clone(),
+            principal: entry.call.principal.clone(),
+            since: entry.since,
+            age_ms: u64::try_from((now - entry.began).as_millis()).unwrap_or(u64::MAX),
+            correlation_id: entry.call.correlation_id,
+        };
+        let mut calls: Vec<CallInFlight> = self.entries.lock().iter().map(in_flight).collect();
+        calls.sort_by_key(|call| call.id);
+        calls
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.table.entries.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table(calls_max: usize) -> Arc<CallTable> {
+        Arc::new(CallTable::new(ServerName::new("time").unwrap(), calls_max))
+    }
+
+    fn new_call(progress: Option<ProgressTo>) -> NewCall {
+        let (method, name) = ("tools/call".to_owned(), Some("now".to_owned()));
+        NewCall {
+            method,
+            name,
+            principal: Some("ada".to_owned()),
+            correlation_id: None,
+            progress,
+        }
+    }
+
+    #[test]
+    fn a_call_is_listed_until_it_is_dropped_and_their_number_is_bounded() {
+        let table = table(1);
+        let call = table.begin(new_call(None)).unwrap();
+        let listed = table.list();
+        assert_eq!(
+            (listed[0].id, listed[0].principal.as_deref()),
+            (CallId(call.id), Some("ada"))
+        );
+        assert!(matches!(table.begin(new_call(None)), Err(Failure::Overloaded(_))));
+        drop(call);
+        assert_eq!(table.len(), 0);
+        assert!(table.begin(new_call(None)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn when_the_connection_is_lost_what_was_sent_is_lost_and_the_rest_may_be_sent_again() {
+        let table = table(9);
+        let (sent, queued, waiting) = (
+            table.begin(new_call(None)).unwrap(),
+            table.begin(new_call(None)).unwrap(),
+            table.begin(new_call(None)).unwrap(),
+        );
+        let (sent_answer, queued_answer) = (table.arm(sent.id, 1), table.arm(queued.id, 1));
+        table.mark_sent([sent.id]);
+        table.connection_lost(2, "another");
+        table.connection_lost(1, "killed");
+        assert_eq!(
+            sent_answer.await.unwrap().unwrap_err(),
+            Failure::Lost("killed".to_owned())
+        );
+        assert_eq!(
+            queued_answer.await.unwrap().unwrap_err(),
+            Failure::NotSent("killed".to_owned())
+        );
+        // The third was not yet handed to a connection, so nothing happens to it.
+        assert!(table.cancel(CallId(waiting.id)));
+        assert!(!table.cancel(CallId(waiting.id)));
+    }
+
+    #[tokio::test]
+    async fn progress_comes_back_under_the_callers_own_token() {
+        let table = table(9);
+        let (sender, mut receiver) = mpsc::channel(1);
+        let token = RawValue::from_string("\"mine\"".to_owned()).unwrap();
+        let call = table
+            .begin(new_call(Some(ProgressTo {
+                token: Some(token),
+                sender,
+            })))
+            .unwrap();
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{},"progress":0.5}}}}"#,
+            call.id
+        );
+        for _ in 0..3 {
+            table.progress(call.id, &Message::parse_str(&text).unwrap());
+        }
+        let expected = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"mine","progress":0.5}}"#;
+        assert_eq!(receiver.recv().await.unwrap().as_str(), expected);
+        assert!(receiver.try_recv().is_err(), "what does not fit is dropped");
+    }
+}

@@ -1,0 +1,131 @@
+//! A connection to a server: made, era found, ready for calls.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use troupe_protocol::jsonrpc::RawReply;
+use troupe_protocol::mcp::{ClientCapabilities, Era, method};
+use troupe_protocol::upstream::UpstreamInfo;
+
+use super::calls;
+use super::error::Failure;
+use super::frame::{self, Dialect};
+use super::http::{self, HttpLink};
+use super::stdio::StdioLink;
+use super::wires::Wires;
+
+/// How bytes get to the server.
+pub(super) enum Link {
+    Stdio(StdioLink),
+    Http(HttpLink),
+}
+
+/// A connection that calls can be made over. Its process or streams end when it is closed or dropped.
+pub(super) struct Connection {
+    pub wires: Arc<Wires>,
+    pub info: Arc<UpstreamInfo>,
+    link: Link,
+    dialect: Dialect,
+}
+
+/// A request to be made over a connection.
+pub(super) struct Call<'a> {
+    pub id: u64,
+    pub method: &'a str,
+    pub name: Option<&'a str>,
+    pub params: Option<&'a RawValue>,
+    pub client: &'a ClientCapabilities,
+    pub wants_progress: bool,
+}
+
+impl Connection {
+    /// The connection over a link on which the server has been greeted.
+    pub fn new(link: Link, dialect: Dialect, info: UpstreamInfo, wires: Arc<Wires>) -> Self {
+        let connection = Self {
+            wires,
+            info: Arc::new(info),
+            link,
+            dialect,
+        };
+        connection.listen();
+        connection
+    }
+
+    /// Makes a request. Dropping the future does not tell the server; [`Connection::abandon`] does.
+    pub async fn call(&self, call: &Call<'_>) -> Result<RawReply, Failure> {
+        let line = self.dialect.request(
+            call.id,
+            call.method,
+            call.params,
+            call.client,
+            call.wants_progress,
+        );
+        match &self.link {
+            Link::Stdio(link) => link.call(call.id, line).await,
+            Link::Http(link) => {
+                link.call(http::Outgoing {
+                    id: call.id,
+                    method: call.method,
+                    name: call.name,
+                    line,
+                })
+                .await
+            }
+        }
+    }
+
+    /// Tells the server that nobody waits for the call any more.
+    pub fn abandon(&self, id: u64, reason: &str) {
+        match &self.link {
+            Link::Stdio(link) => {
+                // If it cannot be told, it is gone or does not listen.
+                let _ = link.send(self.dialect.cancelled(id, reason), None);
+            }
+            Link::Http(link) => link.cancelled(id, reason),
+        }
+    }
+
+    /// Sends a notification.
+    pub async fn notify(&self, method: &str, params: Option<&RawValue>) -> Result<(), Failure> {
+        let line = self.dialect.notification(method, params);
+        match &self.link {
+            Link::Stdio(link) => link.send(line, None),
+            Link::Http(link) => link.send(method, line).await,
+        }
+    }
+
+    /// Ends the connection and what belongs to it: the process with all it started, or the session.
+    pub async fn close(&self) {
+        match &self.link {
+            Link::Stdio(link) => link.close().await,
+            Link::Http(link) => link.close().await,
+        }
+    }
+
+    /// Opens the way on which the server can tell of changes.
+    fn listen(&self) {
+        match (&self.link, self.dialect.era()) {
+            (Link::Stdio(_), Era::Legacy) => {}
+            (Link::Http(link), Era::Legacy) => link.listen(None),
+            (link, Era::Modern) => {
+                let id = calls::next_call_id();
+                let Some(line) = frame::listen(id, &self.info.capabilities) else {
+                    return;
+                };
+                match link {
+                    Link::Stdio(link) => {
+                        let _ = link.send(line, None);
+                    }
+                    Link::Http(link) => {
+                        link.listen(Some(http::Outgoing {
+                            id,
+                            method: method::SUBSCRIPTIONS_LISTEN,
+                            name: None,
+                            line,
+                        }));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! With what the rest of the node reaches servers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde_json::value::RawValue;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use troupe_protocol::id::ActorPath;
+use troupe_protocol::jsonrpc::RawReply;
+use troupe_protocol::mcp::{
+    Descriptor, ListKind, PromptDescriptor, ResourceDescriptor, ResourceTemplateDescriptor, ToolDescriptor,
+};
+use troupe_protocol::server::{ServerName, Transport};
+use troupe_protocol::upstream::{CallId, CallInFlight, LogLine, UpstreamInfo, UpstreamState};
+
+use crate::runtime::{AskError, ChildSpec, Deadline, Mailbox, SupervisorHandle, SupervisorSpec, System};
+
+use super::builtin::{self, BuiltinServer};
+use super::calls::{CallTable, NewCall};
+use super::connect::{Ground, connect};
+use super::endpoint::UpstreamSettings;
+use super::error::UpstreamError;
+use super::frame;
+use super::log::LogRing;
+use super::messages::{CallOptions, StarterMessage, UpstreamEvent, connect_error};
+use super::slot::Slot;
+use super::sources::{self, SecretSource, ServerSource};
+use super::starter::Starter;
+
+/// Events kept for a subscriber that is slow to read them.
+const EVENTS_MAX: usize = 1_024;
+/// Messages that wait for the starter.
+const STARTER_MESSAGES_MAX: u32 = 4_096;
+/// The last segment of the starter's path: no server can have this name.
+const STARTER: &str = ".starter";
+
+/// What all handles and actors of this family share.
+pub(super) struct Shared {
+    pub system: System,
+    pub settings: Arc<UpstreamSettings>,
+    pub servers: Arc<dyn ServerSource>,
+    pub secrets: Arc<dyn SecretSource>,
+    pub supervisor: SupervisorHandle,
+    pub events: broadcast::Sender<UpstreamEvent>,
+    pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
+    builtins: ArcSwap<HashMap<ServerName, Arc<Builtin>>>,
+    starter: Mailbox<StarterMessage>,
+}
+
+struct Builtin {
+    server: Arc<dyn BuiltinServer>,
+    calls: Arc<CallTable>,
+}
+
+impl Shared {
+    pub fn slot(&self, name: &ServerName) -> Option<Arc<Slot>> {
+        self.slots.load().get(name).cloned()
+    }
+
+    pub fn change_slots(&self, change: impl Fn(&mut HashMap<ServerName, Arc<Slot>>)) {
+        self.slots.rcu(|slots| {
+            let mut slots = HashMap::clone(slots);
+            change(&mut slots);
+            slots
+        });
+    }
+}
+
+/// Reaches every registered server. Cheap to clone.
+#[derive(Clone)]
+pub struct UpstreamsHandle {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for UpstreamsHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "UpstreamsHandle({} servers)", self.shared.slots.load().len())
+    }
+}
+
+/// What it took to try a server out.
+#[derive(Debug)]
+pub struct Trial {
+    /// What the server said of itself and what tools it has, or why it could not be reached.
+    pub outcome: Result<(UpstreamInfo, Arc<Vec<ToolDescriptor>>), UpstreamError>,
+    /// From the start to the end of the handshake.
+    pub connected_within: Duration,
+    /// What the server wrote meanwhile.
+    pub log: Vec<LogLine>,
+}
+
+impl UpstreamsHandle {
+    /// The family under a supervisor at `path`, and the handle with which it is reached, before the start.
+    pub fn build(
+        system: &System,
+        path: ActorPath,
+        settings: UpstreamSettings,
+        servers: Arc<dyn ServerSource>,
+        secrets: Arc<dyn SecretSource>,
+    ) -> (Self, ChildSpec) {
+        let starter = Mailbox::new(system, path.child(STARTER), STARTER_MESSAGES_MAX);
+        let supervisor = SupervisorSpec::new(system, path);
+        let shared = Arc::new(Shared {
+            system: system.clone(),
+            settings: Arc::new(settings),
+            servers,
+            secrets,
+            supervisor: supervisor.handle(),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            slots: ArcSwap::default(),
+            builtins: ArcSwap::default(),
+            starter: starter.clone(),
+        });
+        let of_starter = Arc::clone(&shared);
+        let child = ChildSpec::actor(starter, move || Starter::new(Arc::clone(&of_starter)));
+        (Self { shared }, ChildSpec::supervisor(supervisor.child(child)))
+    }
+
+    /// Makes a server of the node's own reachable under this name.
+    pub fn register_builtin(&self, name: ServerName, server: Arc<dyn BuiltinServer>) {
+        let calls = Arc::new(CallTable::new(
+            name.clone(),
+            self.shared.settings.calls_in_flight_max,
+        ));
+        let builtin = Arc::new(Builtin { server, calls });
+        self.shared.builtins.rcu(|builtins| {
+            let mut builtins = HashMap::clone(builtins);
+            builtins.insert(name.clone(), Arc::clone(&builtin));
+            builtins
+        });
+    }
+
+    /// A connection to a server, made if need be.
+    ///
+    /// # Errors
+    /// As [`UpstreamError`] says: the server is unknown, disabled, cannot be started or reached in time.
+    pub async fn get(&self, name: &ServerName, deadline: Deadline) -> Result<UpstreamHandle, UpstreamError> {
+        if let Some(builtin) = self.shared.builtins.load().get(name) {
+            return Ok(UpstreamHandle {
+                target: Target::Builtin(Arc::clone(builtin)),
+            });
+        }
+        let slot = match self.shared.slot(name) {
+            Some(slot) => slot,
+            None => self.ensure(name, deadline).await?,
+        };
+        let connection = slot.ready(deadline).await?;
+        let info = Arc::clone(&connection.info);
+        Ok(UpstreamHandle {
+            target: Target::Live { slot, info },
+        })
+    }
+
+    async fn ensure(&self, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, UpstreamError> {
+        let asked = self
+            .shared
+            .starter
+            .ask(|reply| StarterMessage::Ensure(name.clone(), reply), deadline);
+        asked.await.unwrap_or_else(|error| {
+            let server = name.clone();
+            Err(match error {
+                AskError::Overloaded { .. } => UpstreamError::Overloaded {
+                    server,
+                    reason: error.to_string(),
+                },
+                AskError::Stopped { .. } => UpstreamError::Stopped(server),
+                AskError::DeadlineExceeded { .. } | AskError::NoReply { .. } => UpstreamError::Unreachable {
+                    server,
+                    reason: error.to_string(),
+                },
+            })
+        })
+    }
+
+    /// Connects once, lists the tools and disconnects: for a server that is about to be registered.
+    pub async fn try_out(&self, name: &ServerName, transport: &Transport, deadline: Deadline) -> Trial {
+        let began = Instant::now();
+        let log = Arc::new(LogRing::default());
+        let mut connected_within = Duration::ZERO;
+        let trying = async {
+            let resolved = sources::resolve(transport, &*self.shared.secrets, deadline).await;
+            let endpoint = resolved.map_err(|failure| UpstreamError::Secret {
+                server: name.clone(),
+                reason: failure.reason,
+                code: failure.code,
+            })?;
+            let ground = Ground {
+                calls: Arc::new(CallTable::new(
+                    name.clone(),
+                    self.shared.settings.calls_in_flight_max,
+                )),
+                log: Arc::clone(&log),
+                on_notice: Arc::new(|_| {}),
+                settings: Arc::clone(&self.shared.settings),
+            };
+            let connected = connect(&endpoint, &ground, None, deadline.remaining()).await;
+            connected_within = began.elapsed();
+            let connection = Arc::new(connected.map_err(|failure| connect_error(name, failure))?);
+            let tools = super::trial::tools(name, &connection, &ground, deadline).await;
+            connection.close().await;
+            Ok((UpstreamInfo::clone(&connection.info), Arc::new(tools?)))
+        };
+        let outcome = trying.await;
+        let connected_within = if connected_within.is_zero() {
+            began.elapsed()
+        } else {
+            connected_within
+        };
+        Trial {
+            outcome,
+            connected_within,
+            log: log.lines(),
+        }
+    }
+
+    /// The calls in flight to all servers, oldest first.
+    pub fn calls(&self) -> Vec<CallInFlight> {
+        let mut calls: Vec<CallInFlight> = self.tables().iter().flat_map(|table| table.list()).collect();
+        calls.sort_by_key(|call| call.id);
+        calls
+    }
+
+    /// How many calls are in flight to all servers.
+    pub fn calls_in_flight(&self) -> usize {
+        self.tables().iter().map(|table| table.len()).sum()
+    }
+
+    /// Cancels a call: its caller gets an error, its server is told.
+    ///
+    /// # Errors
+    /// [`UpstreamError::CallNotFound`] when it has ended, or never was.
+    pub fn cancel(&self, id: CallId) -> Result<(), UpstreamError> {
+        let found = self.tables().iter().any(|table| table.cancel(id));
+        if found {
+            Ok(())
+        } else {
+            Err(UpstreamError::CallNotFound(id))
+        }
+    }
+
+    fn tables(&self) -> Vec<Arc<CallTable>> {
+        let slots = self.shared.slots.load();
+        let builtins = self.shared.builtins.load();
+        let live = slots.values().map(|slot| Arc::clone(&slot.calls));
+        live.chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))
+            .collect()
+    }
+
+    /// The last lines of a server's log, oldest first; none if it has not been needed yet.
+    pub fn logs(&self, name: &ServerName) -> Vec<LogLine> {
+        self.shared
+            .slot(name)
+            .map(|slot| slot.log.lines())
+            .unwrap_or_default()
+    }
+
+    /// Where the connection to a server stands.
+    pub fn state(&self, name: &ServerName) -> UpstreamState {
+        if self.shared.builtins.load().contains_key(name) {
+            return UpstreamState::Ready;
+        }
+        self.shared
+            .slot(name)
+            .map_or(UpstreamState::Idle, |slot| slot.state_for_people())
+    }
+
+    /// What a server last said of itself, without connecting to it.
+    pub fn info(&self, name: &ServerName) -> Option<Arc<UpstreamInfo>> {
+        if let Some(builtin) = self.shared.builtins.load().get(name) {
+            return Some(builtin.server.info());
+        }
+        self.shared.slot(name).and_then(|slot| slot.info.load_full())
+    }
+
+    /// What happens to connections from now on. Who reads too slowly misses events and should look again at all.
+    pub fn subscribe(&self) -> broadcast::Receiver<UpstreamEvent> {
+        self.shared.events.subscribe()
+    }
+}
+
+/// Reaches one server; follows it through restarts. Cheap to clone.
+#[derive(Clone)]
+pub struct UpstreamHandle {
+    target: Target,
+}
+
+#[derive(Clone)]
+enum Target {
+    Live {
+        slot: Arc<Slot>,
+        /// As it was when the handle was made.
+        info: Arc<UpstreamInfo>,
+    },
+    Builtin(Arc<Builtin>),
+}
+
+impl std::fmt::Debug for UpstreamHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "UpstreamHandle({})", self.name())
+    }
+}
+
+impl UpstreamHandle {
+    /// The server's name.
+    pub fn name(&self) -> &ServerName {
+        match &self.target {
+            Target::Live { slot, .. } => &slot.name,
+            Target::Builtin(builtin) => builtin.calls.server(),
+        }
+    }
+
+    /// What the server said of itself at its last start.
+    pub fn info(&self) -> Arc<UpstreamInfo> {
+        match &self.target {
+            Target::Live { slot, info } => slot.info.load_full().unwrap_or_else(|| Arc::clone(info)),
+            Target::Builtin(builtin) => builtin.server.info(),
+        }
+    }
+
+    /// Makes a request. Parameters and reply pass byte for byte, but for the members of `_meta` that belong to the hop.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; an error that the server itself gives is a reply.
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        options: CallOptions,
+    ) -> Result<RawReply, UpstreamError> {
+        match &self.target {
+            Target::Live { slot, .. } => slot.request(method, params.as_deref(), options).await,
+            Target::Builtin(builtin) => builtin.request(method, params.as_deref(), &options).await,
+        }
+    }
+
+    /// Sends a notification.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] if it could not be handed over.
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        deadline: Deadline,
+    ) -> Result<(), UpstreamError> {
+        match &self.target {
+            Target::Live { slot, .. } => slot.notify(method, params.as_deref(), deadline).await,
+            Target::Builtin(_) => Ok(()),
+        }
+    }
+
+    /// What the server lists of this kind, exactly as it wrote it; kept until it announces a change.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn list(
+        &self,
+        kind: ListKind,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<Descriptor>>, UpstreamError> {
+        match &self.target {
+            Target::Live { slot, .. } => slot.list(kind, deadline).await,
+            Target::Builtin(builtin) if kind == ListKind::Tools => Ok(builtin.server.tools()),
+            Target::Builtin(_) => Ok(Arc::default()),
+        }
+    }
+
+    /// The server's tools.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn tools(&self, deadline: Deadline) -> Result<Arc<Vec<ToolDescriptor>>, UpstreamError> {
+        self.list(ListKind::Tools, deadline).await
+    }
+
+    /// The server's resources.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn resources(&self, deadline: Deadline) -> Result<Arc<Vec<ResourceDescriptor>>, UpstreamError> {
+        self.list(ListKind::Resources, deadline).await
+    }
+
+    /// The server's resource templates.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn resource_templates(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<ResourceTemplateDescriptor>>, UpstreamError> {
+        self.list(ListKind::ResourceTemplates, deadline).await
+    }
+
+    /// The server's prompts.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn prompts(&self, deadline: Deadline) -> Result<Arc<Vec<PromptDescriptor>>, UpstreamError> {
+        self.list(ListKind::Prompts, deadline).await
+    }
+}
+
+impl Builtin {
+    async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: &CallOptions,
+    ) -> Result<RawReply, UpstreamError> {
+        let server = self.calls.server();
+        let call = NewCall {
+            method: method.to_owned(),
+            name: frame::name_of(method, params),
+            principal: options.principal.as_ref().map(|principal| principal.name.clone()),
+            correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
+            progress: None,
+        };
+        let mut open = self
+            .calls
+            .begin(call)
+            .map_err(|failure| failure.into_error(server, method))?;
+        let (server, method_name, began) = (server.clone(), method.to_owned(), open.began);
+        tokio::select! {
+            biased;
+            reply = builtin::answer(&*self.server, method, params, options) => Ok(reply),
+            Ok(()) = &mut open.cancelled => Err(UpstreamError::Cancelled { server, method: method_name }),
+            () = tokio::time::sleep_until(options.deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
+                server,
+                method: method_name,
+                waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The stream on which an HTTP server talks unasked: a GET for legacy servers, `subscriptions/listen` for modern ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::ACCEPT;
+use reqwest::{Method, Response, StatusCode};
+use troupe_protocol::jsonrpc::Message;
+use troupe_protocol::mcp::header;
+
+use super::answer::{self, Body};
+use super::{Outgoing, Shared};
+
+/// The pauses before the stream is opened again.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Keeps the stream open for as long as the server supports it and the connection lives.
+pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) {
+    let mut pause = PAUSE_MIN;
+    let mut last_event_id: Option<String> = None;
+    while !shared.wires.is_gone() {
+        let opened = match &listen {
+            Some(listen) => shared
+                .post(listen.method, None, None, listen.line.clone())
+                .await
+                .ok(),
+            None => open(&shared, last_event_id.as_deref()).await,
+        };
+        if let Some(response) = opened {
+            let is_stream = response.status().is_success() && answer::body_of(&response) == Body::Events;
+            let will_never_be =
+                response.status().is_client_error() && response.status() != StatusCode::NOT_FOUND;
+            if is_stream {
+                pause = PAUSE_MIN;
+                read(&shared, response, &mut last_event_id).await;
+            } else if will_never_be || response.status().is_success() {
+                // 405: the server does not talk unasked.
+                return;
+            }
+        }
+        let jittered = pause.mul_f64(0.5 + fastrand::f64());
+        // A new session comes with a new stream, at once.
+        if tokio::time::timeout(jittered, shared.renewed.notified())
+            .await
+            .is_ok()
+        {
+            last_event_id = None;
+            pause = PAUSE_MIN;
+        } else {
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+async fn open(shared: &Shared, last_event_id: Option<&str>) -> Option<Response> {
+    let mut request = shared.request(Method::GET).header(ACCEPT, "text/event-stream");
+    request = request.header(header::PROTOCOL_VERSION, shared.version());
+    if let Some(session) = shared.session.load_full() {
+        request = request.header(header::SESSION_ID, session.id.clone());
+    }
+    if let Some(id) = last_event_id {
+        request = request.header(header::LAST_EVENT_ID, id);
+    }
+    request.send().await.ok()
+}
+
+async fn read(shared: &Shared, response: Response, last_event_id: &mut Option<String>) {
+    let mut events = answer::events(response, shared.message_bytes_max);
+    while let Some(Ok(event)) = events.next().await {
+        if event.id.is_some() {
+            *last_event_id = event.id;
+        }
+        let Some(data) = event.data.filter(|data| !data.is_empty()) else {
+            continue;
+        };
+        match Message::parse_str(&data) {
+            Ok(message) => shared.received(&message).await,
+            Err(error) => shared
+                .wires
+                .log
+                .note(&format!("an event that is no message was dropped: {error}")),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a message from a server asks of us. Decides only; the connection acts.
+
+use troupe_protocol::jsonrpc::{self, Kind, Message, edit, string_of};
+use troupe_protocol::mcp::{ListKind, meta, method};
+
+/// What to do about a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Incoming {
+    /// Hand it to the caller of this call.
+    Response(u64),
+    /// Pass it on to the caller of this call.
+    Progress(u64),
+    /// Send this line back.
+    Answer(String),
+    /// Forget these lists.
+    ListChanged(&'static [ListKind]),
+    /// A resource that somebody subscribed to has changed.
+    ResourceUpdated(String),
+    /// Keep it in the log.
+    Log { level: Option<String>, text: String },
+    /// The server ended a subscription.
+    SubscriptionEnded(u64),
+    /// Nothing.
+    Ignored,
+}
+
+/// Decides about a message.
+pub(super) fn decide(message: &Message<'_>) -> Incoming {
+    match message.kind {
+        Kind::Response => message.id_u64().map_or(Incoming::Ignored, Incoming::Response),
+        Kind::Request => Incoming::Answer(answer_to(message)),
+        Kind::Notification => notified(message),
+    }
+}
+
+/// Answers a server's request to its client. Troupe itself has no files to offer and nobody to ask.
+fn answer_to(message: &Message<'_>) -> String {
+    let id = message.id.map_or("null", |id| id.get());
+    match message.method() {
+        method::PING => edit::response(id, "result", "{}"),
+        method::ROOTS_LIST => edit::response(id, "result", r#"{"roots":[]}"#),
+        other => edit::error_response(
+            message.id,
+            jsonrpc::code::METHOD_NOT_FOUND,
+            &format!("method not found: this client does not answer {other}"),
+            None,
+        ),
+    }
+}
+
+fn notified(message: &Message<'_>) -> Incoming {
+    let param = |key: &str| message.params.and_then(|params| edit::member(params, key));
+    let param_u64 = |key: &str| param(key).and_then(|value| value.get().parse().ok());
+    match message.method() {
+        method::NOTIFICATION_PROGRESS => {
+            param_u64(meta::PROGRESS_TOKEN).map_or(Incoming::Ignored, Incoming::Progress)
+        }
+        method::NOTIFICATION_TOOLS_CHANGED => Incoming::ListChanged(&[ListKind::Tools]),
+        method::NOTIFICATION_PROMPTS_CHANGED => Incoming::ListChanged(&[ListKind::Prompts]),
+        method::NOTIFICATION_RESOURCES_CHANGED => {
+            Incoming::ListChanged(&[ListKind::Resources, ListKind::ResourceTemplates])
+        }
+        method::NOTIFICATION_RESOURCE_UPDATED => match param("uri").and_then(string_of) {
+            Some(uri) => Incoming::ResourceUpdated(uri.into_owned()),
+            None => Incoming::Ignored,
+        },
+        method::NOTIFICATION_MESSAGE => {
+            let level = param("level").and_then(string_of).map(|level| level.into_owned());
+            let data = param("data");
+            let text = data.and_then(string_of).map(|text| text.into_owned());
+            let text = text
+                .or_else(|| data.map(|data| data.get().to_owned()))
+                .unwrap_or_default();
+            Incoming::Log { level, text }
+        }
+        method::NOTIFICATION_CANCELLED => {
+            param_u64("requestId").map_or(Incoming::Ignored, Incoming::SubscriptionEnded)
+        }
+        _ => Incoming::Ignored,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn decided(text: &str) -> Incoming {
+        decide(&Message::parse_str(text).unwrap())
+    }
+
+    #[test]
+    fn servers_requests_are_answered() {
+        assert_eq!(
+            decided(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#),
+            Incoming::Answer(r#"{"jsonrpc":"2.0","id":"p","result":{}}"#.to_owned())
+        );
+        assert_eq!(
+            decided(r#"{"jsonrpc":"2.0","id":3,"method":"roots/list"}"#),
+            Incoming::Answer(r#"{"jsonrpc":"2.0","id":3,"result":{"roots":[]}}"#.to_owned())
+        );
+        let Incoming::Answer(refused) =
+            decided(r#"{"jsonrpc":"2.0","id":3,"method":"sampling/createMessage"}"#)
+        else {
+            panic!("not answered");
+        };
+        assert!(refused.contains("-32601"), "{refused}");
+    }
+
+    #[test]
+    fn notifications_find_their_meaning() {
+        let notification = |method: &str, params: &str| {
+            decided(&format!(
+                r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#
+            ))
+        };
+        assert_eq!(
+            notification("notifications/progress", r#"{"progressToken":7,"progress":1}"#),
+            Incoming::Progress(7)
+        );
+        assert_eq!(
+            notification("notifications/progress", r#"{"progressToken":"x"}"#),
+            Incoming::Ignored
+        );
+        assert_eq!(
+            notification("notifications/tools/list_changed", "{}"),
+            Incoming::ListChanged(&[ListKind::Tools])
+        );
+        assert_eq!(
+            notification("notifications/message", r#"{"level":"info","data":{"a":1}}"#),
+            Incoming::Log {
+                level: Some("info".to_owned()),
+                text: r#"{"a":1}"#.to_owned()
+            }
+        );
+        assert_eq!(notification("notifications/unheard/of", "{}"), Incoming::Ignored);
+        assert_eq!(
+            decided(r#"{"jsonrpc":"2.0","id":12,"result":{}}"#),
+            Incoming::Response(12)
+        );
+        assert_eq!(
+            decided(r#"{"jsonrpc":"2.0","id":"theirs","result":{}}"#),
+            Incoming::Ignored
+        );
+    }
+}

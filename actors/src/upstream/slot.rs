@@ -1,0 +1,373 @@
+//! One server as its callers see it: the connection of the moment, the calls in flight, the lists, the log.
+//!
+//! The slot is shared by callers and the server's actor. The actor alone changes the state; callers read it without a
+//! hop, and wait on it when there is no connection. So a call costs no message, and an actor that crashes takes no
+//! connection with it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use troupe_protocol::jsonrpc::RawReply;
+use troupe_protocol::mcp::Era;
+use troupe_protocol::server::{ServerName, Transport};
+use troupe_protocol::trace::Outcome;
+use troupe_protocol::upstream::{UpstreamInfo, UpstreamState};
+
+use crate::runtime::{Deadline, Mailbox, System, trace};
+
+use super::calls::{CallTable, NewCall, ProgressTo};
+use super::connection::{Call, Connection};
+use super::endpoint::UpstreamSettings;
+use super::error::{Failure, UpstreamError};
+use super::frame;
+use super::lists::Lists;
+use super::log::LogRing;
+use super::messages::{CallOptions, UpstreamMessage};
+
+/// The connection of the moment.
+#[derive(Clone)]
+pub(super) enum SlotState {
+    Idle,
+    Connecting,
+    Ready(Arc<Connection>),
+    Waiting(Pause),
+    Stopped,
+}
+
+/// Why there is no connection, and until when there will be none.
+#[derive(Clone)]
+pub(super) struct Pause {
+    pub error: UpstreamError,
+    pub failures: u32,
+    pub retry_at: Instant,
+    /// Until then calls wait: the server was up a moment ago.
+    pub hopeful_until: Option<Instant>,
+}
+
+/// One server as its callers see it.
+pub(super) struct Slot {
+    pub name: ServerName,
+    pub system: System,
+    pub mailbox: Mailbox<UpstreamMessage>,
+    pub settings: Arc<UpstreamSettings>,
+    pub calls: Arc<CallTable>,
+    pub log: Arc<LogRing>,
+    pub lists: Lists,
+    /// As registered now.
+    pub transport: Mutex<Transport>,
+    /// The era that the server spoke last time.
+    pub era: Mutex<Option<Era>>,
+    /// What the server last said of itself.
+    pub info: ArcSwapOption<UpstreamInfo>,
+    state: watch::Sender<SlotState>,
+    is_demanded: AtomicBool,
+}
+
+impl Slot {
+    pub fn new(
+        name: ServerName,
+        system: System,
+        mailbox: Mailbox<UpstreamMessage>,
+        settings: Arc<UpstreamSettings>,
+        transport: Transport,
+    ) -> Self {
+        Self {
+            calls: Arc::new(CallTable::new(name.clone(), settings.calls_in_flight_max)),
+            name,
+            system,
+            mailbox,
+            settings,
+            log: Arc::default(),
+            lists: Lists::default(),
+            transport: Mutex::new(transport),
+            era: Mutex::new(None),
+            info: ArcSwapOption::empty(),
+            state: watch::Sender::new(SlotState::Idle),
+            is_demanded: AtomicBool::new(false),
+        }
+    }
+
+    /// The state of the moment.
+    pub fn state(&self) -> SlotState {
+        self.state.borrow().clone()
+    }
+
+    /// Changes the state. Only the server's actor does.
+    pub fn publish(&self, state: SlotState) {
+        self.is_demanded.store(false, Ordering::Release);
+        self.state.send_replace(state);
+    }
+
+    /// The connection of the moment, if there is one that lives.
+    pub fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.state.borrow() {
+            SlotState::Ready(connection) if !connection.wires.is_gone() => Some(Arc::clone(connection)),
+            _ => None,
+        }
+    }
+
+    /// The state for people.
+    pub fn state_for_people(&self) -> UpstreamState {
+        match &*self.state.borrow() {
+            SlotState::Idle => UpstreamState::Idle,
+            SlotState::Connecting => UpstreamState::Connecting,
+            SlotState::Ready(_) => UpstreamState::Ready,
+            SlotState::Waiting(pause) => UpstreamState::Waiting {
+                reason: pause.error.to_string(),
+                attempts: pause.failures,
+                retry_in_ms: millis(pause.retry_at.saturating_duration_since(Instant::now())),
+            },
+            SlotState::Stopped => UpstreamState::Stopped,
+        }
+    }
+
+    /// A connection, made if need be.
+    ///
+    /// Who comes while there is none waits for one attempt that begins after it came, and, if the server was up a
+    /// moment ago, for further ones.
+    pub async fn ready(&self, deadline: Deadline) -> Result<Arc<Connection>, UpstreamError> {
+        if let Some(connection) = self.connection() {
+            return Ok(connection);
+        }
+        let mut states = self.state.subscribe();
+        loop {
+            let state = states.borrow_and_update().clone();
+            let until = match state {
+                SlotState::Ready(connection) if !connection.wires.is_gone() => return Ok(connection),
+                SlotState::Stopped => return Err(UpstreamError::Stopped(self.name.clone())),
+                SlotState::Ready(_) | SlotState::Connecting => deadline.instant(),
+                SlotState::Idle => {
+                    self.demand();
+                    deadline.instant()
+                }
+                SlotState::Waiting(pause) => {
+                    let now = Instant::now();
+                    let hopeful_until = pause.hopeful_until.filter(|until| *until > now);
+                    if pause.retry_at <= now {
+                        self.demand();
+                        deadline.instant()
+                    } else if let Some(until) = hopeful_until {
+                        until.min(deadline.instant())
+                    } else {
+                        return Err(pause.error);
+                    }
+                }
+            };
+            // The actor is at work; whoever waits until the deadline learns what it was at.
+            if tokio::time::timeout_at(until, states.changed()).await.is_err() && deadline.is_over() {
+                return Err(self.not_ready());
+            }
+        }
+    }
+
+    fn not_ready(&self) -> UpstreamError {
+        let reason = match self.state() {
+            SlotState::Waiting(pause) => return pause.error,
+            SlotState::Connecting => "it was still starting when the deadline passed",
+            SlotState::Idle | SlotState::Ready(_) | SlotState::Stopped => {
+                "it was not ready before the deadline"
+            }
+        };
+        UpstreamError::Unreachable {
+            server: self.name.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Lets the actor know that somebody waits, once for all who do.
+    fn demand(&self) {
+        if !self.is_demanded.swap(true, Ordering::AcqRel)
+            && self.mailbox.tell(UpstreamMessage::Demanded).is_err()
+        {
+            self.is_demanded.store(false, Ordering::Release);
+        }
+    }
+
+    /// Makes a request; it shows as a step of the caller's trace.
+    pub async fn request(
+        self: &Arc<Self>,
+        method: &str,
+        params: Option<&RawValue>,
+        options: CallOptions,
+    ) -> Result<RawReply, UpstreamError> {
+        let context = trace::current();
+        let correlation_id = context.map(|context| context.correlation_id);
+        let name = frame::name_of(method, params);
+        let call = NewCall {
+            method: method.to_owned(),
+            name: name.clone(),
+            principal: options.principal.map(|principal| principal.name),
+            correlation_id,
+            progress: options.progress.map(|sender| ProgressTo {
+                token: params.and_then(frame::progress_token),
+                sender,
+            }),
+        };
+        let wants_progress = call
+            .progress
+            .as_ref()
+            .is_some_and(|progress| progress.token.is_some());
+        let outgoing = Unsent {
+            method,
+            name: name.as_deref(),
+            params,
+            client: &options.client,
+            wants_progress,
+        };
+        let work = self.call(call, outgoing, options.deadline);
+        let Some(correlation_id) = correlation_id else {
+            return work.await;
+        };
+        let title: Cow<'static, str> = match &name {
+            Some(name) => format!("{method} {name}").into(),
+            None => method.to_owned().into(),
+        };
+        self.system
+            .trace(
+                self.mailbox.path(),
+                "upstream",
+                title,
+                correlation_id,
+                work,
+                outcome_of,
+            )
+            .await
+    }
+
+    async fn call(
+        self: &Arc<Self>,
+        call: NewCall,
+        outgoing: Unsent<'_>,
+        deadline: Deadline,
+    ) -> Result<RawReply, UpstreamError> {
+        let method = outgoing.method;
+        let mut open = self
+            .calls
+            .begin(call)
+            .map_err(|failure| failure.into_error(&self.name, method))?;
+        let (id, began) = (open.id, open.began);
+        tokio::select! {
+            biased;
+            reply = self.send_until_sent(id, &outgoing, deadline) => reply,
+            Ok(()) = &mut open.cancelled => {
+                Err(UpstreamError::Cancelled { server: self.name.clone(), method: method.to_owned() })
+            }
+            () = tokio::time::sleep_until(deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
+                server: self.name.clone(),
+                method: method.to_owned(),
+                waited_ms: millis(began.elapsed()),
+            }),
+        }
+    }
+
+    /// Sends a request over the connection of the moment, and again over the next one as long as it is certain that
+    /// it has not reached the server.
+    async fn send_until_sent(
+        &self,
+        id: u64,
+        outgoing: &Unsent<'_>,
+        deadline: Deadline,
+    ) -> Result<RawReply, UpstreamError> {
+        let Unsent {
+            method,
+            name,
+            params,
+            client,
+            wants_progress,
+        } = *outgoing;
+        loop {
+            let connection = self.ready(deadline).await?;
+            let abandon = AbandonOnDrop {
+                connection: Some(&connection),
+                id,
+            };
+            let answered = connection
+                .call(&Call {
+                    id,
+                    method,
+                    name,
+                    params,
+                    client,
+                    wants_progress,
+                })
+                .await;
+            abandon.disarm();
+            match answered {
+                Ok(reply) => return Ok(reply),
+                Err(Failure::NotSent(_)) if connection.wires.is_gone() => {}
+                Err(failure) => return Err(failure.into_error(&self.name, method)),
+            }
+        }
+    }
+
+    /// Sends a notification over the connection of the moment.
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Deadline,
+    ) -> Result<(), UpstreamError> {
+        let connection = self.ready(deadline).await?;
+        let sent = tokio::time::timeout_at(deadline.instant(), connection.notify(method, params)).await;
+        let in_time = sent.unwrap_or_else(|_| {
+            Err(Failure::NotSent(
+                "it did not take the notification in time".into(),
+            ))
+        });
+        in_time.map_err(|failure| failure.into_error(&self.name, method))
+    }
+}
+
+/// A request before it has an id.
+#[derive(Clone, Copy)]
+struct Unsent<'a> {
+    method: &'a str,
+    name: Option<&'a str>,
+    params: Option<&'a RawValue>,
+    client: &'a troupe_protocol::mcp::ClientCapabilities,
+    wants_progress: bool,
+}
+
+/// Tells the server that nobody waits any more when the caller goes away: by deadline, cancellation or drop.
+struct AbandonOnDrop<'a> {
+    connection: Option<&'a Arc<Connection>>,
+    id: u64,
+}
+
+impl AbandonOnDrop<'_> {
+    fn disarm(mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection {
+            connection.abandon(self.id, "nobody waits for the answer any more");
+        }
+    }
+}
+
+fn outcome_of(reply: &Result<RawReply, UpstreamError>) -> Outcome {
+    match reply {
+        Ok(RawReply::Result(_)) => Outcome::Done,
+        Ok(RawReply::Error(error)) => Outcome::Failed {
+            error: error.get().chars().take(300).collect(),
+        },
+        Err(UpstreamError::Cancelled { .. }) => Outcome::Cancelled,
+        Err(error) => Outcome::Failed {
+            error: error.to_string(),
+        },
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,88 @@
+//! Where connections get their settings and secrets from. Traits, so that neither registry nor vault is needed to test
+//! or to bench a connection.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use secrecy::SecretString;
+use troupe_protocol::access::SecretTemplate;
+use troupe_protocol::error::Code;
+use troupe_protocol::server::{ServerName, Transport};
+
+use crate::runtime::Deadline;
+
+use super::endpoint::Endpoint;
+
+/// What a connection needs to know of a registered server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisteredServer {
+    /// Whether it may be connected to.
+    pub enabled: bool,
+    /// How it is reached.
+    pub transport: Option<Transport>,
+}
+
+/// What has changed among the servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerChange {
+    /// This one.
+    One(ServerName),
+    /// Any of them: changes were missed.
+    Any,
+}
+
+/// Knows the registered servers.
+pub trait ServerSource: Send + Sync + 'static {
+    /// The server of this name, from a view in memory.
+    fn find(&self, name: &ServerName) -> Option<RegisteredServer>;
+
+    /// Changes from now on.
+    fn changes(&self) -> BoxStream<'static, ServerChange>;
+}
+
+/// Why a secret could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFailure {
+    /// The vault's code.
+    pub code: Code,
+    /// The vault's words.
+    pub reason: String,
+}
+
+/// Puts secrets into the places where templates name them.
+pub trait SecretSource: Send + Sync + 'static {
+    /// The text with all secrets in clear.
+    fn resolve<'a>(
+        &'a self,
+        template: &'a SecretTemplate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<SecretString, SecretFailure>>;
+}
+
+/// The transport with all secrets in clear.
+pub(super) async fn resolve(
+    transport: &Transport,
+    secrets: &dyn SecretSource,
+    deadline: Deadline,
+) -> Result<Endpoint, SecretFailure> {
+    let templates = match transport {
+        Transport::Stdio { env, .. } => env,
+        Transport::StreamableHttp { headers, .. } => headers,
+    };
+    let mut values = BTreeMap::new();
+    for (name, template) in templates {
+        values.insert(name.clone(), secrets.resolve(template, deadline).await?);
+    }
+    Ok(match transport.clone() {
+        Transport::Stdio {
+            command, args, cwd, ..
+        } => Endpoint::Stdio {
+            command,
+            args,
+            cwd,
+            env: values,
+        },
+        Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp { url, headers: values },
+    })
+}

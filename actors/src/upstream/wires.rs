@@ -1,0 +1,116 @@
+//! What a link and its connection share: the calls, the log, and how the connection's owner hears of things.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+use troupe_protocol::jsonrpc::{Message, RawReply};
+use troupe_protocol::mcp::ListKind;
+use troupe_protocol::upstream::LogSource;
+
+use super::calls::CallTable;
+use super::incoming::{Incoming, decide};
+use super::log::LogRing;
+
+/// What a server lets its client know unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Lists have changed.
+    ListChanged(&'static [ListKind]),
+    /// A resource has changed.
+    ResourceUpdated(String),
+    /// The connection has ended by itself.
+    Gone {
+        /// Which.
+        connection: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Hears of notices. Must not block.
+pub(crate) type OnNotice = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// What is shared by all that serve one connection.
+pub(super) struct Wires {
+    /// Tells this connection from the others to the same server.
+    pub connection: u64,
+    pub calls: Arc<CallTable>,
+    pub log: Arc<LogRing>,
+    on_notice: OnNotice,
+    gone: CancellationToken,
+    reason: OnceLock<String>,
+}
+
+impl Wires {
+    pub fn new(calls: Arc<CallTable>, log: Arc<LogRing>, on_notice: OnNotice) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let connection = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self {
+            connection,
+            calls,
+            log,
+            on_notice,
+            gone: CancellationToken::new(),
+            reason: OnceLock::new(),
+        })
+    }
+
+    /// Handles a message that came on the shared channel. A returned line must be sent back to the server.
+    pub fn received(&self, message: &Message<'_>) -> Option<String> {
+        match decide(message) {
+            Incoming::Response(id) => {
+                // Nobody may wait any more: answers cross with cancellations.
+                if let Some(reply) = reply_of(message) {
+                    self.calls.complete(id, Ok(reply));
+                }
+            }
+            Incoming::Progress(id) => self.calls.progress(id, message),
+            Incoming::Answer(line) => return Some(line),
+            Incoming::ListChanged(kinds) => self.notice(Notice::ListChanged(kinds)),
+            Incoming::ResourceUpdated(uri) => self.notice(Notice::ResourceUpdated(uri)),
+            Incoming::Log { level, text } => self.log.push(LogSource::Message, level, &text),
+            Incoming::SubscriptionEnded(_) | Incoming::Ignored => {}
+        }
+        None
+    }
+
+    /// Tells the owner.
+    pub fn notice(&self, notice: Notice) {
+        (self.on_notice)(notice);
+    }
+
+    /// The connection is gone: whoever waits for an answer hears of it now. Only the first reason counts.
+    pub fn lost(&self, reason: &str) {
+        let reason = self.log.clean(reason);
+        if self.reason.set(reason.clone()).is_err() {
+            return;
+        }
+        self.log.note(&format!("connection ended: {reason}"));
+        self.gone.cancel();
+        self.calls.connection_lost(self.connection, &reason);
+        self.notice(Notice::Gone {
+            connection: self.connection,
+            reason,
+        });
+    }
+
+    /// Why the connection is gone.
+    pub fn reason(&self) -> String {
+        self.reason
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "the connection was closed".to_owned())
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+}
+
+/// The reply in a response; nothing in a message that is none.
+pub(super) fn reply_of(message: &Message<'_>) -> Option<RawReply> {
+    let result = message.result.map(|result| RawReply::Result(result.to_owned()));
+    result.or_else(|| message.error.map(|error| RawReply::Error(error.to_owned())))
+}
