@@ -1,1 +1,0 @@
-import{D as e,U as t,Y as n,j as r,k as i}from"./disclose-version-MKJ6Ro3x.js";var a=r(`<p> </p>`);function o(r,o){var s=a(),c=n(s,!0);t(t=>e(c,t),[()=>JSON.stringify(o.params)]),i(r,s)}export{o as default};

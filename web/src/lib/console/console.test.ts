@@ -1,0 +1,83 @@
+import { describe, expect, it } from "vitest";
+import type { ActorReport } from "$lib/types";
+import { sample } from "./rates";
+import { CHILDREN_SHOWN_MAX, descendantsOf, grow, nameOf } from "./tree";
+
+const LATENCY = { count: 0, p50_us: 0, p95_us: 0, p99_us: 0, max_us: 0 };
+let id = 0;
+function actor(path: string, change: Partial<ActorReport> = {}): ActorReport {
+  return {
+    id: id++,
+    path,
+    kind: nameOf(path),
+    supervisor: false,
+    status: "idle",
+    current: null,
+    mailbox_depth: 0,
+    mailbox_messages_max: 100,
+    oldest_waiting_ms: null,
+    handled: 0,
+    overloaded: 0,
+    failed: 0,
+    waiting: LATENCY,
+    handling: LATENCY,
+    restarts: 0,
+    last_error: null,
+    last_exit: null,
+    started_at: "2026-11-22T12:00:00.000Z",
+    tasks: 0,
+    ...change,
+  };
+}
+
+describe("grow", () => {
+  const reports = [actor("node", { supervisor: true }), actor("node/registry"), actor("node/upstreams", { supervisor: true }), actor("node/upstreams/time")];
+
+  it("puts children below their supervisor", () => {
+    const [root] = grow(reports, new Set(), new Set());
+    expect(root?.children.map((child) => child.name)).toEqual(["registry", "upstreams"]);
+    expect(root?.children[1]?.children[0]?.name).toBe("time");
+    expect(root?.descendants).toBe(3);
+  });
+
+  it("hangs an actor whose supervisor is unknown under the nearest that is known", () => {
+    const [root] = grow([actor("node"), actor("node/a/b")], new Set(), new Set());
+    expect(root?.children.map((child) => child.path)).toEqual(["node/a/b"]);
+  });
+
+  it("folds, and still counts", () => {
+    const [root] = grow(reports, new Set(["node"]), new Set());
+    expect(root).toMatchObject({ children: [], descendants: 3, folded: true });
+  });
+
+  it("shows of thousands those in trouble and how many more there are", () => {
+    const many = [actor("node", { supervisor: true }), ...Array.from({ length: 500 }, (_, index) => actor(`node/p${index}`)), actor("node/z", { status: "restarting" })];
+    const [root] = grow(many, new Set(), new Set());
+    expect(root?.children).toHaveLength(CHILDREN_SHOWN_MAX + 1);
+    expect(root?.children.some((child) => child.name === "z")).toBe(true);
+    expect(root?.children.at(-1)).toMatchObject({ report: null, leftOut: 501 - CHILDREN_SHOWN_MAX });
+    expect(grow(many, new Set(), new Set(["node"]))[0]?.children).toHaveLength(501);
+  });
+});
+
+it("finds all that end with an actor", () => {
+  const reports = [actor("node/a"), actor("node/a/b"), actor("node/ab")];
+  expect(descendantsOf(reports, "node/a").map((report) => report.path)).toEqual(["node/a/b"]);
+});
+
+describe("sample", () => {
+  const one = actor("node/x");
+  it("turns counters into rates and falls silent", () => {
+    let samples = sample(new Map(), [{ ...one, handled: 100 }], 500);
+    expect(samples.get(one.id)?.rate).toBe(0);
+    samples = sample(samples, [{ ...one, handled: 200 }], 500);
+    expect(samples.get(one.id)?.rate).toBeCloseTo(80);
+    for (let round = 0; round < 40; round++) samples = sample(samples, [{ ...one, handled: 200 }], 500);
+    expect(samples.get(one.id)?.rate).toBe(0);
+  });
+
+  it("does not go below zero when a counter starts anew", () => {
+    const samples = sample(new Map([[one.id, { handled: 500, rate: 0 }]]), [{ ...one, handled: 3 }], 500);
+    expect(samples.get(one.id)?.rate).toBe(0);
+  });
+});

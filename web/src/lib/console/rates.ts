@@ -1,0 +1,23 @@
+// Messages per second of each actor, from the counters in two looks. Pure.
+import type { ActorReport } from "$lib/types";
+
+export type Sample = { handled: number; rate: number };
+
+/** How much the newest interval counts against what was known: smooth enough to read, quick enough to follow. */
+const WEIGHT = 0.4;
+const SILENT_BELOW = 0.05;
+
+export function sample(before: ReadonlyMap<number, Sample>, reports: readonly ActorReport[], elapsedMs: number): Map<number, Sample> {
+  const after = new Map<number, Sample>();
+  for (const report of reports) {
+    const known = before.get(report.id);
+    if (!known || elapsedMs <= 0) {
+      after.set(report.id, { handled: report.handled, rate: known?.rate ?? 0 });
+      continue;
+    }
+    const now = Math.max(0, report.handled - known.handled) / (elapsedMs / 1000);
+    const rate = known.rate + WEIGHT * (now - known.rate);
+    after.set(report.id, { handled: report.handled, rate: now === 0 && rate < SILENT_BELOW ? 0 : rate });
+  }
+  return after;
+}
