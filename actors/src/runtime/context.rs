@@ -12,8 +12,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use troupe_protocol::observe::ExitReason;
 use troupe_protocol::trace::Outcome;
 
-use super::actor::Actor;
-use super::mailbox::Mailbox;
+use super::actor::{Actor, Message};
+use super::mailbox::{Channel, Mailbox};
 use super::system::System;
 use super::trace::{self, Step};
 
@@ -64,7 +64,9 @@ impl<A: Actor> Context<A> {
     ) -> AbortHandle {
         let channel = Arc::clone(self.mailbox.channel());
         let cause = trace::current();
+        let counted = CountedTask::new(&channel);
         let owned = async move {
+            let _counted = counted;
             let guarded = AssertUnwindSafe(future).catch_unwind();
             let result = match cause {
                 None => guarded.await,
@@ -96,13 +98,7 @@ impl<A: Actor> Context<A> {
         };
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
-        let handle = tasks.spawn(owned);
-        self.mailbox
-            .channel()
-            .record
-            .tasks
-            .store(tasks.len() as u32, Ordering::Relaxed);
-        handle
+        tasks.spawn(owned)
     }
 
     /// Runs a future beside the actor and sends its output to the actor.
@@ -136,6 +132,22 @@ impl<A: Actor> Context<A> {
 
     pub(super) fn stop_with(&self, reason: ExitReason) {
         self.mailbox.channel().record.will_exit(reason);
+    }
+}
+
+/// Counts a task for as long as it exists, however it ends.
+struct CountedTask<M: Message>(Arc<Channel<M>>);
+
+impl<M: Message> CountedTask<M> {
+    fn new(owner: &Arc<Channel<M>>) -> Self {
+        owner.record.tasks.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(owner))
+    }
+}
+
+impl<M: Message> Drop for CountedTask<M> {
+    fn drop(&mut self) {
+        self.0.record.tasks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -52,7 +52,9 @@ impl<M: Message + Sync> Actor for Probe<M> {
     const KIND: &'static str = "probe";
 
     async fn handle(&mut self, message: M, _: &Context<Self>) -> Result<(), ActorError> {
-        self.0.try_send(message).map_err(|_| ActorError::new("the test does not listen"))
+        self.0
+            .try_send(message)
+            .map_err(|_| ActorError::new("the test does not listen"))
     }
 
     fn snapshot(&self) -> serde_json::Value {
