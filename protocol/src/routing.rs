@@ -65,12 +65,13 @@ pub enum Decision {
 }
 
 /// Who filled the arguments in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, TS, ToSchema, strum::Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 #[ts(export)]
 pub enum PlannerKind {
     /// The built-in rules, which follow the tool's schema.
+    #[default]
     Rules,
     /// The configured OpenAI-compatible endpoint.
     Endpoint,

@@ -9,4 +9,5 @@
 
 pub mod bench;
 pub mod index;
+// planner soon
 pub mod selection;

@@ -2,10 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
 use ort::environment::Environment;
+use parking_lot::Mutex;
 
 use super::files::ModelFiles;
 use crate::router::bench::Embed;
@@ -18,8 +18,9 @@ const TOKENS_MAX: usize = 256;
 /// Threads within one run of the model: with more, a busy machine becomes slower.
 const THREADS: usize = 1;
 
-/// ONNX Runtime can be loaded once in a process, and fails when a second environment is made.
-static ENVIRONMENT: OnceLock<Result<(PathBuf, Environment), String>> = OnceLock::new();
+/// ONNX Runtime can be loaded once in a process, and fails when a second environment is made. A failure is not kept:
+/// a later attempt with a better file may succeed.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
 /// Why there are no vectors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,17 +94,16 @@ impl Embed for EmbeddingModel {
 }
 
 fn environment(library: &Path) -> Result<Environment, ModelError> {
-    let made = ENVIRONMENT.get_or_init(|| {
-        let environment = guarded(|| -> Result<Environment, String> {
-            let builder = ort::init_from(library).map_err(|error| error.to_string())?;
-            builder.with_name("troupe").with_telemetry(false).build().map_err(|error| error.to_string())
-        });
-        environment.map(|environment| (library.to_path_buf(), environment))
-    });
-    match made {
-        Ok((_, environment)) => Ok(environment.clone()),
-        Err(reason) => Err(ModelError::Runtime { path: library.to_path_buf(), reason: reason.clone() }),
+    let mut made = ENVIRONMENT.lock();
+    if let Some(environment) = made.as_ref() {
+        return Ok(environment.clone());
     }
+    let environment = guarded(|| -> Result<Environment, String> {
+        let builder = ort::init_from(library).map_err(|error| error.to_string())?;
+        builder.with_name("troupe").with_telemetry(false).build().map_err(|error| error.to_string())
+    })
+    .map_err(|reason| ModelError::Runtime { path: library.to_path_buf(), reason })?;
+    Ok(made.insert(environment).clone())
 }
 
 /// The libraries below panic on some broken files; a model that cannot be used must not take the node with it.
