@@ -9,5 +9,5 @@
 
 pub mod bench;
 pub mod index;
-// planner soon
+pub mod planner;
 pub mod selection;

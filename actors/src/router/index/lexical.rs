@@ -26,7 +26,7 @@ pub struct FieldWeight {
 pub type FieldTexts<'a, const FIELDS: usize> = [std::borrow::Cow<'a, str>; FIELDS];
 
 /// Weighted term frequency at which a term counts half of what it can.
-const SATURATION: f32 = 2.0;
+const SATURATION: f32 = 1.2;
 
 /// Documents of ordinary tool descriptions that are imagined beside the real ones when terms are weighed for coverage:
 /// with three servers registered, a word that occurs in two tools is still no common word.

@@ -33,7 +33,7 @@ const FIELD_WEIGHTS: [FieldWeight; FIELDS] = [
     FieldWeight { weight: 3.0, length_normalisation: 0.3, coverage: 1.0 },
     FieldWeight { weight: 2.0, length_normalisation: 0.3, coverage: 1.0 },
     FieldWeight { weight: 1.5, length_normalisation: 0.6, coverage: 0.8 },
-    FieldWeight { weight: 0.6, length_normalisation: 0.75, coverage: 0.5 },
+    FieldWeight { weight: 0.3, length_normalisation: 0.75, coverage: 0.5 },
     FieldWeight { weight: 0.5, length_normalisation: 0.3, coverage: 0.6 },
 ];
 

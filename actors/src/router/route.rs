@@ -1,0 +1,166 @@
+//! The choice itself: ranking, which of the best can be filled, decision, arguments. No I/O but the planner's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use troupe_protocol::routing::{Candidate, Decision, Route};
+
+use super::index::document::ToolDocument;
+use super::planner::{Arguments, Filled, Plan, PlanContext, PlanRequest, Planner, rules};
+use super::selection::{self, CALL_CONFIDENCE_MIN, Ranked};
+
+/// Candidates whose score is at least this share of the best are tried with the rules: whether its arguments are in the
+/// question says much about whether a tool is meant.
+const CONTENDER_SHARE: f32 = 0.72;
+/// Most candidates that are tried.
+const CONTENDERS_MAX: usize = 8;
+/// What a tool gains in score when all its required arguments are in the question …
+const FILLABLE_BONUS: f32 = 0.15;
+/// … and for each argument that was found there.
+const ARGUMENT_BONUS: f32 = 0.08;
+/// Arguments beyond are not counted.
+const ARGUMENTS_COUNTED: usize = 3;
+/// Candidates in an explanation.
+const EXPLAINED_CANDIDATES: usize = 5;
+
+/// What came of a question.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// What was decided.
+    pub decision: Decision,
+    /// The chosen tool; the nearest when none is called.
+    pub tool: Option<Arc<ToolDocument>>,
+    /// Its arguments, when it is to be called.
+    pub plan: Option<Plan>,
+    /// All that was considered, best first.
+    pub candidates: Vec<Candidate>,
+    /// The reasons.
+    pub why: String,
+}
+
+impl Routing {
+    /// As it is shown and kept; nothing when there is no tool at all.
+    pub fn to_route(&self) -> Option<Route> {
+        let tool = self.tool.as_ref()?;
+        let empty = Filled::default();
+        let filled = match &self.plan {
+            Some(Plan::Filled(filled) | Plan::Missing { filled, .. }) => filled,
+            Some(Plan::Refused { .. }) | None => &empty,
+        };
+        let mut why = self.why.clone();
+        if let Some(note) = &filled.note {
+            why.push_str(&format!(" Note: {note}."));
+        }
+        Some(Route {
+            server: tool.server.to_string(),
+            tool: tool.name.clone(),
+            arguments: serde_json::Value::Object(filled.arguments.clone()),
+            confidence: self.candidates.first().map_or(0.0, |candidate| candidate.confidence),
+            decision: self.decision,
+            candidates: self.candidates.clone(),
+            planner: filled.planner,
+            sources: filled.sources.clone(),
+            why,
+        })
+    }
+}
+
+/// The question and what is known beside it.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteRequest<'a> {
+    /// The question.
+    pub question: &'a str,
+    /// What is known beside it.
+    pub context: &'a PlanContext,
+    /// The present moment.
+    pub now: &'a jiff::Zoned,
+    /// How long the planner may take.
+    pub within: Duration,
+}
+
+/// Chooses among ranked tools and fills the chosen one's arguments.
+pub async fn choose(ranked: Vec<Ranked>, request: RouteRequest<'_>, planner: &dyn Planner) -> Routing {
+    let ranked = settle(ranked, request);
+    let decision = selection::decide(&ranked);
+    let tool = ranked.first().map(|first| Arc::clone(&first.tool));
+    let plan = match (&tool, decision) {
+        (Some(tool), Decision::Call) => {
+            let within = request.within;
+            let RouteRequest { question, context, now, .. } = request;
+            Some(planner.fill(PlanRequest { question, tool, context, now, within }).await)
+        }
+        _ => None,
+    };
+    let why = explain(&ranked, decision);
+    let candidates = ranked.iter().take(EXPLAINED_CANDIDATES).map(Ranked::to_candidate).collect();
+    Routing { decision, tool, plan, candidates, why }
+}
+
+/// Fills the arguments of a tool that is known already.
+pub async fn fill(tool: Arc<ToolDocument>, request: RouteRequest<'_>, planner: &dyn Planner) -> Plan {
+    let RouteRequest { question, context, now, within } = request;
+    planner.fill(PlanRequest { question, tool: &tool, context, now, within }).await
+}
+
+/// Moves up the contenders whose arguments are in the question.
+fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
+    let Some(best) = ranked.first().map(|first| first.score) else { return ranked };
+    for candidate in ranked.iter_mut().take(CONTENDERS_MAX) {
+        let is_contender =
+            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= CALL_CONFIDENCE_MIN;
+        if is_contender {
+            candidate.score += bonus(&candidate.tool, request);
+        }
+    }
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    ranked
+}
+
+fn bonus(tool: &ToolDocument, request: RouteRequest<'_>) -> f32 {
+    let RouteRequest { question, context, now, within } = request;
+    let found = |filled: &Filled| found_in_question(filled).min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
+    match rules::plan(PlanRequest { question, tool, context, now, within }) {
+        Plan::Filled(filled) => FILLABLE_BONUS + found(&filled),
+        Plan::Missing { filled, .. } => found(&filled) / 2.0,
+        Plan::Refused { .. } => 0.0,
+    }
+}
+
+/// Arguments that stand in the question itself; defaults and what was said earlier are no sign of what is meant now.
+fn found_in_question(filled: &Filled) -> usize {
+    let is_in_question = |found: &str| !found.contains("default") && !found.contains("earlier") && !found.contains("only value");
+    filled.sources.iter().filter(|source| is_in_question(&source.found)).count()
+}
+
+/// The arguments, from a plan that is complete.
+pub fn arguments(plan: Plan) -> Option<Arguments> {
+    match plan {
+        Plan::Filled(filled) => Some(filled.arguments),
+        _ => None,
+    }
+}
+
+fn explain(ranked: &[Ranked], decision: Decision) -> String {
+    let Some(first) = ranked.first() else {
+        return "No tool has a word or a meaning in common with the question.".to_owned();
+    };
+    let name = format!("{}/{}", first.tool.server, first.tool.name);
+    let signals = match first.dense {
+        Some(cosine) => format!("words {:.2}, meaning {cosine:.2}", first.lexical),
+        None => format!("words {:.2}, no model for meaning", first.lexical),
+    };
+    let sureness = format!("{:.0} % sure", first.confidence * 100.0);
+    let ahead = match ranked.get(1) {
+        Some(second) => format!(", ahead of {}/{} by {:.2}", second.tool.server, second.tool.name, first.score - second.score),
+        None => String::new(),
+    };
+    match decision {
+        Decision::Call => format!("{name} fits best ({signals}; {sureness}){ahead}."),
+        Decision::Ask => format!("{name} fits ({signals}; {sureness}), but another fits as well and the call may change something."),
+        Decision::OfferNearest => format!("{name} comes nearest ({signals}), but too far to call it unasked ({sureness})."),
+        Decision::Nothing => format!("Nothing fits; {name} is the nearest ({signals}; {sureness})."),
+    }
+}
+
+#[cfg(test)]
+mod tests;
