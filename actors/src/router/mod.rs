@@ -10,4 +10,5 @@
 pub mod bench;
 pub mod index;
 pub mod planner;
+pub mod route;
 pub mod selection;

@@ -7,7 +7,7 @@ use troupe_protocol::routing::{Candidate, Decision, Route};
 
 use super::index::document::ToolDocument;
 use super::planner::{Arguments, Filled, Plan, PlanContext, PlanRequest, Planner, rules};
-use super::selection::{self, CALL_CONFIDENCE_MIN, Ranked};
+use super::selection::{self, OFFER_CONFIDENCE_MIN, Ranked};
 
 /// Candidates whose score is at least this share of the best are tried with the rules: whether its arguments are in the
 /// question says much about whether a tool is meant.
@@ -18,6 +18,12 @@ const CONTENDERS_MAX: usize = 8;
 const FILLABLE_BONUS: f32 = 0.15;
 /// … and for each argument that was found there.
 const ARGUMENT_BONUS: f32 = 0.08;
+/// What that is worth as evidence that the tool is meant, in logits …
+const FILLABLE_EVIDENCE: f32 = 0.8;
+/// … and what it says when a required argument is missing.
+const MISSING_EVIDENCE: f32 = -0.2;
+/// What a tool loses in score when the question asks to see something and the tool says that it changes something.
+const CHANGES_PENALTY: f32 = 0.3;
 /// Arguments beyond are not counted.
 const ARGUMENTS_COUNTED: usize = 3;
 /// Candidates in an explanation.
@@ -107,23 +113,40 @@ fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
     let Some(best) = ranked.first().map(|first| first.score) else { return ranked };
     for candidate in ranked.iter_mut().take(CONTENDERS_MAX) {
         let is_contender =
-            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= CALL_CONFIDENCE_MIN;
+            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= OFFER_CONFIDENCE_MIN;
         if is_contender {
-            candidate.score += bonus(&candidate.tool, request);
+            weigh(candidate, request);
         }
     }
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     ranked
 }
 
-fn bonus(tool: &ToolDocument, request: RouteRequest<'_>) -> f32 {
+fn weigh(candidate: &mut Ranked, request: RouteRequest<'_>) {
     let RouteRequest { question, context, now, within } = request;
-    let found = |filled: &Filled| found_in_question(filled).min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
-    match rules::plan(PlanRequest { question, tool, context, now, within }) {
-        Plan::Filled(filled) => FILLABLE_BONUS + found(&filled),
-        Plan::Missing { filled, .. } => found(&filled) / 2.0,
-        Plan::Refused { .. } => 0.0,
+    let bonus = |found: usize| found.min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
+    let (score, evidence) = match rules::plan(PlanRequest { question, tool: &candidate.tool, context, now, within }) {
+        Plan::Filled(filled) => {
+            let found = found_in_question(&filled);
+            (FILLABLE_BONUS + bonus(found), if found > 0 { FILLABLE_EVIDENCE } else { 0.0 })
+        }
+        Plan::Missing { filled, .. } => (bonus(found_in_question(&filled)) / 2.0, MISSING_EVIDENCE),
+        Plan::Refused { .. } => (0.0, MISSING_EVIDENCE),
+    };
+    candidate.score += score;
+    candidate.confidence = selection::with_evidence(candidate.confidence, evidence);
+    if asks_to_see(question) && candidate.tool.hints.says_it_changes {
+        candidate.score -= CHANGES_PENALTY;
     }
+}
+
+/// Whether the question begins like a wish to see, not to change.
+fn asks_to_see(question: &str) -> bool {
+    const OPENINGS: [&str; 13] = [
+        "show", "list", "what", "what's", "which", "who", "when", "where", "how", "display", "view", "describe", "is",
+    ];
+    let first = question.split_whitespace().next().unwrap_or_default().to_lowercase();
+    OPENINGS.contains(&first.trim_matches(|c: char| !c.is_alphanumeric() && c != '\''))
 }
 
 /// Arguments that stand in the question itself; defaults and what was said earlier are no sign of what is meant now.

@@ -13,8 +13,8 @@ use rust_stemmers::{Algorithm, Stemmer};
 /// Words that say nothing about which tool is meant: function words, and the ways people ask for something.
 const STOP_WORDS: &[&str] = &[
     "a", "an", "and", "are", "as", "at", "be", "by", "can", "could", "do", "does", "for", "from", "give", "has",
-    "have", "how", "i", "in", "into", "is", "it", "its", "let", "me", "my", "need", "of", "on", "or", "our", "please",
-    "s", "show", "so", "tell", "that", "the", "their", "them", "then", "there", "these", "they", "this", "to", "us",
+    "have", "how", "i", "in", "into", "is", "it", "its", "let", "me", "my", "need", "now", "of", "on", "or", "our", "please",
+    "right", "s", "show", "so", "tell", "that", "the", "their", "them", "then", "there", "these", "they", "this", "to", "us",
     "use", "using", "via", "want", "was", "we", "were", "what", "when", "where", "which", "who", "will", "with",
     "would", "you", "your",
 ];
@@ -24,9 +24,9 @@ const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 static STOP_WORD_SET: LazyLock<HashSet<&'static str>> = LazyLock::new(|| STOP_WORDS.iter().copied().collect());
 
-/// Spans that are values rather than intent: quoted text, placeholders, addresses, paths.
+/// Spans that are values rather than intent: quoted or bracketed text, placeholders, addresses, paths, names.
 static VALUE_SPANS: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#""[^"]*"|'[^']{2,}'|`[^`]*`|<[^>]*>|https?://\S+|\S+@\S+|\S*/\S*/\S*"#).ok()
+    Regex::new(r#""[^"]*"|'[^']{2,}'|`[^`]*`|<[^>]*>|\([^)]*\)|https?://\S+|\S+@\S+|\S*/\S*/\S*|\b\w+-\w+\b|(?i:(?:called|named)\s+\S+)"#).ok()
 });
 
 /// A term of a question, with how it was used.

@@ -48,6 +48,8 @@ pub struct ToolHints {
     pub read_only: bool,
     /// Calling it twice does no more than calling it once.
     pub idempotent: bool,
+    /// It says outright that it is not read-only.
+    pub says_it_changes: bool,
 }
 
 impl ToolHints {
@@ -58,8 +60,12 @@ impl ToolHints {
 
     /// Reads `annotations` of a tool (MCP, `ToolAnnotations`).
     pub fn from_annotations(annotations: Option<&Value>) -> Self {
-        let flag = |name: &str| annotations.and_then(|a| a.get(name)).and_then(Value::as_bool).unwrap_or(false);
-        Self { read_only: flag("readOnlyHint"), idempotent: flag("idempotentHint") }
+        let flag = |name: &str| annotations.and_then(|a| a.get(name)).and_then(Value::as_bool);
+        Self {
+            read_only: flag("readOnlyHint") == Some(true),
+            idempotent: flag("idempotentHint") == Some(true),
+            says_it_changes: flag("readOnlyHint") == Some(false),
+        }
     }
 }
 

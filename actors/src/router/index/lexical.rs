@@ -91,6 +91,16 @@ impl LexicalIndex {
         scores
     }
 
+    /// How much of a document's name a question says, from 0 to 1; `name` are the name's terms.
+    pub fn name_coverage(&self, question: &[QueryTerm], name: &[String]) -> f32 {
+        let weight = |term: &String| {
+            self.terms.get(term).map_or_else(|| coverage_weight(self.documents as f32, 0.0), |e| e.coverage_weight)
+        };
+        let all: f32 = name.iter().map(weight).sum();
+        let said: f32 = name.iter().filter(|term| question.iter().any(|q| q.term == **term)).map(weight).sum();
+        if all == 0.0 { 0.0 } else { said / all }
+    }
+
     /// How much of what a question asks for a document speaks of, from 0 to 1. Values (names, numbers, quoted text)
     /// count where the document has them and are not held against it where it has not.
     pub fn coverage(&self, question: &[QueryTerm], document: u32) -> f32 {

@@ -249,4 +249,9 @@ impl ToolIndex {
     pub fn coverage(&self, query: &Query, tool_number: u32) -> f32 {
         self.lexical.coverage(&query.terms, tool_number)
     }
+
+    /// How much of a tool's name the question says, from 0 to 1.
+    pub fn name_coverage(&self, query: &Query, tool: &ToolDocument) -> f32 {
+        self.lexical.name_coverage(&query.terms, &analysis::terms(&tool.name))
+    }
 }

@@ -56,7 +56,7 @@ pub struct Entities<'a> {
 }
 
 static QUOTED: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r#""([^"]{1,4000})"|“([^”]{1,4000})”|`([^`]{1,4000})`|(?:^|[\s(=:])'([^']{1,4000})'(?:$|[\s).,;:?!])"#)
+    constant(r#""([^"]+)"|“([^”]+)”|`([^`]+)`|(?:^|[\s(=:])'([^']+)'(?:$|[\s).,;:?!])"#)
 });
 static URL: LazyLock<Regex> = LazyLock::new(|| constant(r#"https?://[^\s<>"'`]+"#));
 static EMAIL: LazyLock<Regex> =

@@ -49,7 +49,12 @@ pub fn is_denied(text: &str, name: &str) -> bool {
 
 /// Whether a number stands beside the parameter's own words: "max count 5", "5 lines", "limit of 10".
 pub fn is_beside(text: &str, span: &Range<usize>, parameter: &Parameter<'_>) -> bool {
-    let wanted: Vec<String> = analysis::terms(parameter.name);
+    let mut wanted: Vec<String> = analysis::terms(parameter.name);
+    match parameter.name.to_lowercase().as_str() {
+        "head" => wanted.push("first".to_owned()),
+        "tail" => wanted.push("last".to_owned()),
+        _ => {}
+    }
     let near = words_around(text, span, 3, 2);
     wanted.iter().any(|word| near.contains(word))
 }
@@ -63,7 +68,9 @@ pub fn counts_things(text: &str, span: &Range<usize>, parameter: &Parameter<'_>)
         .any(|word| has_word(&about, word));
     let before = word_before(text, span.start);
     let is_counted = matches!(before.as_str(), "last" | "first" | "top" | "latest" | "recent" | "limit" | "only" | "past" | "most" | "of" | "to" | "show" | "list" | "get" | "give" | "with" | "for");
-    counts && is_counted
+    let after = words_around(text, span, 0, 1);
+    let is_of_counted_thing = after.iter().any(|word| analysis::terms(parameter.description).contains(word));
+    counts && (is_counted || is_of_counted_thing)
 }
 
 /// A quoted text that directly follows the parameter's name: `title "Project review"`.
@@ -111,6 +118,10 @@ pub fn remainder(text: &str, parameter: &Parameter<'_>, tool: &ToolDocument) -> 
     let lower = text.to_lowercase();
     if lower.len() != text.len() {
         return None; // a few letters change their length in lower case; positions would be wrong
+    }
+    let is_search = ["search", "look", "find"].iter().any(|verb| lower.starts_with(verb));
+    if let Some(after) = end_of_word(&lower, "for").filter(|_| is_search) {
+        return Some(piece(text, skip_fillers(text, after)..text.len())).filter(|piece| !piece.text.is_empty());
     }
     let verb = analysis::spaced(&tool.name).split(' ').next().unwrap_or_default().to_lowercase();
     let noun = analysis::spaced(parameter.name).to_lowercase();
@@ -172,7 +183,7 @@ fn end_of_word(text: &str, word: &str) -> Option<usize> {
 }
 
 fn skip_fillers(text: &str, from: usize) -> usize {
-    const FILLERS: [&str; 8] = ["for", "the", "that", "me", "this", "message", "text", "about"];
+    const FILLERS: [&str; 9] = ["of", "for", "the", "that", "me", "this", "message", "text", "about"];
     let mut at = from;
     loop {
         let rest = &text[at..];
