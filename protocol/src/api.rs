@@ -36,7 +36,11 @@ impl<T> Page<T> {
     /// A list that fits on one page.
     pub fn whole(items: Vec<T>) -> Self {
         let total = items.len() as u64;
-        Self { items, next_cursor: None, total }
+        Self {
+            items,
+            next_cursor: None,
+            total,
+        }
     }
 
     /// The page of `items` that starts at `cursor` (an offset, as [`Self::next_cursor`] gave it).
@@ -47,7 +51,11 @@ impl<T> Page<T> {
         let limit = limit.unwrap_or(PAGE_ITEMS_DEFAULT).clamp(1, PAGE_ITEMS_MAX) as usize;
         let end = start.saturating_add(limit);
         let items = items.skip(start).take(limit).collect();
-        Self { items, next_cursor: (end < total).then(|| end.to_string()), total: total as u64 }
+        Self {
+            items,
+            next_cursor: (end < total).then(|| end.to_string()),
+            total: total as u64,
+        }
     }
 }
 
@@ -315,7 +323,10 @@ mod tests {
     #[test]
     fn pages_follow_each_other_without_gap_or_overlap() {
         let first = Page::slice(0..5, None, Some(2));
-        assert_eq!((first.items.as_slice(), first.next_cursor.as_deref(), first.total), ([0, 1].as_slice(), Some("2"), 5));
+        assert_eq!(
+            (first.items.as_slice(), first.next_cursor.as_deref(), first.total),
+            ([0, 1].as_slice(), Some("2"), 5)
+        );
         let last = Page::slice(0..5, Some("4"), Some(2));
         assert_eq!((last.items.as_slice(), last.next_cursor), ([4].as_slice(), None));
         assert!(Page::slice(0..5, Some("9"), None).items.is_empty());

@@ -10,7 +10,8 @@ use crate::router::index::document::{ServerDocument, ToolDocument, ToolHints};
 pub const SERVER_NAME: &str = "troupe";
 
 /// What the built-in server is for.
-pub const DESCRIPTION: &str = "Troupe itself: its registered servers, their tools, the state of this node, and the clock.";
+pub const DESCRIPTION: &str =
+    "Troupe itself: its registered servers, their tools, the state of this node, and the clock.";
 
 /// Every tool of a registered server wins against a built-in one that fits as well.
 const PRIOR: f32 = -0.3;
@@ -92,5 +93,10 @@ pub fn document() -> ServerDocument {
             })
         })
         .collect();
-    ServerDocument { name, description: DESCRIPTION.to_owned(), prior: PRIOR, tools }
+    ServerDocument {
+        name,
+        description: DESCRIPTION.to_owned(),
+        prior: PRIOR,
+        tools,
+    }
 }

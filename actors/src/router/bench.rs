@@ -140,7 +140,10 @@ pub fn parse_lines<Line: for<'de> Deserialize<'de>>(text: &str) -> Result<Vec<Li
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|reason| BenchError::Line { line: number + 1, reason })
+            serde_json::from_str(line).map_err(|reason| BenchError::Line {
+                line: number + 1,
+                reason,
+            })
         })
         .collect()
 }
@@ -154,7 +157,8 @@ pub fn run(
     if query_lines.is_empty() {
         return Err(BenchError::NoQueries);
     }
-    let known: HashSet<(Option<String>, Option<String>)> = catalog_lines.iter().flat_map(all_namings).collect();
+    let known: HashSet<(Option<String>, Option<String>)> =
+        catalog_lines.iter().flat_map(all_namings).collect();
 
     let build_began = Instant::now();
     let mut catalog = Catalog::default();
@@ -175,7 +179,9 @@ pub fn run(
         let embed_began = Instant::now();
         let vector = match model.as_deref_mut() {
             Some(model) => {
-                let mut vectors = model.embed(std::slice::from_ref(&line.query)).map_err(BenchError::Model)?;
+                let mut vectors = model
+                    .embed(std::slice::from_ref(&line.query))
+                    .map_err(BenchError::Model)?;
                 vectors.pop()
             }
             None => None,
@@ -184,9 +190,17 @@ pub fn run(
         measured.put(line, vector, &index);
     }
     let (_, tools, _) = index.counts();
-    let unanswerable =
-        query_lines.iter().filter(|line| !known.contains(&(line.server.clone(), line.tool.clone()))).count();
-    Ok(measured.report(Totals { tools, unanswerable, with_model: model.is_some(), build_time, embed_time }))
+    let unanswerable = query_lines
+        .iter()
+        .filter(|line| !known.contains(&(line.server.clone(), line.tool.clone())))
+        .count();
+    Ok(measured.report(Totals {
+        tools,
+        unanswerable,
+        with_model: model.is_some(),
+        build_time,
+        embed_time,
+    }))
 }
 
 /// The ways in which a query can name this tool.
@@ -253,10 +267,16 @@ impl Measured {
             self.called_right += usize::from(rank == Some(1));
         }
         if rank != Some(1) {
-            let found = ranked.first().map(|first| format!("{}/{}", first.tool.server, first.tool.name));
+            let found = ranked
+                .first()
+                .map(|first| format!("{}/{}", first.tool.server, first.tool.name));
             self.misses.push(Miss {
                 id: line.id.clone(),
-                wanted: line.tool.clone().or_else(|| line.server.clone()).unwrap_or_default(),
+                wanted: line
+                    .tool
+                    .clone()
+                    .or_else(|| line.server.clone())
+                    .unwrap_or_default(),
                 found: found.unwrap_or_default(),
                 rank,
             });
@@ -279,14 +299,32 @@ impl Measured {
             hit_at_3: hit_within(3),
             hit_at_5: hit_within(5),
             mean_reciprocal_rank: mean(&|rank| 1.0 / rank as f64),
-            ndcg_at_10: mean(&|rank| if rank <= 10 { 1.0 / (rank as f64 + 1.0).log2() } else { 0.0 }),
+            ndcg_at_10: mean(&|rank| {
+                if rank <= 10 {
+                    1.0 / (rank as f64 + 1.0).log2()
+                } else {
+                    0.0
+                }
+            }),
             called: self.called as f64 / queries as f64,
-            called_right: if self.called == 0 { 0.0 } else { self.called_right as f64 / self.called as f64 },
+            called_right: if self.called == 0 {
+                0.0
+            } else {
+                self.called_right as f64 / self.called as f64
+            },
             build_ms: totals.build_time.as_secs_f64() * 1e3,
-            embed_catalog_ms: if totals.with_model { totals.embed_time.as_secs_f64() * 1e3 } else { 0.0 },
+            embed_catalog_ms: if totals.with_model {
+                totals.embed_time.as_secs_f64() * 1e3
+            } else {
+                0.0
+            },
             rank_us_p50: percentile_us(self.rank_times.clone(), 0.50),
             rank_us_p99: percentile_us(self.rank_times, 0.99),
-            embed_query_us_p50: if totals.with_model { percentile_us(self.embed_times, 0.50) } else { 0.0 },
+            embed_query_us_p50: if totals.with_model {
+                percentile_us(self.embed_times, 0.50)
+            } else {
+                0.0
+            },
             misses: self.misses,
         }
     }
@@ -297,7 +335,11 @@ fn place_of(line: &QueryLine, ranked: &[Ranked]) -> Option<usize> {
     let mut seen: HashSet<(&str, &str)> = HashSet::new();
     for candidate in ranked {
         let server: &str = &candidate.tool.server;
-        let tool = if line.tool.is_some() { candidate.tool.name.as_str() } else { "" };
+        let tool = if line.tool.is_some() {
+            candidate.tool.name.as_str()
+        } else {
+            ""
+        };
         seen.insert((server, tool));
         let server_agrees = line.server.as_deref().is_none_or(|wanted| wanted == server);
         let tool_agrees = line.tool.as_deref().is_none_or(|wanted| wanted == tool);
@@ -350,21 +392,42 @@ mod tests {
     #[test]
     #[ignore = "needs TROUPE_SHARED_DATA and TROUPE_MODELS; run with --ignored"]
     fn the_tuning_queries_find_their_tools() {
-        let data = std::env::var_os("TROUPE_SHARED_DATA").map(std::path::PathBuf::from).unwrap().join("routing-tuning");
-        let models = std::env::var_os("TROUPE_MODELS").map(std::path::PathBuf::from).unwrap();
+        let data = std::env::var_os("TROUPE_SHARED_DATA")
+            .map(std::path::PathBuf::from)
+            .unwrap()
+            .join("routing-tuning");
+        let models = std::env::var_os("TROUPE_MODELS")
+            .map(std::path::PathBuf::from)
+            .unwrap();
         let files = crate::pipeline::embedding::files::ModelFiles::find(&[models]).unwrap();
         let mut model = crate::pipeline::embedding::model::EmbeddingModel::load(&files).unwrap();
-        for (name, by_words, with_model) in [("azure_tool", 0.75, 0.87), ("azure_ns", 0.72, 0.77), ("mcpm", 0.42, 0.46)] {
-            let read = |kind: &str| std::fs::read_to_string(data.join(format!("{name}_{kind}.jsonl"))).unwrap();
+        for (name, by_words, with_model) in [
+            ("azure_tool", 0.75, 0.87),
+            ("azure_ns", 0.72, 0.77),
+            ("mcpm", 0.42, 0.46),
+        ] {
+            let read =
+                |kind: &str| std::fs::read_to_string(data.join(format!("{name}_{kind}.jsonl"))).unwrap();
             let queries: Vec<QueryLine> = parse_lines(&read("queries")).unwrap();
             let lexical = run(parse_lines(&read("catalog")).unwrap(), &queries, None).unwrap();
             let hybrid = run(parse_lines(&read("catalog")).unwrap(), &queries, Some(&mut model)).unwrap();
             for report in [&lexical, &hybrid] {
-                let shown = RoutingReport { misses: Vec::new(), ..report.clone() };
+                let shown = RoutingReport {
+                    misses: Vec::new(),
+                    ..report.clone()
+                };
                 println!("{name}: {}", serde_json::to_string(&shown).unwrap());
             }
-            assert!(lexical.hit_at_1 >= by_words, "{name} by words: {}", lexical.hit_at_1);
-            assert!(hybrid.hit_at_1 >= with_model, "{name} with the model: {}", hybrid.hit_at_1);
+            assert!(
+                lexical.hit_at_1 >= by_words,
+                "{name} by words: {}",
+                lexical.hit_at_1
+            );
+            assert!(
+                hybrid.hit_at_1 >= with_model,
+                "{name} with the model: {}",
+                hybrid.hit_at_1
+            );
         }
     }
 }

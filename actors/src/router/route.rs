@@ -7,11 +7,13 @@ use troupe_protocol::routing::{Candidate, Decision, Route};
 
 use super::index::document::ToolDocument;
 use super::planner::{Arguments, Filled, Plan, PlanContext, PlanRequest, Planner, rules};
-use super::selection::{self, OFFER_CONFIDENCE_MIN, Ranked};
+use super::selection::{self, Ranked};
 
 /// Candidates whose score is at least this share of the best are tried with the rules: whether its arguments are in the
 /// question says much about whether a tool is meant.
-const CONTENDER_SHARE: f32 = 0.72;
+const CONTENDER_SHARE: f32 = 0.6;
+/// Candidates below this confidence are not tried.
+const CONTENDER_CONFIDENCE_MIN: f32 = 0.04;
 /// Most candidates that are tried.
 const CONTENDERS_MAX: usize = 8;
 /// What a tool gains in score when all its required arguments are in the question …
@@ -20,6 +22,8 @@ const FILLABLE_BONUS: f32 = 0.15;
 const ARGUMENT_BONUS: f32 = 0.08;
 /// What that is worth as evidence that the tool is meant, in logits …
 const FILLABLE_EVIDENCE: f32 = 0.8;
+/// … what an SQL statement is worth for a tool that takes one …
+const STATEMENT_EVIDENCE: f32 = 3.0;
 /// … and what it says when a required argument is missing.
 const MISSING_EVIDENCE: f32 = -0.2;
 /// What a tool loses in score when the question asks to see something and the tool says that it changes something.
@@ -61,7 +65,10 @@ impl Routing {
             server: tool.server.to_string(),
             tool: tool.name.clone(),
             arguments: serde_json::Value::Object(filled.arguments.clone()),
-            confidence: self.candidates.first().map_or(0.0, |candidate| candidate.confidence),
+            confidence: self
+                .candidates
+                .first()
+                .map_or(0.0, |candidate| candidate.confidence),
             decision: self.decision,
             candidates: self.candidates.clone(),
             planner: filled.planner,
@@ -92,28 +99,68 @@ pub async fn choose(ranked: Vec<Ranked>, request: RouteRequest<'_>, planner: &dy
     let plan = match (&tool, decision) {
         (Some(tool), Decision::Call) => {
             let within = request.within;
-            let RouteRequest { question, context, now, .. } = request;
-            Some(planner.fill(PlanRequest { question, tool, context, now, within }).await)
+            let RouteRequest {
+                question,
+                context,
+                now,
+                ..
+            } = request;
+            Some(
+                planner
+                    .fill(PlanRequest {
+                        question,
+                        tool,
+                        context,
+                        now,
+                        within,
+                    })
+                    .await,
+            )
         }
         _ => None,
     };
     let why = explain(&ranked, decision);
-    let candidates = ranked.iter().take(EXPLAINED_CANDIDATES).map(Ranked::to_candidate).collect();
-    Routing { decision, tool, plan, candidates, why }
+    let candidates = ranked
+        .iter()
+        .take(EXPLAINED_CANDIDATES)
+        .map(Ranked::to_candidate)
+        .collect();
+    Routing {
+        decision,
+        tool,
+        plan,
+        candidates,
+        why,
+    }
 }
 
 /// Fills the arguments of a tool that is known already.
 pub async fn fill(tool: Arc<ToolDocument>, request: RouteRequest<'_>, planner: &dyn Planner) -> Plan {
-    let RouteRequest { question, context, now, within } = request;
-    planner.fill(PlanRequest { question, tool: &tool, context, now, within }).await
+    let RouteRequest {
+        question,
+        context,
+        now,
+        within,
+    } = request;
+    planner
+        .fill(PlanRequest {
+            question,
+            tool: &tool,
+            context,
+            now,
+            within,
+        })
+        .await
 }
 
 /// Moves up the contenders whose arguments are in the question.
 fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
-    let Some(best) = ranked.first().map(|first| first.score) else { return ranked };
+    let Some(best) = ranked.first().map(|first| first.score) else {
+        return ranked;
+    };
     for candidate in ranked.iter_mut().take(CONTENDERS_MAX) {
         let is_contender =
-            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= OFFER_CONFIDENCE_MIN;
+            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= CONTENDER_CONFIDENCE_MIN;
         if is_contender {
             weigh(candidate, request);
         }
@@ -123,12 +170,23 @@ fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
 }
 
 fn weigh(candidate: &mut Ranked, request: RouteRequest<'_>) {
-    let RouteRequest { question, context, now, within } = request;
+    let RouteRequest {
+        question,
+        context,
+        now,
+        within,
+    } = request;
     let bonus = |found: usize| found.min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
-    let (score, evidence) = match rules::plan(PlanRequest { question, tool: &candidate.tool, context, now, within }) {
+    let (score, evidence) = match rules::plan(PlanRequest {
+        question,
+        tool: &candidate.tool,
+        context,
+        now,
+        within,
+    }) {
         Plan::Filled(filled) => {
             let found = found_in_question(&filled);
-            (FILLABLE_BONUS + bonus(found), if found > 0 { FILLABLE_EVIDENCE } else { 0.0 })
+            (FILLABLE_BONUS + bonus(found), evidence(&filled, found))
         }
         Plan::Missing { filled, .. } => (bonus(found_in_question(&filled)) / 2.0, MISSING_EVIDENCE),
         Plan::Refused { .. } => (0.0, MISSING_EVIDENCE),
@@ -140,19 +198,42 @@ fn weigh(candidate: &mut Ranked, request: RouteRequest<'_>) {
     }
 }
 
+fn evidence(filled: &Filled, found: usize) -> f32 {
+    let has_statement = filled
+        .sources
+        .iter()
+        .any(|source| source.found.contains("SQL statement"));
+    match found {
+        0 => 0.0,
+        _ if has_statement => STATEMENT_EVIDENCE,
+        _ => FILLABLE_EVIDENCE,
+    }
+}
+
 /// Whether the question begins like a wish to see, not to change.
 fn asks_to_see(question: &str) -> bool {
     const OPENINGS: [&str; 13] = [
-        "show", "list", "what", "what's", "which", "who", "when", "where", "how", "display", "view", "describe", "is",
+        "show", "list", "what", "what's", "which", "who", "when", "where", "how", "display", "view",
+        "describe", "is",
     ];
-    let first = question.split_whitespace().next().unwrap_or_default().to_lowercase();
+    let first = question
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
     OPENINGS.contains(&first.trim_matches(|c: char| !c.is_alphanumeric() && c != '\''))
 }
 
 /// Arguments that stand in the question itself; defaults and what was said earlier are no sign of what is meant now.
 fn found_in_question(filled: &Filled) -> usize {
-    let is_in_question = |found: &str| !found.contains("default") && !found.contains("earlier") && !found.contains("only value");
-    filled.sources.iter().filter(|source| is_in_question(&source.found)).count()
+    let is_in_question = |found: &str| {
+        !found.contains("default") && !found.contains("earlier") && !found.contains("only value")
+    };
+    filled
+        .sources
+        .iter()
+        .filter(|source| is_in_question(&source.found))
+        .count()
 }
 
 /// The arguments, from a plan that is complete.
@@ -174,13 +255,22 @@ fn explain(ranked: &[Ranked], decision: Decision) -> String {
     };
     let sureness = format!("{:.0} % sure", first.confidence * 100.0);
     let ahead = match ranked.get(1) {
-        Some(second) => format!(", ahead of {}/{} by {:.2}", second.tool.server, second.tool.name, first.score - second.score),
+        Some(second) => format!(
+            ", ahead of {}/{} by {:.2}",
+            second.tool.server,
+            second.tool.name,
+            first.score - second.score
+        ),
         None => String::new(),
     };
     match decision {
         Decision::Call => format!("{name} fits best ({signals}; {sureness}){ahead}."),
-        Decision::Ask => format!("{name} fits ({signals}; {sureness}), but another fits as well and the call may change something."),
-        Decision::OfferNearest => format!("{name} comes nearest ({signals}), but too far to call it unasked ({sureness})."),
+        Decision::Ask => format!(
+            "{name} fits ({signals}; {sureness}), but another fits as well and the call may change something."
+        ),
+        Decision::OfferNearest => {
+            format!("{name} comes nearest ({signals}), but too far to call it unasked ({sureness}).")
+        }
         Decision::Nothing => format!("Nothing fits; {name} is the nearest ({signals}; {sureness})."),
     }
 }

@@ -142,7 +142,15 @@ async fn no_flipped_bit_loses_a_record_silently() {
     let (mut refused, mut noticed, mut harmless) = (0, 0, 0);
     let untouched = tempfile::tempdir().unwrap();
     copy_folder(original.path(), untouched.path());
-    assert_eq!(Store::open(untouched.path()).unwrap().tree::<String>("texts", 1).unwrap().len().unwrap(), 400);
+    assert_eq!(
+        Store::open(untouched.path())
+            .unwrap()
+            .tree::<String>("texts", 1)
+            .unwrap()
+            .len()
+            .unwrap(),
+        400
+    );
     for trial in 0..TRIALS {
         let folder = tempfile::tempdir().unwrap();
         copy_folder(original.path(), folder.path());

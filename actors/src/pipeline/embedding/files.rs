@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 /// The folder of the model within a model folder.
 const MODEL_FOLDER: &str = "minilm-l6-v2";
 /// The model and its tokenizer, as sentence-transformers names them.
-const MODEL_FILES: [&str; 5] =
-    ["model.onnx", "tokenizer.json", "config.json", "special_tokens_map.json", "tokenizer_config.json"];
+const MODEL_FILES: [&str; 5] = [
+    "model.onnx",
+    "tokenizer.json",
+    "config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+];
 /// How the library of ONNX Runtime begins on each system.
 const RUNTIME_PREFIXES: [&str; 3] = ["libonnxruntime.so", "libonnxruntime.dylib", "onnxruntime.dll"];
 
@@ -33,9 +38,15 @@ impl ModelFiles {
     /// Looks in these folders, first come first served. Library and model may be in different ones.
     pub fn find(folders: &[PathBuf]) -> Result<Self, FilesMissing> {
         let runtime = folders.iter().find_map(|folder| runtime_in(folder));
-        let model_folder = folders.iter().map(|folder| folder.join(MODEL_FOLDER)).find(|folder| is_complete(folder));
+        let model_folder = folders
+            .iter()
+            .map(|folder| folder.join(MODEL_FOLDER))
+            .find(|folder| is_complete(folder));
         match (runtime, model_folder) {
-            (Some(runtime), Some(model_folder)) => Ok(Self { runtime, model_folder }),
+            (Some(runtime), Some(model_folder)) => Ok(Self {
+                runtime,
+                model_folder,
+            }),
             (runtime, model_folder) => {
                 let mut missing = Vec::new();
                 if runtime.is_none() {
@@ -44,7 +55,10 @@ impl ModelFiles {
                 if model_folder.is_none() {
                     missing.push(format!("{MODEL_FOLDER}/{{{}}}", MODEL_FILES.join(",")));
                 }
-                Err(FilesMissing { searched: folders.to_vec(), missing: missing.join(" and ") })
+                Err(FilesMissing {
+                    searched: folders.to_vec(),
+                    missing: missing.join(" and "),
+                })
             }
         }
     }
@@ -57,10 +71,19 @@ impl ModelFiles {
 
 /// The folders to look in: the setting, the environment's `TROUPE_MODELS`, beside the binary, the data folder.
 pub fn folders_to_search(setting: Option<&Path>, data_folder: &Path) -> Vec<PathBuf> {
-    let from_environment = std::env::var_os("TROUPE_MODELS").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let beside_binary = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("models")));
+    let from_environment = std::env::var_os("TROUPE_MODELS")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
+    let beside_binary = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.parent()?.join("models")));
     let mut folders: Vec<PathBuf> = Vec::new();
-    let candidates = [setting.map(Path::to_path_buf), from_environment, beside_binary, Some(data_folder.join("models"))];
+    let candidates = [
+        setting.map(Path::to_path_buf),
+        from_environment,
+        beside_binary,
+        Some(data_folder.join("models")),
+    ];
     for folder in candidates.into_iter().flatten() {
         if !folders.contains(&folder) {
             folders.push(folder);
@@ -78,7 +101,10 @@ fn runtime_in(folder: &Path) -> Option<PathBuf> {
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             RUNTIME_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
         })
         .collect();
@@ -87,7 +113,11 @@ fn runtime_in(folder: &Path) -> Option<PathBuf> {
 }
 
 fn listed(folders: &[PathBuf]) -> String {
-    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+    folders
+        .iter()
+        .map(|folder| folder.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -98,8 +128,13 @@ mod tests {
     #[test]
     fn says_what_is_missing_and_where_it_was_looked_for() {
         let folder = tempfile::tempdir().unwrap();
-        let error = ModelFiles::find(&[folder.path().to_path_buf()]).unwrap_err().to_string();
-        assert!(error.contains("libonnxruntime.so") && error.contains("minilm-l6-v2/{model.onnx"), "{error}");
+        let error = ModelFiles::find(&[folder.path().to_path_buf()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("libonnxruntime.so") && error.contains("minilm-l6-v2/{model.onnx"),
+            "{error}"
+        );
         assert!(error.contains(&folder.path().display().to_string()), "{error}");
     }
 

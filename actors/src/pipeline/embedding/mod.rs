@@ -75,12 +75,18 @@ impl Embedder {
             state: ModelState::Loading,
             detail: "looking for the embedding model".to_owned(),
         }));
-        let publish = Publisher { status: Arc::clone(&status), state: state_sender };
+        let publish = Publisher {
+            status: Arc::clone(&status),
+            state: state_sender,
+        };
         let thread = std::thread::Builder::new().name("embedding".to_owned());
         let for_failure = Arc::clone(&status);
         if let Err(error) = thread.spawn(move || work(&folders, &waiting, &publish)) {
             let detail = format!("the embedding thread could not be started: {error}");
-            for_failure.store(Arc::new(ModelStatus { state: ModelState::Failed, detail }));
+            for_failure.store(Arc::new(ModelStatus {
+                state: ModelState::Failed,
+                detail,
+            }));
         }
         Self { jobs, status, state }
     }
@@ -105,7 +111,10 @@ impl Embedder {
         let vectors = tokio::time::timeout(within, self.embed_batch(vec![text.to_owned()]))
             .await
             .map_err(|_| EmbedError::DeadlineExceeded)??;
-        vectors.into_iter().next().ok_or_else(|| ModelError::Run("no vector came back".to_owned()).into())
+        vectors
+            .into_iter()
+            .next()
+            .ok_or_else(|| ModelError::Run("no vector came back".to_owned()).into())
     }
 
     /// The vectors of up to [`BATCH_TEXTS_MAX`] documents; callers send the next batch when this one is back.
@@ -115,11 +124,15 @@ impl Embedder {
             return Err(EmbedError::NotReady(self.status().detail.clone()));
         }
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job { texts, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => EmbedError::Overloaded,
-            TrySendError::Disconnected(_) => EmbedError::NotReady("its thread has ended".to_owned()),
-        })?;
-        let result = answer.await.map_err(|_| EmbedError::NotReady("its thread has ended".to_owned()))?;
+        self.jobs
+            .try_send(Job { texts, reply })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => EmbedError::Overloaded,
+                TrySendError::Disconnected(_) => EmbedError::NotReady("its thread has ended".to_owned()),
+            })?;
+        let result = answer
+            .await
+            .map_err(|_| EmbedError::NotReady("its thread has ended".to_owned()))?;
         Ok(result?)
     }
 }
@@ -141,16 +154,25 @@ fn work(folders: &[PathBuf], waiting: &Receiver<Job>, publish: &Publisher) {
     let files = match ModelFiles::find(folders) {
         Ok(files) => files,
         Err(missing) => {
-            return publish.publish(ModelState::Missing, format!("tools are found by their words only: {missing}"));
+            return publish.publish(
+                ModelState::Missing,
+                format!("tools are found by their words only: {missing}"),
+            );
         }
     };
     let mut model = match EmbeddingModel::load(&files) {
         Ok(model) => model,
         Err(error) => {
-            return publish.publish(ModelState::Failed, format!("tools are found by their words only: {error}"));
+            return publish.publish(
+                ModelState::Failed,
+                format!("tools are found by their words only: {error}"),
+            );
         }
     };
-    publish.publish(ModelState::Ready, format!("MiniLM-L6-v2 from {}", files.model_folder.display()));
+    publish.publish(
+        ModelState::Ready,
+        format!("MiniLM-L6-v2 from {}", files.model_folder.display()),
+    );
     while let Ok(job) = waiting.recv() {
         if job.reply.is_closed() {
             continue; // whoever asked has given up

@@ -70,13 +70,19 @@ impl EmbeddingModel {
             special_tokens_map_file: read(&files.model_file("special_tokens_map.json"))?,
             tokenizer_config_file: read(&files.model_file("tokenizer_config.json"))?,
         };
-        let definition = UserDefinedEmbeddingModel::new(onnx_file, tokenizer_files).with_pooling(Pooling::Mean);
+        let definition =
+            UserDefinedEmbeddingModel::new(onnx_file, tokenizer_files).with_pooling(Pooling::Mean);
         let options = InitOptionsUserDefined::new()
             .with_environment(environment)
             .with_max_length(TOKENS_MAX)
             .with_intra_threads(THREADS);
-        let model = guarded(|| TextEmbedding::try_new_from_user_defined(definition, options))
-            .map_err(|reason| ModelError::Model { path: files.model_folder.clone(), reason })?;
+        let model =
+            guarded(|| TextEmbedding::try_new_from_user_defined(definition, options)).map_err(|reason| {
+                ModelError::Model {
+                    path: files.model_folder.clone(),
+                    reason,
+                }
+            })?;
         Ok(Self { model })
     }
 
@@ -100,9 +106,16 @@ fn environment(library: &Path) -> Result<Environment, ModelError> {
     }
     let environment = guarded(|| -> Result<Environment, String> {
         let builder = ort::init_from(library).map_err(|error| error.to_string())?;
-        builder.with_name("troupe").with_telemetry(false).build().map_err(|error| error.to_string())
+        builder
+            .with_name("troupe")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| error.to_string())
     })
-    .map_err(|reason| ModelError::Runtime { path: library.to_path_buf(), reason })?;
+    .map_err(|reason| ModelError::Runtime {
+        path: library.to_path_buf(),
+        reason,
+    })?;
     Ok(made.insert(environment).clone())
 }
 
@@ -116,5 +129,8 @@ fn guarded<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Resu
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    std::fs::read(path).map_err(|error| ModelError::File { path: path.to_path_buf(), reason: error.to_string() })
+    std::fs::read(path).map_err(|error| ModelError::File {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })
 }

@@ -12,17 +12,18 @@ use rust_stemmers::{Algorithm, Stemmer};
 
 /// Words that say nothing about which tool is meant: function words, and the ways people ask for something.
 const STOP_WORDS: &[&str] = &[
-    "a", "an", "and", "are", "as", "at", "be", "by", "can", "could", "do", "does", "for", "from", "give", "has",
-    "have", "how", "i", "in", "into", "is", "it", "its", "let", "me", "my", "need", "now", "of", "on", "or", "our", "please",
-    "right", "s", "show", "so", "tell", "that", "the", "their", "them", "then", "there", "these", "they", "this", "to", "us",
-    "use", "using", "via", "want", "was", "we", "were", "what", "when", "where", "which", "who", "will", "with",
-    "would", "you", "your",
+    "a", "an", "and", "are", "as", "at", "be", "by", "can", "could", "do", "does", "for", "from", "give",
+    "has", "have", "how", "i", "in", "into", "is", "it", "its", "let", "me", "my", "need", "now", "of", "on",
+    "or", "our", "please", "right", "s", "show", "so", "tell", "that", "the", "their", "them", "then",
+    "there", "these", "they", "this", "to", "us", "use", "using", "via", "want", "was", "we", "were", "what",
+    "when", "where", "which", "who", "will", "with", "would", "you", "your",
 ];
 
 /// Longest text that is analysed, in bytes: what follows is ignored. Bounds the work that a hostile description costs.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-static STOP_WORD_SET: LazyLock<HashSet<&'static str>> = LazyLock::new(|| STOP_WORDS.iter().copied().collect());
+static STOP_WORD_SET: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| STOP_WORDS.iter().copied().collect());
 
 /// Spans that are values rather than intent: quoted or bracketed text, placeholders, addresses, paths, names.
 static VALUE_SPANS: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -58,7 +59,11 @@ pub fn query_terms(question: &str) -> Vec<QueryTerm> {
     for term in terms(question) {
         match found.iter_mut().find(|known| known.term == term) {
             Some(known) => known.occurrences += 1,
-            None => found.push(QueryTerm { is_value: values.contains(&term), term, occurrences: 1 }),
+            None => found.push(QueryTerm {
+                is_value: values.contains(&term),
+                term,
+                occurrences: 1,
+            }),
         }
     }
     found
@@ -90,7 +95,9 @@ fn value_terms(question: &str) -> HashSet<String> {
 /// Runs of letters or of digits; a run of letters is split where lower case meets upper case, and before the last
 /// capital of an abbreviation (`HTTPServer` → `HTTP`, `Server`).
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric()).flat_map(split_run).filter(|word| !word.is_empty())
+    text.split(|c: char| !c.is_alphanumeric())
+        .flat_map(split_run)
+        .filter(|word| !word.is_empty())
 }
 
 fn split_run(run: &str) -> Vec<&str> {
@@ -117,7 +124,10 @@ fn prefix(text: &str) -> &str {
     if text.len() <= TEXT_BYTES_MAX {
         return text;
     }
-    let end = (0..=TEXT_BYTES_MAX).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let end = (0..=TEXT_BYTES_MAX)
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0);
     &text[..end]
 }
 
@@ -135,7 +145,11 @@ mod tests {
     #[test]
     fn values_are_told_from_intent() {
         let terms = query_terms("Convert 3 pm in New York to \"London\"");
-        let intent: Vec<&str> = terms.iter().filter(|t| !t.is_value).map(|t| t.term.as_str()).collect();
+        let intent: Vec<&str> = terms
+            .iter()
+            .filter(|t| !t.is_value)
+            .map(|t| t.term.as_str())
+            .collect();
         assert_eq!(intent, ["convert"]);
     }
 

@@ -53,7 +53,9 @@ impl DenseIndex {
             .iter()
             .map(|slot| {
                 let begin = (*slot)? as usize * self.dimensions;
-                let vector = fits.then(|| self.values.get(begin..begin + self.dimensions)).flatten()?;
+                let vector = fits
+                    .then(|| self.values.get(begin..begin + self.dimensions))
+                    .flatten()?;
                 let dot: f32 = vector.iter().zip(question).map(|(a, b)| a * b).sum();
                 Some(dot.max(0.0))
             })

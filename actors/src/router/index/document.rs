@@ -83,8 +83,16 @@ impl ContentHash {
 impl ServerDocument {
     /// The text whose vector stands for the server as a whole.
     pub fn text_to_embed(&self) -> String {
-        let first_tool = self.tools.first().map(|tool| tool.description.as_str()).unwrap_or_default();
-        let description = if self.description.is_empty() { first_tool } else { &self.description };
+        let first_tool = self
+            .tools
+            .first()
+            .map(|tool| tool.description.as_str())
+            .unwrap_or_default();
+        let description = if self.description.is_empty() {
+            first_tool
+        } else {
+            &self.description
+        };
         format!("{}. {}", analysis::spaced(&self.name), beginning(description))
     }
 }
@@ -109,7 +117,12 @@ impl ToolDocument {
         for (name, schema) in properties {
             text.push_str(name);
             text.push(' ');
-            text.push_str(schema.get("description").and_then(Value::as_str).unwrap_or_default());
+            text.push_str(
+                schema
+                    .get("description")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default(),
+            );
             text.push('\n');
         }
         text

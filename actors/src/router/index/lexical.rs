@@ -75,14 +75,19 @@ impl LexicalIndex {
             entry.inverse_document_frequency = (1.0 + (total - containing + 0.5) / (containing + 0.5)).ln();
             entry.coverage_weight = coverage_weight(total, containing);
         }
-        Self { terms, documents: documents.len() }
+        Self {
+            terms,
+            documents: documents.len(),
+        }
     }
 
     /// The score of every document for a question. Zero: no term in common.
     pub fn scores(&self, question: &[QueryTerm]) -> Vec<f32> {
         let mut scores = vec![0.0; self.documents];
         for query_term in question {
-            let Some(entry) = self.terms.get(&query_term.term) else { continue };
+            let Some(entry) = self.terms.get(&query_term.term) else {
+                continue;
+            };
             let weight = entry.inverse_document_frequency * (query_term.occurrences as f32).sqrt();
             for posting in &entry.postings {
                 scores[posting.document as usize] += weight * posting.impact;
@@ -94,10 +99,17 @@ impl LexicalIndex {
     /// How much of a document's name a question says, from 0 to 1; `name` are the name's terms.
     pub fn name_coverage(&self, question: &[QueryTerm], name: &[String]) -> f32 {
         let weight = |term: &String| {
-            self.terms.get(term).map_or_else(|| coverage_weight(self.documents as f32, 0.0), |e| e.coverage_weight)
+            self.terms.get(term).map_or_else(
+                || coverage_weight(self.documents as f32, 0.0),
+                |e| e.coverage_weight,
+            )
         };
         let all: f32 = name.iter().map(weight).sum();
-        let said: f32 = name.iter().filter(|term| question.iter().any(|q| q.term == **term)).map(weight).sum();
+        let said: f32 = name
+            .iter()
+            .filter(|term| question.iter().any(|q| q.term == **term))
+            .map(weight)
+            .sum();
         if all == 0.0 { 0.0 } else { said / all }
     }
 
@@ -107,11 +119,16 @@ impl LexicalIndex {
         let (mut covered, mut asked) = (0.0, 0.0);
         for query_term in question {
             let entry = self.terms.get(&query_term.term);
-            let coverage = entry.and_then(|entry| entry.find(document)).map_or(0.0, |posting| posting.coverage);
+            let coverage = entry
+                .and_then(|entry| entry.find(document))
+                .map_or(0.0, |posting| posting.coverage);
             if query_term.is_value && coverage == 0.0 {
                 continue;
             }
-            let weight = entry.map_or_else(|| coverage_weight(self.documents as f32, 0.0), |e| e.coverage_weight);
+            let weight = entry.map_or_else(
+                || coverage_weight(self.documents as f32, 0.0),
+                |e| e.coverage_weight,
+            );
             covered += weight * coverage;
             asked += weight;
         }
@@ -121,7 +138,10 @@ impl LexicalIndex {
 
 impl TermEntry {
     fn find(&self, document: u32) -> Option<&Posting> {
-        let at = self.postings.binary_search_by_key(&document, |posting| posting.document).ok()?;
+        let at = self
+            .postings
+            .binary_search_by_key(&document, |posting| posting.document)
+            .ok()?;
         self.postings.get(at)
     }
 }
@@ -136,8 +156,14 @@ fn mean_lengths<const FIELDS: usize>(documents: &[[Vec<String>; FIELDS]]) -> [f3
             .iter()
             .map(|fields| fields[field].len())
             .filter(|&length| length > 0)
-            .fold((0usize, 0usize), |(filled, terms), length| (filled + 1, terms + length));
-        if filled == 0 { 1.0 } else { terms as f32 / filled as f32 }
+            .fold((0usize, 0usize), |(filled, terms), length| {
+                (filled + 1, terms + length)
+            });
+        if filled == 0 {
+            1.0
+        } else {
+            terms as f32 / filled as f32
+        }
     })
 }
 
@@ -153,8 +179,11 @@ fn postings_of<const FIELDS: usize>(
         let b = weight.length_normalisation;
         let per_occurrence = weight.weight / (1.0 - b + b * relative_length);
         for term in terms {
-            let posting =
-                postings.entry(term.clone()).or_insert(Posting { document, impact: 0.0, coverage: 0.0 });
+            let posting = postings.entry(term.clone()).or_insert(Posting {
+                document,
+                impact: 0.0,
+                coverage: 0.0,
+            });
             posting.impact += per_occurrence;
             posting.coverage = posting.coverage.max(weight.coverage);
         }
@@ -176,19 +205,33 @@ mod tests {
     use crate::router::index::analysis::query_terms;
 
     const NAME_AND_TEXT: [FieldWeight; 2] = [
-        FieldWeight { weight: 3.0, length_normalisation: 0.3, coverage: 1.0 },
-        FieldWeight { weight: 1.5, length_normalisation: 0.6, coverage: 0.8 },
+        FieldWeight {
+            weight: 3.0,
+            length_normalisation: 0.3,
+            coverage: 1.0,
+        },
+        FieldWeight {
+            weight: 1.5,
+            length_normalisation: 0.6,
+            coverage: 0.8,
+        },
     ];
 
     fn index(documents: &[(&str, &str)]) -> LexicalIndex {
-        let documents: Vec<_> =
-            documents.iter().map(|&(name, text)| analysed([name.into(), text.into()])).collect();
+        let documents: Vec<_> = documents
+            .iter()
+            .map(|&(name, text)| analysed([name.into(), text.into()]))
+            .collect();
         LexicalIndex::build(&NAME_AND_TEXT, &documents)
     }
 
     #[test]
     fn a_rare_word_in_a_name_beats_a_common_word_in_a_text() {
-        let index = index(&[("convert_time", "between zones"), ("list_files", "time of change"), ("read", "a file")]);
+        let index = index(&[
+            ("convert_time", "between zones"),
+            ("list_files", "time of change"),
+            ("read", "a file"),
+        ]);
         let scores = index.scores(&query_terms("convert the time"));
         assert!(scores[0] > scores[1] && scores[1] > scores[2]);
     }

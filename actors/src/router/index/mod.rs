@@ -29,12 +29,36 @@ const FIELDS: usize = 6;
 /// Server name, tool name, title, description, arguments, description of the server. Tuned on the kept queries of
 /// `troupe bench routing`; the ranking is flat around these values (±30 % moves hit@1 by less than a point).
 const FIELD_WEIGHTS: [FieldWeight; FIELDS] = [
-    FieldWeight { weight: 3.0, length_normalisation: 0.6, coverage: 1.0 },
-    FieldWeight { weight: 3.0, length_normalisation: 0.3, coverage: 1.0 },
-    FieldWeight { weight: 2.0, length_normalisation: 0.3, coverage: 1.0 },
-    FieldWeight { weight: 1.5, length_normalisation: 0.6, coverage: 0.8 },
-    FieldWeight { weight: 0.3, length_normalisation: 0.75, coverage: 0.5 },
-    FieldWeight { weight: 0.5, length_normalisation: 0.3, coverage: 0.6 },
+    FieldWeight {
+        weight: 3.0,
+        length_normalisation: 0.6,
+        coverage: 1.0,
+    },
+    FieldWeight {
+        weight: 3.0,
+        length_normalisation: 0.3,
+        coverage: 1.0,
+    },
+    FieldWeight {
+        weight: 2.0,
+        length_normalisation: 0.3,
+        coverage: 1.0,
+    },
+    FieldWeight {
+        weight: 1.5,
+        length_normalisation: 0.6,
+        coverage: 0.8,
+    },
+    FieldWeight {
+        weight: 0.3,
+        length_normalisation: 0.75,
+        coverage: 0.5,
+    },
+    FieldWeight {
+        weight: 0.5,
+        length_normalisation: 0.3,
+        coverage: 0.6,
+    },
 ];
 
 type FieldTerms = [Vec<String>; FIELDS];
@@ -72,15 +96,27 @@ impl Catalog {
         }
         let others = self.tools_count() - known.map_or(0, |known| known.document.tools.len());
         if others + document.tools.len() > TOOLS_MAX {
-            return Err(CatalogFull { server: document.name.to_string(), tools: document.tools.len() });
+            return Err(CatalogFull {
+                server: document.name.to_string(),
+                tools: document.tools.len(),
+            });
         }
         let indexed = IndexedServer {
             hash: ContentHash::of(&document.text_to_embed()),
-            tool_hashes: document.tools.iter().map(|tool| ContentHash::of(&tool.text_to_embed())).collect(),
-            tool_terms: document.tools.iter().map(|tool| tool_terms(tool, &document)).collect(),
+            tool_hashes: document
+                .tools
+                .iter()
+                .map(|tool| ContentHash::of(&tool.text_to_embed()))
+                .collect(),
+            tool_terms: document
+                .tools
+                .iter()
+                .map(|tool| tool_terms(tool, &document))
+                .collect(),
             document,
         };
-        self.servers.insert(Arc::clone(&indexed.document.name), Arc::new(indexed));
+        self.servers
+            .insert(Arc::clone(&indexed.document.name), Arc::new(indexed));
         Ok(true)
     }
 
@@ -96,7 +132,10 @@ impl Catalog {
 
     /// How many tools there are.
     pub fn tools_count(&self) -> usize {
-        self.servers.values().map(|server| server.document.tools.len()).sum()
+        self.servers
+            .values()
+            .map(|server| server.document.tools.len())
+            .sum()
     }
 
     /// The texts that have no vector yet, each once.
@@ -104,7 +143,9 @@ impl Catalog {
         let mut wanted: BTreeMap<ContentHash, String> = BTreeMap::new();
         for server in self.servers.values() {
             if !vectors.contains_key(&server.hash) {
-                wanted.entry(server.hash).or_insert_with(|| server.document.text_to_embed());
+                wanted
+                    .entry(server.hash)
+                    .or_insert_with(|| server.document.text_to_embed());
             }
             for (hash, tool) in server.tool_hashes.iter().zip(&server.document.tools) {
                 if !vectors.contains_key(hash) {
@@ -120,10 +161,18 @@ impl Catalog {
         let servers: Vec<&Arc<IndexedServer>> = self.servers.values().collect();
         let mut tools = Vec::with_capacity(self.tools_count());
         for (number, server) in servers.iter().enumerate() {
-            tools.extend(server.document.tools.iter().map(|tool| (number as u32, Arc::clone(tool))));
+            tools.extend(
+                server
+                    .document
+                    .tools
+                    .iter()
+                    .map(|tool| (number as u32, Arc::clone(tool))),
+            );
         }
-        let tool_terms: Vec<FieldTerms> =
-            servers.iter().flat_map(|server| server.tool_terms.iter().cloned()).collect();
+        let tool_terms: Vec<FieldTerms> = servers
+            .iter()
+            .flat_map(|server| server.tool_terms.iter().cloned())
+            .collect();
         let server_terms: Vec<FieldTerms> = servers.iter().map(|server| server_terms(server)).collect();
         let tool_hashes = servers.iter().flat_map(|server| &server.tool_hashes);
         ToolIndex {
@@ -153,7 +202,11 @@ fn server_terms(server: &IndexedServer) -> FieldTerms {
     std::array::from_fn(|field| {
         let said_by_each_tool = matches!(field, 0 | 5);
         let tools = server.tool_terms.iter().map(|terms| terms[field].iter().cloned());
-        if said_by_each_tool { tools.take(1).flatten().collect() } else { tools.flatten().collect() }
+        if said_by_each_tool {
+            tools.take(1).flatten().collect()
+        } else {
+            tools.flatten().collect()
+        }
     })
 }
 
@@ -180,7 +233,10 @@ pub struct Query {
 impl Query {
     /// Analyses a question.
     pub fn new(text: &str, vector: Option<Vector>) -> Self {
-        Self { terms: analysis::query_terms(text), vector }
+        Self {
+            terms: analysis::query_terms(text),
+            vector,
+        }
     }
 }
 
@@ -216,7 +272,8 @@ impl ToolIndex {
 
     /// One tool.
     pub fn tool(&self, server: &str, name: &str) -> Option<&Arc<ToolDocument>> {
-        self.tools().find(|tool| &*tool.server == server && tool.name == name)
+        self.tools()
+            .find(|tool| &*tool.server == server && tool.name == name)
     }
 
     /// The signals of every tool that `allowed` lets through: what the asker may not use has no part in the ranking.
@@ -252,6 +309,7 @@ impl ToolIndex {
 
     /// How much of a tool's name the question says, from 0 to 1.
     pub fn name_coverage(&self, query: &Query, tool: &ToolDocument) -> f32 {
-        self.lexical.name_coverage(&query.terms, &analysis::terms(&tool.name))
+        self.lexical
+            .name_coverage(&query.terms, &analysis::terms(&tool.name))
     }
 }

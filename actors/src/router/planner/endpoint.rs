@@ -149,12 +149,23 @@ impl EndpointPlanner {
             };
             let faults = schema::faults(&request.tool.input_schema, &arguments);
             if !faults.is_empty() {
-                return Err(EndpointError::Unexpected(format!("invalid arguments twice: {}", faults.join("; "))));
+                return Err(EndpointError::Unexpected(format!(
+                    "invalid arguments twice: {}",
+                    faults.join("; ")
+                )));
             }
         }
-        let source = |name: &String| ArgumentSource { argument: name.clone(), found: self.settings.model.clone() };
+        let source = |name: &String| ArgumentSource {
+            argument: name.clone(),
+            found: self.settings.model.clone(),
+        };
         let sources = arguments.keys().map(source).collect();
-        Ok(Plan::Filled(Filled { arguments, sources, note: None, planner: PlannerKind::Endpoint }))
+        Ok(Plan::Filled(Filled {
+            arguments,
+            sources,
+            note: None,
+            planner: PlannerKind::Endpoint,
+        }))
     }
 
     async fn ask(&self, request: PlanRequest<'_>, messages: &[Value]) -> Result<Reply, EndpointError> {
@@ -169,17 +180,26 @@ impl EndpointPlanner {
             }}],
             "tool_choice": "auto",
         });
-        let address = format!("{}/chat/completions", self.settings.base_url.as_str().trim_end_matches('/'));
+        let address = format!(
+            "{}/chat/completions",
+            self.settings.base_url.as_str().trim_end_matches('/')
+        );
         let mut post = self.client.post(address).json(&body);
         if let Some(key) = &self.settings.api_key {
             post = post.bearer_auth(key.expose_secret());
         }
-        let response = post.send().await.map_err(|error| EndpointError::Unreachable(without_address(error)))?;
+        let response = post
+            .send()
+            .await
+            .map_err(|error| EndpointError::Unreachable(without_address(error)))?;
         let status = response.status();
         let body = read_bounded(response).await?;
         if !status.is_success() {
             let detail = String::from_utf8_lossy(&body).chars().take(200).collect();
-            return Err(EndpointError::Status { status: status.as_u16(), detail });
+            return Err(EndpointError::Status {
+                status: status.as_u16(),
+                detail,
+            });
         }
         read_completion(&body)
     }
@@ -204,7 +224,9 @@ fn instructions(request: PlanRequest<'_>) -> String {
     );
     if !request.context.earlier.is_empty() {
         let earlier = Value::Object(request.context.earlier.clone());
-        text.push_str(&format!(" Arguments of earlier calls in this conversation: {earlier}"));
+        text.push_str(&format!(
+            " Arguments of earlier calls in this conversation: {earlier}"
+        ));
     }
     text
 }
@@ -212,9 +234,17 @@ fn instructions(request: PlanRequest<'_>) -> String {
 /// The endpoint asked back. What it can be held to is the schema: the required arguments that rules do not find either.
 fn declined(request: PlanRequest<'_>, words: String) -> Plan {
     match rules::plan(request) {
-        Plan::Missing { filled, names, question } => {
+        Plan::Missing {
+            filled,
+            names,
+            question,
+        } => {
             let words = words.trim().to_owned();
-            Plan::Missing { filled, names, question: if words.is_empty() { question } else { words } }
+            Plan::Missing {
+                filled,
+                names,
+                question: if words.is_empty() { question } else { words },
+            }
         }
         filled_or_refused => filled_or_refused,
     }
@@ -222,32 +252,60 @@ fn declined(request: PlanRequest<'_>, words: String) -> Plan {
 
 fn with_note(plan: Plan, note: String) -> Plan {
     match plan {
-        Plan::Filled(filled) => Plan::Filled(Filled { note: Some(note), ..filled }),
-        Plan::Missing { filled, names, question } => {
-            Plan::Missing { filled: Filled { note: Some(note), ..filled }, names, question }
-        }
-        Plan::Refused { reason } => Plan::Refused { reason: format!("{reason} ({note})") },
+        Plan::Filled(filled) => Plan::Filled(Filled {
+            note: Some(note),
+            ..filled
+        }),
+        Plan::Missing {
+            filled,
+            names,
+            question,
+        } => Plan::Missing {
+            filled: Filled {
+                note: Some(note),
+                ..filled
+            },
+            names,
+            question,
+        },
+        Plan::Refused { reason } => Plan::Refused {
+            reason: format!("{reason} ({note})"),
+        },
     }
 }
 
 fn function_name(tool: &str) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') {
+            c
+        } else {
+            '_'
+        }
+    };
     tool.chars().map(allowed).take(FUNCTION_NAME_CHARS_MAX).collect()
 }
 
 fn without_address(error: reqwest::Error) -> String {
     // The address may carry credentials.
     let error = error.without_url();
-    if error.is_timeout() { "timed out".to_owned() } else { error.to_string() }
+    if error.is_timeout() {
+        "timed out".to_owned()
+    } else {
+        error.to_string()
+    }
 }
 
 async fn read_bounded(mut response: reqwest::Response) -> Result<Vec<u8>, EndpointError> {
     let mut body = Vec::new();
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| EndpointError::Unreachable(without_address(error)))?
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| EndpointError::Unreachable(without_address(error)))?
     {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(EndpointError::Unexpected(format!("more than {ANSWER_BYTES_MAX} bytes")));
+            return Err(EndpointError::Unexpected(format!(
+                "more than {ANSWER_BYTES_MAX} bytes"
+            )));
         }
         body.extend_from_slice(&chunk);
     }
@@ -276,7 +334,9 @@ fn read_completion(body: &[u8]) -> Result<Reply, EndpointError> {
     };
     match arguments {
         Value::Object(arguments) => Ok(Reply::Arguments(arguments)),
-        other => Err(EndpointError::Unexpected(format!("arguments that are no object: {other}"))),
+        other => Err(EndpointError::Unexpected(format!(
+            "arguments that are no object: {other}"
+        ))),
     }
 }
 

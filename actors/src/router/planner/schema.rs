@@ -47,7 +47,9 @@ pub enum ValueKind {
 
 /// The parameters of a tool: the required ones first, else in the schema's order.
 pub fn parameters(input_schema: &Value) -> Vec<Parameter<'_>> {
-    let Some(properties) = input_schema.get("properties").and_then(Value::as_object) else { return Vec::new() };
+    let Some(properties) = input_schema.get("properties").and_then(Value::as_object) else {
+        return Vec::new();
+    };
     let required: Vec<&str> = input_schema
         .get("required")
         .and_then(Value::as_array)
@@ -80,12 +82,18 @@ pub fn faults(input_schema: &Value, arguments: &Arguments) -> Vec<String> {
 }
 
 fn place(path: &str) -> String {
-    if path.is_empty() { "arguments".to_owned() } else { path.trim_start_matches('/').replace('/', ".") }
+    if path.is_empty() {
+        "arguments".to_owned()
+    } else {
+        path.trim_start_matches('/').replace('/', ".")
+    }
 }
 
 /// Without `$schema`: an unknown dialect is read as the newest instead of refused.
 fn without_meta_schema(schema: &Value) -> Value {
-    let Value::Object(object) = schema else { return Value::Object(Map::new()) };
+    let Value::Object(object) = schema else {
+        return Value::Object(Map::new());
+    };
     let mut object = object.clone();
     object.remove("$schema");
     Value::Object(object)
@@ -93,7 +101,12 @@ fn without_meta_schema(schema: &Value) -> Value {
 
 fn parameter<'a>(name: &'a str, schema: &'a Value, required: bool) -> Parameter<'a> {
     let meant = meant_schema(schema);
-    let text = |field: &str| meant.get(field).or_else(|| schema.get(field)).and_then(Value::as_str);
+    let text = |field: &str| {
+        meant
+            .get(field)
+            .or_else(|| schema.get(field))
+            .and_then(Value::as_str)
+    };
     Parameter {
         name,
         description: text("description").unwrap_or_default(),
@@ -111,14 +124,22 @@ fn meant_schema(schema: &Value) -> &Value {
     ["anyOf", "oneOf"]
         .iter()
         .find_map(|field| schema.get(field)?.as_array())
-        .and_then(|alternatives| alternatives.iter().find(|a| a.get("type").and_then(Value::as_str) != Some("null")))
+        .and_then(|alternatives| {
+            alternatives
+                .iter()
+                .find(|a| a.get("type").and_then(Value::as_str) != Some("null"))
+        })
         .unwrap_or(schema)
 }
 
 fn kind(schema: &Value) -> ValueKind {
     let name = match schema.get("type") {
         Some(Value::String(name)) => name.as_str(),
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).find(|n| *n != "null").unwrap_or(""),
+        Some(Value::Array(names)) => names
+            .iter()
+            .filter_map(Value::as_str)
+            .find(|n| *n != "null")
+            .unwrap_or(""),
         _ if schema.get("enum").is_some() => "string",
         _ => "",
     };
@@ -136,7 +157,11 @@ fn choices(schema: &Value) -> Vec<&Value> {
     if let Some(value) = schema.get("const") {
         return vec![value];
     }
-    schema.get("enum").and_then(Value::as_array).map(|values| values.iter().collect()).unwrap_or_default()
+    schema
+        .get("enum")
+        .and_then(Value::as_array)
+        .map(|values| values.iter().collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -160,8 +185,14 @@ mod tests {
         assert_eq!(found[0].name, "mode");
         assert_eq!(found[0].choices.len(), 2);
         let limit = found.iter().find(|p| p.name == "limit").unwrap();
-        assert_eq!((limit.kind, limit.description, limit.default), (ValueKind::Integer, "how many", None));
-        assert_eq!(found.iter().find(|p| p.name == "path").unwrap().kind, ValueKind::Text);
+        assert_eq!(
+            (limit.kind, limit.description, limit.default),
+            (ValueKind::Integer, "how many", None)
+        );
+        assert_eq!(
+            found.iter().find(|p| p.name == "path").unwrap().kind,
+            ValueKind::Text
+        );
     }
 
     #[test]

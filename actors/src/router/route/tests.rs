@@ -21,7 +21,10 @@ struct Example {
 }
 
 fn examples() -> Vec<Example> {
-    include_str!("../testdata/examples.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    include_str!("../testdata/examples.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn real_catalog() -> Catalog {
@@ -29,8 +32,18 @@ fn real_catalog() -> Catalog {
         serde_json::from_str(include_str!("../testdata/real_tools.json")).unwrap();
     let mut catalog = Catalog::default();
     for (name, tools) in servers {
-        let tools = tools.as_array().unwrap().iter().map(|tool| Arc::new(document(&name, tool))).collect();
-        let server = ServerDocument { name: name.as_str().into(), description: String::new(), prior: 0.0, tools };
+        let tools = tools
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tool| Arc::new(document(&name, tool)))
+            .collect();
+        let server = ServerDocument {
+            name: name.as_str().into(),
+            description: String::new(),
+            prior: 0.0,
+            tools,
+        };
         catalog.upsert(server).unwrap();
     }
     catalog.upsert(crate::builtin::document()).unwrap();
@@ -49,11 +62,20 @@ fn document(server: &str, tool: &Value) -> ToolDocument {
     }
 }
 
-async fn route(index: &ToolIndex, question: &str, vector: Option<crate::router::index::dense::Vector>) -> Routing {
+async fn route(
+    index: &ToolIndex,
+    question: &str,
+    vector: Option<crate::router::index::dense::Vector>,
+) -> Routing {
     let ranked = selection::rank(index, &Query::new(question, vector), 10, |_| true);
     let now = "2026-11-22T12:30:00+00:00[UTC]".parse().unwrap();
     let context = PlanContext::default();
-    let request = RouteRequest { question, context: &context, now: &now, within: Duration::from_secs(1) };
+    let request = RouteRequest {
+        question,
+        context: &context,
+        now: &now,
+        within: Duration::from_secs(1),
+    };
     choose(ranked, request, &RulesPlanner).await
 }
 
@@ -61,11 +83,20 @@ async fn route(index: &ToolIndex, question: &str, vector: Option<crate::router::
 fn fault(example: &Example, routing: &Routing) -> Option<String> {
     let (Some(server), Some(name)) = (&example.server, &example.tool) else {
         let called = routing.decision == Decision::Call;
-        return called.then(|| format!("{:?} was called: {}", routing.tool.as_ref().map(|t| &t.name), routing.why));
+        return called.then(|| {
+            format!(
+                "{:?} was called: {}",
+                routing.tool.as_ref().map(|t| &t.name),
+                routing.why
+            )
+        });
     };
     let tool = routing.tool.as_ref()?;
     if (&*tool.server, &tool.name) != (server, name) || routing.decision != Decision::Call {
-        return Some(format!("{} {}/{}: {}", routing.decision, tool.server, tool.name, routing.why));
+        return Some(format!(
+            "{} {}/{}: {}",
+            routing.decision, tool.server, tool.name, routing.why
+        ));
     }
     match (&example.arguments, routing.plan.as_ref()?) {
         (Some(wanted), Plan::Filled(filled)) if *wanted == filled.arguments => None,
@@ -84,14 +115,27 @@ async fn the_kept_examples_are_answered_by_words_alone() {
         faults.extend(fault(example, &routing).map(|fault| format!("{}\n    {fault}", example.question)));
     }
     // By words alone a few are out of reach; each one that is lost or won moves this bound.
-    assert!(faults.len() <= 6, "{} of {} wrong:\n{}", faults.len(), examples.len(), faults.join("\n"));
-    println!("{} of {} wrong:\n{}", faults.len(), examples.len(), faults.join("\n"));
+    assert!(
+        faults.len() <= 3,
+        "{} of {} wrong:\n{}",
+        faults.len(),
+        examples.len(),
+        faults.join("\n")
+    );
+    println!(
+        "{} of {} wrong:\n{}",
+        faults.len(),
+        examples.len(),
+        faults.join("\n")
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs the model files; run with TROUPE_MODELS=DIR and --ignored"]
 async fn the_kept_examples_are_answered_with_the_model() {
-    let models = std::env::var_os("TROUPE_MODELS").map(std::path::PathBuf::from).unwrap();
+    let models = std::env::var_os("TROUPE_MODELS")
+        .map(std::path::PathBuf::from)
+        .unwrap();
     let files = crate::pipeline::embedding::files::ModelFiles::find(&[models]).unwrap();
     let mut model = crate::pipeline::embedding::model::EmbeddingModel::load(&files).unwrap();
     let catalog = real_catalog();
@@ -101,10 +145,24 @@ async fn the_kept_examples_are_answered_with_the_model() {
     let mut faults = Vec::new();
     let examples = examples();
     for example in &examples {
-        let vector = model.embed(std::slice::from_ref(&example.question)).unwrap().pop();
+        let vector = model
+            .embed(std::slice::from_ref(&example.question))
+            .unwrap()
+            .pop();
         let routing = route(&index, &example.question, vector).await;
         faults.extend(fault(example, &routing).map(|fault| format!("{}\n    {fault}", example.question)));
     }
-    assert!(faults.len() <= 3, "{} of {} wrong:\n{}", faults.len(), examples.len(), faults.join("\n"));
-    println!("{} of {} wrong:\n{}", faults.len(), examples.len(), faults.join("\n"));
+    assert!(
+        faults.len() <= 3,
+        "{} of {} wrong:\n{}",
+        faults.len(),
+        examples.len(),
+        faults.join("\n")
+    );
+    println!(
+        "{} of {} wrong:\n{}",
+        faults.len(),
+        examples.len(),
+        faults.join("\n")
+    );
 }

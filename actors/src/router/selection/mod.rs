@@ -88,8 +88,11 @@ pub fn rank(
 ) -> Vec<Ranked> {
     let signals = index.signals(query, allowed);
     let best = Best::of(&signals);
-    let mut scored: Vec<(f32, &Signals)> =
-        signals.iter().map(|signal| (best.fuse(signal), signal)).filter(|(score, _)| *score > 0.0).collect();
+    let mut scored: Vec<(f32, &Signals)> = signals
+        .iter()
+        .map(|signal| (best.fuse(signal), signal))
+        .filter(|(score, _)| *score > 0.0)
+        .collect();
     scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     scored
         .into_iter()
@@ -110,7 +113,9 @@ pub fn rank(
 
 /// What follows from a ranking.
 pub fn decide(ranked: &[Ranked]) -> Decision {
-    let Some(first) = ranked.first() else { return Decision::Nothing };
+    let Some(first) = ranked.first() else {
+        return Decision::Nothing;
+    };
     if first.confidence < OFFER_CONFIDENCE_MIN {
         return Decision::Nothing;
     }
@@ -120,7 +125,11 @@ pub fn decide(ranked: &[Ranked]) -> Decision {
     let tied = ranked.get(1).is_some_and(|second| {
         second.score >= first.score * (1.0 - TIE_SHARE) && second.confidence >= CALL_CONFIDENCE_MIN
     });
-    if tied && !first.tool.hints.read_only { Decision::Ask } else { Decision::Call }
+    if tied && !first.tool.hints.read_only {
+        Decision::Ask
+    } else {
+        Decision::Call
+    }
 }
 
 fn confidence(cosine: Option<f32>, coverage: f32, name_coverage: f32) -> f32 {
@@ -168,7 +177,10 @@ impl Best {
 
     /// From 0 to 1, before the prior.
     fn fuse(&self, signal: &Signals) -> f32 {
-        let tool = mix(share(signal.lexical, self.lexical), signal.dense.map(|cosine| share(cosine, self.dense)));
+        let tool = mix(
+            share(signal.lexical, self.lexical),
+            signal.dense.map(|cosine| share(cosine, self.dense)),
+        );
         let server = mix(
             share(signal.server_lexical, self.server_lexical),
             signal.server_dense.map(|cosine| share(cosine, self.server_dense)),

@@ -24,7 +24,9 @@ async fn endpoint(answers: Vec<(u16, Value)>) -> (Url, Arc<Mutex<Vec<Value>>>) {
                 let read = socket.read(&mut chunk).await.unwrap();
                 bytes.extend_from_slice(&chunk[..read]);
                 let text = String::from_utf8_lossy(&bytes).into_owned();
-                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                    continue;
+                };
                 assert!(head.starts_with("POST /v1/chat/completions"), "{head}");
                 if let Ok(body) = serde_json::from_str::<Value>(body) {
                     break body;
@@ -62,12 +64,21 @@ fn tool() -> ToolDocument {
 
 async fn plan(answers: Vec<(u16, Value)>, question: &str) -> (Plan, Vec<Value>) {
     let (base_url, seen) = endpoint(answers).await;
-    let settings =
-        EndpointSettings { base_url, model: "m".to_owned(), api_key: None, timeout: Duration::from_secs(5) };
+    let settings = EndpointSettings {
+        base_url,
+        model: "m".to_owned(),
+        api_key: None,
+        timeout: Duration::from_secs(5),
+    };
     let now = "2026-11-22T12:30:00+00:00[UTC]".parse().unwrap();
     let (tool, context) = (tool(), PlanContext::default());
-    let request =
-        PlanRequest { question, tool: &tool, context: &context, now: &now, within: Duration::from_secs(5) };
+    let request = PlanRequest {
+        question,
+        tool: &tool,
+        context: &context,
+        now: &now,
+        within: Duration::from_secs(5),
+    };
     let plan = EndpointPlanner::new(settings).unwrap().fill(request).await;
     let seen = seen.lock().unwrap().clone();
     (plan, seen)
@@ -75,8 +86,14 @@ async fn plan(answers: Vec<(u16, Value)>, question: &str) -> (Plan, Vec<Value>) 
 
 #[tokio::test]
 async fn arguments_come_from_the_endpoint() {
-    let (plan, seen) = plan(vec![(200, calls(r#"{"timezone":"Asia/Tokyo"}"#))], "time in the city of the tower?").await;
-    let Plan::Filled(filled) = plan else { panic!("{plan:?}") };
+    let (plan, seen) = plan(
+        vec![(200, calls(r#"{"timezone":"Asia/Tokyo"}"#))],
+        "time in the city of the tower?",
+    )
+    .await;
+    let Plan::Filled(filled) = plan else {
+        panic!("{plan:?}")
+    };
     assert_eq!(filled.arguments["timezone"], "Asia/Tokyo");
     assert_eq!((filled.planner, filled.note), (PlannerKind::Endpoint, None));
     assert_eq!(seen[0]["tools"][0]["function"]["name"], "get_current_time");
@@ -84,16 +101,32 @@ async fn arguments_come_from_the_endpoint() {
 
 #[tokio::test]
 async fn invalid_arguments_are_repaired_once() {
-    let answers = vec![(200, calls(r#"{"timezone":9}"#)), (200, calls(r#"{"timezone":"Asia/Tokyo"}"#))];
+    let answers = vec![
+        (200, calls(r#"{"timezone":9}"#)),
+        (200, calls(r#"{"timezone":"Asia/Tokyo"}"#)),
+    ];
     let (plan, seen) = plan(answers, "time?").await;
     assert!(matches!(plan, Plan::Filled(_)), "{plan:?}");
-    assert!(seen[1]["messages"][2]["content"].as_str().unwrap().contains("timezone"), "{}", seen[1]);
+    assert!(
+        seen[1]["messages"][2]["content"]
+            .as_str()
+            .unwrap()
+            .contains("timezone"),
+        "{}",
+        seen[1]
+    );
 }
 
 #[tokio::test]
 async fn when_it_fails_the_rules_answer_and_say_so() {
-    let (plan, _) = plan(vec![(500, json!({"error": "overloaded"}))], "what time is it in Paris?").await;
-    let Plan::Filled(filled) = plan else { panic!("{plan:?}") };
+    let (plan, _) = plan(
+        vec![(500, json!({"error": "overloaded"}))],
+        "what time is it in Paris?",
+    )
+    .await;
+    let Plan::Filled(filled) = plan else {
+        panic!("{plan:?}")
+    };
     assert_eq!(filled.arguments["timezone"], "Europe/Paris");
     assert_eq!(filled.planner, PlannerKind::Rules);
     assert!(filled.note.unwrap().contains("HTTP 500"));
@@ -103,6 +136,11 @@ async fn when_it_fails_the_rules_answer_and_say_so() {
 async fn it_may_ask_for_what_is_missing() {
     let words = json!({"choices": [{"message": {"role": "assistant", "content": "Which city?"}}]});
     let (plan, _) = plan(vec![(200, words)], "what time is it there?").await;
-    let Plan::Missing { names, question, .. } = plan else { panic!("{plan:?}") };
-    assert_eq!((names, question.as_str()), (vec!["timezone".to_owned()], "Which city?"));
+    let Plan::Missing { names, question, .. } = plan else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(
+        (names, question.as_str()),
+        (vec!["timezone".to_owned()], "Which city?")
+    );
 }

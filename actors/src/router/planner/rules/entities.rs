@@ -55,22 +55,25 @@ pub struct Entities<'a> {
     pub sql: Option<Piece>,
 }
 
-static QUOTED: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r#""([^"]+)"|“([^”]+)”|`([^`]+)`|(?:^|[\s(=:])'([^']+)'(?:$|[\s).,;:?!])"#)
-});
+static QUOTED: LazyLock<Regex> =
+    LazyLock::new(|| constant(r#""([^"]+)"|“([^”]+)”|`([^`]+)`|(?:^|[\s(=:])'([^']+)'(?:$|[\s).,;:?!])"#));
 static URL: LazyLock<Regex> = LazyLock::new(|| constant(r#"https?://[^\s<>"'`]+"#));
 static EMAIL: LazyLock<Regex> =
     LazyLock::new(|| constant(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"));
 static PATH: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r#"(?:^|[\s(\[=:])((?:~|\.{1,2})?/[^\s"'`<>,;?)]*|[A-Za-z]:\\[^\s"'`<>]+|[\w-]+(?:/[\w.-]+)+|[\w-]+\.[A-Za-z][A-Za-z0-9]{0,4})(?:$|[\s?!,;)\]]|\.(?:\s|$))"#)
+    constant(
+        r#"(?:^|[\s(\[=:])((?:~|\.{1,2})?/[^\s"'`<>,;?)]*|[A-Za-z]:\\[^\s"'`<>]+|[\w-]+(?:/[\w.-]+)+|[\w-]+\.[A-Za-z][A-Za-z0-9]{0,4})(?:$|[\s?!,;)\]]|\.(?:\s|$))"#,
+    )
 });
-static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?i)(?:^|[^\w.])(-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?)(?:%|\b)")
+static NUMBER: LazyLock<Regex> =
+    LazyLock::new(|| constant(r"(?i)(?:^|[^\w.])(-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?)(?:%|\b)"));
+static NUMBER_WORD: LazyLock<Regex> = LazyLock::new(|| {
+    constant(r"(?i)\b(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b")
 });
-static NUMBER_WORD: LazyLock<Regex> =
-    LazyLock::new(|| constant(r"(?i)\b(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b"));
 static SQL: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?is)\b(select\s.+\sfrom\s.+|insert\s+into\s.+|update\s+\S+\s+set\s.+|delete\s+from\s.+|create\s+(?:table|view|index)\s.+|alter\s+table\s.+|drop\s+(?:table|view|index)\s.+|with\s+\w+\s+as\s*\(.+)$")
+    constant(
+        r"(?is)\b(select\s.+\sfrom\s.+|insert\s+into\s.+|update\s+\S+\s+set\s.+|delete\s+from\s.+|create\s+(?:table|view|index)\s.+|alter\s+table\s.+|drop\s+(?:table|view|index)\s.+|with\s+\w+\s+as\s*\(.+)$",
+    )
 });
 
 impl<'a> Entities<'a> {
@@ -84,11 +87,22 @@ impl<'a> Entities<'a> {
             .into_iter()
             .filter(|time| moments.iter().all(|moment| !overlaps(&moment.span, &time.span)))
             .collect();
-        let taken: Vec<Range<usize>> = urls.iter().chain(&emails).map(|piece| piece.span.clone()).collect();
+        let taken: Vec<Range<usize>> = urls
+            .iter()
+            .chain(&emails)
+            .map(|piece| piece.span.clone())
+            .collect();
         let paths = paths(text, &taken);
-        let dated = moments.iter().map(|m| &m.span).chain(clock_times.iter().map(|t| &t.span));
-        let not_numbers: Vec<Range<usize>> =
-            taken.iter().chain(dated).cloned().chain(paths.iter().map(|path| path.span.clone())).collect();
+        let dated = moments
+            .iter()
+            .map(|m| &m.span)
+            .chain(clock_times.iter().map(|t| &t.span));
+        let not_numbers: Vec<Range<usize>> = taken
+            .iter()
+            .chain(dated)
+            .cloned()
+            .chain(paths.iter().map(|path| path.span.clone()))
+            .collect();
         Self {
             numbers: numbers(text, &not_numbers),
             places: place::places(text),
@@ -115,7 +129,10 @@ fn quoted(text: &str) -> Vec<Piece> {
         .filter_map(|captures| {
             let inner = (1..captures.len()).find_map(|group| captures.get(group))?;
             let span = inner.start().saturating_sub(1)..(inner.end() + 1).min(text.len());
-            Some(Piece { span, text: inner.as_str().to_owned() })
+            Some(Piece {
+                span,
+                text: inner.as_str().to_owned(),
+            })
         })
         .collect()
 }
@@ -124,14 +141,25 @@ fn quoted(text: &str) -> Vec<Piece> {
 fn urls(text: &str) -> Vec<Piece> {
     URL.find_iter(text)
         .map(|found| {
-            let url = found.as_str().trim_end_matches(['.', ',', '?', '!', ')', ';', ':']);
-            Piece { span: found.start()..found.start() + url.len(), text: url.to_owned() }
+            let url = found
+                .as_str()
+                .trim_end_matches(['.', ',', '?', '!', ')', ';', ':']);
+            Piece {
+                span: found.start()..found.start() + url.len(),
+                text: url.to_owned(),
+            }
         })
         .collect()
 }
 
 fn whole_matches(pattern: &Regex, text: &str) -> Vec<Piece> {
-    pattern.find_iter(text).map(|found| Piece { span: found.range(), text: found.as_str().to_owned() }).collect()
+    pattern
+        .find_iter(text)
+        .map(|found| Piece {
+            span: found.range(),
+            text: found.as_str().to_owned(),
+        })
+        .collect()
 }
 
 fn paths(text: &str, taken: &[Range<usize>]) -> Vec<Piece> {
@@ -144,9 +172,15 @@ fn paths(text: &str, taken: &[Range<usize>]) -> Vec<Piece> {
         let written = path.as_str();
         let is_zone = place::zone_of(written).is_some();
         if !is_zone && written.len() > 1 && taken.iter().all(|other| !overlaps(other, &span)) {
-            found.push(Piece { span: span.clone(), text: written.to_owned() });
+            found.push(Piece {
+                span: span.clone(),
+                text: written.to_owned(),
+            });
         } else if written == "/" {
-            found.push(Piece { span: span.clone(), text: written.to_owned() });
+            found.push(Piece {
+                span: span.clone(),
+                text: written.to_owned(),
+            });
         }
         from = span.end.max(from + 1);
     }
@@ -159,12 +193,20 @@ fn numbers(text: &str, taken: &[Range<usize>]) -> Vec<Number> {
         .filter_map(|captures| {
             let digits = captures.get(1)?;
             let value: f64 = digits.as_str().replace(',', "").parse().ok()?;
-            Some(Number { span: digits.range(), value, is_whole: !digits.as_str().contains('.') })
+            Some(Number {
+                span: digits.range(),
+                value,
+                is_whole: !digits.as_str().contains('.'),
+            })
         })
         .collect();
     found.extend(NUMBER_WORD.find_iter(text).filter_map(|word| {
         let value = moment::number_word(&word.as_str().to_lowercase())? as f64;
-        Some(Number { span: word.range(), value, is_whole: true })
+        Some(Number {
+            span: word.range(),
+            value,
+            is_whole: true,
+        })
     }));
     found.retain(|number| taken.iter().all(|span| !overlaps(span, &number.span)));
     found.sort_by_key(|number| number.span.start);
@@ -174,8 +216,15 @@ fn numbers(text: &str, taken: &[Range<usize>]) -> Vec<Number> {
 fn sql(text: &str) -> Option<Piece> {
     let captures = SQL.captures(text)?;
     let statement = captures.get(1)?;
-    let trimmed = statement.as_str().trim_end().trim_end_matches(['"', '`', '”', '?']).trim_end();
-    Some(Piece { span: statement.start()..statement.start() + trimmed.len(), text: trimmed.to_owned() })
+    let trimmed = statement
+        .as_str()
+        .trim_end()
+        .trim_end_matches(['"', '`', '”', '?'])
+        .trim_end();
+    Some(Piece {
+        span: statement.start()..statement.start() + trimmed.len(),
+        text: trimmed.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -193,11 +242,15 @@ mod tests {
 
     #[test]
     fn tells_paths_urls_and_mail_apart() {
-        let found = read("move /tmp/a.txt to ./b/c.md, see https://example.org/x.html. or mail a.b@example.org");
+        let found =
+            read("move /tmp/a.txt to ./b/c.md, see https://example.org/x.html. or mail a.b@example.org");
         assert_eq!(texts(&found.paths), ["/tmp/a.txt", "./b/c.md"]);
         assert_eq!(texts(&found.urls), ["https://example.org/x.html"]);
         assert_eq!(texts(&found.emails), ["a.b@example.org"]);
-        assert_eq!(texts(&read("read notes.txt and src/main.rs").paths), ["notes.txt", "src/main.rs"]);
+        assert_eq!(
+            texts(&read("read notes.txt and src/main.rs").paths),
+            ["notes.txt", "src/main.rs"]
+        );
         assert!(read("the time in Europe/Paris").paths.is_empty());
     }
 
@@ -210,14 +263,20 @@ mod tests {
 
     #[test]
     fn quotes_of_every_kind() {
-        assert_eq!(texts(&read("say \"hello there\" and 'it' or `x = 1`").quoted), ["hello there", "it", "x = 1"]);
+        assert_eq!(
+            texts(&read("say \"hello there\" and 'it' or `x = 1`").quoted),
+            ["hello there", "it", "x = 1"]
+        );
         assert!(read("what's the user's name").quoted.is_empty());
     }
 
     #[test]
     fn a_statement_is_taken_whole() {
         let found = read("run SELECT name, count(*) FROM users WHERE age > 3");
-        assert_eq!(found.sql.unwrap().text, "SELECT name, count(*) FROM users WHERE age > 3");
+        assert_eq!(
+            found.sql.unwrap().text,
+            "SELECT name, count(*) FROM users WHERE age > 3"
+        );
         assert!(read("select the best option").sql.is_none());
     }
 }

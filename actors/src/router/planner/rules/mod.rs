@@ -48,7 +48,10 @@ pub fn plan(request: PlanRequest<'_>) -> Plan {
     let parameters = schema::parameters(&request.tool.input_schema);
     let mut filler = Filler::new(request);
     // Whoever knows best what it looks for chooses first: a URL before "any text".
-    let mut order: Vec<(Role, &Parameter<'_>)> = parameters.iter().map(|p| (role::of(p, request.tool), p)).collect();
+    let mut order: Vec<(Role, &Parameter<'_>)> = parameters
+        .iter()
+        .map(|p| (role::of(p, request.tool), p))
+        .collect();
     order.sort_by_key(|(role, parameter)| (role.generality(), !parameter.required));
     let mut missing: Vec<&Parameter<'_>> = Vec::new();
     for (role, parameter) in order {
@@ -59,14 +62,26 @@ pub fn plan(request: PlanRequest<'_>) -> Plan {
     let mut filled = filler.into_filled();
     in_schema_order(&mut filled, &parameters);
     if !missing.is_empty() {
-        let names = missing.iter().map(|parameter| parameter.name.to_owned()).collect();
-        return Plan::Missing { filled, names, question: ask_for(&missing) };
+        let names = missing
+            .iter()
+            .map(|parameter| parameter.name.to_owned())
+            .collect();
+        return Plan::Missing {
+            filled,
+            names,
+            question: ask_for(&missing),
+        };
     }
     let faults = schema::faults(&request.tool.input_schema, &filled.arguments);
     if faults.is_empty() {
         return Plan::Filled(filled);
     }
-    Plan::Refused { reason: format!("the arguments found in the question do not fit the tool: {}", faults.join("; ")) }
+    Plan::Refused {
+        reason: format!(
+            "the arguments found in the question do not fit the tool: {}",
+            faults.join("; ")
+        ),
+    }
 }
 
 /// Reads a person's reply to [`ask_for`] as the value of one parameter.
@@ -80,10 +95,12 @@ pub fn read_reply(request: PlanRequest<'_>, name: &str) -> Option<Value> {
     }
     let plain = reply.trim_matches(['"', '\'', '`', '.', ' ']);
     match parameter.kind {
-        ValueKind::Text | ValueKind::Other if !plain.is_empty() && parameter.choices.is_empty() => Some(json!(plain)),
-        ValueKind::Array if !plain.is_empty() => {
-            Some(Value::Array(plain.split(',').map(|item| json!(item.trim())).collect()))
+        ValueKind::Text | ValueKind::Other if !plain.is_empty() && parameter.choices.is_empty() => {
+            Some(json!(plain))
         }
+        ValueKind::Array if !plain.is_empty() => Some(Value::Array(
+            plain.split(',').map(|item| json!(item.trim())).collect(),
+        )),
         ValueKind::Boolean => match plain.to_lowercase().as_str() {
             "yes" | "y" | "true" | "on" => Some(json!(true)),
             "no" | "n" | "false" | "off" => Some(json!(false)),
@@ -144,7 +161,12 @@ struct Filler<'a> {
 impl<'a> Filler<'a> {
     fn new(request: PlanRequest<'a>) -> Self {
         let entities = Entities::read(request.question, request.now);
-        Self { request, entities, used: Vec::new(), filled: Filled::default() }
+        Self {
+            request,
+            entities,
+            used: Vec::new(),
+            filled: Filled::default(),
+        }
     }
 
     fn into_filled(self) -> Filled {
@@ -188,7 +210,9 @@ impl<'a> Filler<'a> {
     /// schema itself names for this case.
     fn fallback(&self, role: Role, parameter: &Parameter<'_>) -> Option<(Value, String)> {
         let earlier = self.request.context.earlier.get(parameter.name);
-        if let Some(value) = earlier.filter(|_| self.request.context.follows_up || (parameter.required && role.lasts())) {
+        if let Some(value) =
+            earlier.filter(|_| self.request.context.follows_up || (parameter.required && role.lasts()))
+        {
             return Some((value.clone(), "from earlier in this conversation".to_owned()));
         }
         if !parameter.required {
@@ -200,7 +224,12 @@ impl<'a> Filler<'a> {
         if let Some(default) = parameter.default {
             return Some((default.clone(), "the schema's default".to_owned()));
         }
-        role::default_in_words(parameter).map(|value| (json!(value), "the default that the tool's description names".to_owned()))
+        role::default_in_words(parameter).map(|value| {
+            (
+                json!(value),
+                "the default that the tool's description names".to_owned(),
+            )
+        })
     }
 
     fn is_free(&self, span: &Range<usize>) -> bool {
@@ -218,7 +247,11 @@ impl<'a> Filler<'a> {
                 is_said.then_some((words.len(), *choice))
             })
             .max_by_key(|(words, _)| *words)?;
-        Some(Found { value: best.1.clone(), span: 0..0, how: format!("the question says {}", plain(best.1)) })
+        Some(Found {
+            value: best.1.clone(),
+            span: 0..0,
+            how: format!("the question says {}", plain(best.1)),
+        })
     }
 
     /// True where the question uses the parameter's own words, false where it denies them.
@@ -229,24 +262,48 @@ impl<'a> Filler<'a> {
             return None;
         }
         let value = !text::is_denied(self.entities.text, parameter.name);
-        Some(Found { value: json!(value), span: 0..0, how: format!("the question says {}", parameter.name) })
+        Some(Found {
+            value: json!(value),
+            span: 0..0,
+            how: format!("the question says {}", parameter.name),
+        })
     }
 
     fn number(&self, parameter: &Parameter<'_>, all: &[Parameter<'_>]) -> Option<Found> {
-        let free: Vec<_> =
-            self.entities.numbers.iter().filter(|number| self.is_free(&number.span)).collect();
+        let free: Vec<_> = self
+            .entities
+            .numbers
+            .iter()
+            .filter(|number| self.is_free(&number.span))
+            .collect();
         let fits = |number: &&&entities::Number| parameter.kind == ValueKind::Number || number.is_whole;
-        let named = free.iter().filter(fits).find(|number| text::is_beside(self.entities.text, &number.span, parameter));
+        let named = free
+            .iter()
+            .filter(fits)
+            .find(|number| text::is_beside(self.entities.text, &number.span, parameter));
         // A required number takes the first one; an optional one only a number that can be meant for nothing else.
         let numeric = |p: &&Parameter<'_>| matches!(p.kind, ValueKind::Integer | ValueKind::Number);
-        let is_only = all.iter().filter(numeric).count() == 1 && free.len() == 1 && text::counts_things(self.entities.text, &free[0].span, parameter);
+        let is_only = all.iter().filter(numeric).count() == 1
+            && free.len() == 1
+            && text::counts_things(self.entities.text, &free[0].span, parameter);
         let number = named.or_else(|| free.iter().find(fits).filter(|_| parameter.required || is_only))?;
-        let value = if number.is_whole { json!(number.value as i64) } else { json!(number.value) };
-        Some(Found { value, span: number.span.clone(), how: format!("the number {}", number.value) })
+        let value = if number.is_whole {
+            json!(number.value as i64)
+        } else {
+            json!(number.value)
+        };
+        Some(Found {
+            value,
+            span: number.span.clone(),
+            how: format!("the number {}", number.value),
+        })
     }
 
     fn list(&self, role: Role, parameter: &Parameter<'_>) -> Option<Found> {
-        let item_type = parameter.items.and_then(|items| items.get("type")).and_then(Value::as_str);
+        let item_type = parameter
+            .items
+            .and_then(|items| items.get("type"))
+            .and_then(Value::as_str);
         match item_type {
             Some("number" | "integer") => {
                 let values: Vec<Value> = self
@@ -254,9 +311,19 @@ impl<'a> Filler<'a> {
                     .numbers
                     .iter()
                     .filter(|number| self.is_free(&number.span))
-                    .map(|number| if number.is_whole { json!(number.value as i64) } else { json!(number.value) })
+                    .map(|number| {
+                        if number.is_whole {
+                            json!(number.value as i64)
+                        } else {
+                            json!(number.value)
+                        }
+                    })
                     .collect();
-                (!values.is_empty()).then(|| Found { value: json!(values), span: 0..0, how: "the numbers".to_owned() })
+                (!values.is_empty()).then(|| Found {
+                    value: json!(values),
+                    span: 0..0,
+                    how: "the numbers".to_owned(),
+                })
             }
             Some("string") | None => {
                 let pieces = match role {
@@ -265,13 +332,24 @@ impl<'a> Filler<'a> {
                     Role::Email => &self.entities.emails,
                     _ => &self.entities.quoted,
                 };
-                let values: Vec<&str> =
-                    pieces.iter().filter(|p| self.is_free(&p.span)).map(|p| p.text.as_str()).collect();
+                let values: Vec<&str> = pieces
+                    .iter()
+                    .filter(|p| self.is_free(&p.span))
+                    .map(|p| p.text.as_str())
+                    .collect();
                 if !values.is_empty() {
-                    return Some(Found { value: json!(values), span: 0..0, how: "named in the question".to_owned() });
+                    return Some(Found {
+                        value: json!(values),
+                        span: 0..0,
+                        how: "named in the question".to_owned(),
+                    });
                 }
                 let piece = text::beside_noun(self.entities.text, parameter)?;
-                Some(Found { value: json!([piece.text]), how: format!("\"{}\"", piece.text), span: piece.span })
+                Some(Found {
+                    value: json!([piece.text]),
+                    how: format!("\"{}\"", piece.text),
+                    span: piece.span,
+                })
             }
             Some(_) => None,
         }
@@ -280,12 +358,20 @@ impl<'a> Filler<'a> {
     fn text(&self, role: Role, parameter: &Parameter<'_>, all: &[Parameter<'_>]) -> Option<Found> {
         let piece = |kind: &str, pieces: &[entities::Piece]| {
             let piece = pieces.iter().find(|piece| self.is_free(&piece.span))?;
-            Some(Found { value: json!(piece.text), span: piece.span.clone(), how: format!("{kind} {}", piece.text) })
+            Some(Found {
+                value: json!(piece.text),
+                span: piece.span.clone(),
+                how: format!("{kind} {}", piece.text),
+            })
         };
         match role {
             Role::TimeZone => self.time_zone(parameter),
             Role::ClockTime => {
-                let time = self.entities.clock_times.iter().find(|time| self.is_free(&time.span))?;
+                let time = self
+                    .entities
+                    .clock_times
+                    .iter()
+                    .find(|time| self.is_free(&time.span))?;
                 Some(Found {
                     value: json!(time.to_24_hours()),
                     span: time.span.clone(),
@@ -295,46 +381,87 @@ impl<'a> Filler<'a> {
             Role::Date | Role::DateTime => self.moment(role),
             Role::Url => piece("the address", &self.entities.urls),
             Role::Email => piece("the mail address", &self.entities.emails),
-            Role::Path => {
-                piece("the path", &self.entities.paths).or_else(|| self.quoted_path())
-            }
+            Role::Path => piece("the path", &self.entities.paths).or_else(|| self.quoted_path()),
             Role::Sql => {
                 let sql = self.entities.sql.as_ref()?;
-                Some(Found { value: json!(sql.text), span: sql.span.clone(), how: "the SQL statement".to_owned() })
+                Some(Found {
+                    value: json!(sql.text),
+                    span: sql.span.clone(),
+                    how: "the SQL statement".to_owned(),
+                })
             }
             Role::Place => {
-                let place = self.entities.places.iter().find(|place| self.is_free(&place.span));
-                let named = place.map(|place| entities::Piece { span: place.span.clone(), text: place.name.clone() });
+                let place = self
+                    .entities
+                    .places
+                    .iter()
+                    .find(|place| self.is_free(&place.span));
+                let named = place.map(|place| entities::Piece {
+                    span: place.span.clone(),
+                    text: place.name.clone(),
+                });
                 let piece = named.or_else(|| text::capitalised_after_preposition(self.entities.text))?;
-                Some(Found { value: json!(piece.text), how: format!("the place {}", piece.text), span: piece.span })
+                Some(Found {
+                    value: json!(piece.text),
+                    how: format!("the place {}", piece.text),
+                    span: piece.span,
+                })
             }
             Role::Text => self.free_text(parameter, all),
         }
     }
 
     fn quoted_path(&self) -> Option<Found> {
-        let piece = self.entities.quoted.iter().find(|p| self.is_free(&p.span) && !p.text.contains(' '))?;
-        Some(Found { value: json!(piece.text), span: piece.span.clone(), how: format!("\"{}\"", piece.text) })
+        let piece = self
+            .entities
+            .quoted
+            .iter()
+            .find(|p| self.is_free(&p.span) && !p.text.contains(' '))?;
+        Some(Found {
+            value: json!(piece.text),
+            span: piece.span.clone(),
+            how: format!("\"{}\"", piece.text),
+        })
     }
 
     /// Two zones are told apart by name: a source takes the place after "from" or the first, a target the one after
     /// "to" or the last.
     fn time_zone(&self, parameter: &Parameter<'_>) -> Option<Found> {
-        let free: Vec<_> = self.entities.places.iter().filter(|place| self.is_free(&place.span)).collect();
+        let free: Vec<_> = self
+            .entities
+            .places
+            .iter()
+            .filter(|place| self.is_free(&place.span))
+            .collect();
         let name = parameter.name.to_lowercase();
         let after = |words: &[&str]| {
-            free.iter().find(|place| words.contains(&text::word_before(self.entities.text, place.span.start).as_str())).copied()
+            free.iter()
+                .find(|place| {
+                    words.contains(&text::word_before(self.entities.text, place.span.start).as_str())
+                })
+                .copied()
         };
-        let is_target = ["target", "to", "dest", "destination", "output"].iter().any(|word| text::has_word(&name, word));
-        let is_source = ["source", "from", "origin", "input"].iter().any(|word| text::has_word(&name, word));
+        let is_target = ["target", "to", "dest", "destination", "output"]
+            .iter()
+            .any(|word| text::has_word(&name, word));
+        let is_source = ["source", "from", "origin", "input"]
+            .iter()
+            .any(|word| text::has_word(&name, word));
         let place = if is_target {
             // With one place left and a source still open, "to" must say that it is the target.
-            after(&["to", "into"]).or_else(|| free.last().copied().filter(|_| free.len() > 1 || !self.used.is_empty()))
+            after(&["to", "into"]).or_else(|| {
+                free.last()
+                    .copied()
+                    .filter(|_| free.len() > 1 || !self.used.is_empty())
+            })
         } else if is_source {
             let first_not_target = || {
-                free.iter().find(|place| {
-                    !["to", "into"].contains(&text::word_before(self.entities.text, place.span.start).as_str())
-                }).copied()
+                free.iter()
+                    .find(|place| {
+                        !["to", "into"]
+                            .contains(&text::word_before(self.entities.text, place.span.start).as_str())
+                    })
+                    .copied()
             };
             after(&["from"]).or_else(first_not_target)
         } else {
@@ -349,11 +476,27 @@ impl<'a> Filler<'a> {
     }
 
     fn moment(&self, role: Role) -> Option<Found> {
-        let moment = self.entities.moments.iter().find(|moment| self.is_free(&moment.span))?;
-        let value = if role == Role::DateTime && moment.has_time { moment.to_rfc3339() } else { moment.to_date() };
-        let value = if role == Role::DateTime && !moment.has_time { moment.to_rfc3339() } else { value };
+        let moment = self
+            .entities
+            .moments
+            .iter()
+            .find(|moment| self.is_free(&moment.span))?;
+        let value = if role == Role::DateTime && moment.has_time {
+            moment.to_rfc3339()
+        } else {
+            moment.to_date()
+        };
+        let value = if role == Role::DateTime && !moment.has_time {
+            moment.to_rfc3339()
+        } else {
+            value
+        };
         let how = format!("\"{}\" → {value}", &self.entities.text[moment.span.clone()]);
-        Some(Found { value: json!(value), span: moment.span.clone(), how })
+        Some(Found {
+            value: json!(value),
+            span: moment.span.clone(),
+            how,
+        })
     }
 
     fn free_text(&self, parameter: &Parameter<'_>, all: &[Parameter<'_>]) -> Option<Found> {
@@ -369,7 +512,10 @@ impl<'a> Filler<'a> {
         if let Some(piece) = text::beside_noun(self.entities.text, parameter).filter(free) {
             return Some(said(piece));
         }
-        let texts = all.iter().filter(|p| p.required && role::of(p, self.request.tool) == Role::Text).count();
+        let texts = all
+            .iter()
+            .filter(|p| p.required && role::of(p, self.request.tool) == Role::Text)
+            .count();
         if !parameter.required && texts > 0 {
             return None;
         }
@@ -379,7 +525,9 @@ impl<'a> Filler<'a> {
         if !parameter.required || texts > 1 {
             return None;
         }
-        text::remainder(self.entities.text, parameter, self.request.tool).filter(free).map(said)
+        text::remainder(self.entities.text, parameter, self.request.tool)
+            .filter(free)
+            .map(said)
     }
 }
 

@@ -64,18 +64,29 @@ static WEEKDAY: LazyLock<Regex> = LazyLock::new(|| {
     constant(r"(?i)\b(?:(next|last|this|on)\s+)?(monday|tuesday|wednesday|thursday|friday|saturday|sunday)\b")
 });
 static FROM_NOW: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?i)\bin\s+(\d{1,4}|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve)\s+(minute|hour|day|week|month|year)s?\b")
+    constant(
+        r"(?i)\bin\s+(\d{1,4}|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve)\s+(minute|hour|day|week|month|year)s?\b",
+    )
 });
 static AGO: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?i)\b(\d{1,4}|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve)\s+(minute|hour|day|week|month|year)s?\s+ago\b")
+    constant(
+        r"(?i)\b(\d{1,4}|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve)\s+(minute|hour|day|week|month|year)s?\s+ago\b",
+    )
 });
-static ADJACENT: LazyLock<Regex> =
-    LazyLock::new(|| constant(r"(?i)\b(next|last|past)\s+(?:(\d{1,4}|two|three|four|five|six|seven)\s+)?(hour|day|week|month|year)s?\b"));
+static ADJACENT: LazyLock<Regex> = LazyLock::new(|| {
+    constant(
+        r"(?i)\b(next|last|past)\s+(?:(\d{1,4}|two|three|four|five|six|seven)\s+)?(hour|day|week|month|year)s?\b",
+    )
+});
 static MONTH_DAY: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?(?:,?\s+(\d{4}))?\b")
+    constant(
+        r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?(?:,?\s+(\d{4}))?\b",
+    )
 });
 static DAY_MONTH: LazyLock<Regex> = LazyLock::new(|| {
-    constant(r"(?i)\b(\d{1,2})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?(?:,?\s+(\d{4}))?\b")
+    constant(
+        r"(?i)\b(\d{1,2})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?(?:,?\s+(\d{4}))?\b",
+    )
 });
 
 /// The times of day in a question, in order.
@@ -84,14 +95,29 @@ pub fn clock_times(question: &str) -> Vec<ClockTime> {
     let readers: [(&Regex, fn(&Captures<'_>) -> Option<(u8, u8)>); 4] = [
         (&TWELVE_HOURS, twelve_hours),
         (&TWENTY_FOUR_HOURS, |c| Some((number(c, 1)?, number(c, 2)?))),
-        (&NAMED_HOUR, |c| Some((if c[1].eq_ignore_ascii_case("midnight") { 0 } else { 12 }, 0))),
+        (&NAMED_HOUR, |c| {
+            Some((
+                if c[1].eq_ignore_ascii_case("midnight") {
+                    0
+                } else {
+                    12
+                },
+                0,
+            ))
+        }),
         (&O_CLOCK, |c| Some((number(c, 1).filter(|hour| *hour < 24)?, 0))),
     ];
     for (pattern, read) in readers {
         for captures in pattern.captures_iter(question) {
-            let (Some(whole), Some((hour, minute))) = (captures.get(0), read(&captures)) else { continue };
+            let (Some(whole), Some((hour, minute))) = (captures.get(0), read(&captures)) else {
+                continue;
+            };
             if found.iter().all(|known| !overlap(&known.span, &whole.range())) {
-                found.push(ClockTime { span: whole.range(), hour, minute });
+                found.push(ClockTime {
+                    span: whole.range(),
+                    hour,
+                    minute,
+                });
             }
         }
     }
@@ -109,16 +135,26 @@ pub fn moments(question: &str, now: &Zoned) -> Vec<Moment> {
         (&ADJACENT, adjacent),
         (&DAY_WORD, day_word),
         (&WEEKDAY, weekday),
-        (&MONTH_DAY, |c, now| month_day(now, &c[1], number(c, 2)?, number(c, 3))),
-        (&DAY_MONTH, |c, now| month_day(now, &c[2], number(c, 1)?, number(c, 3))),
+        (&MONTH_DAY, |c, now| {
+            month_day(now, &c[1], number(c, 2)?, number(c, 3))
+        }),
+        (&DAY_MONTH, |c, now| {
+            month_day(now, &c[2], number(c, 1)?, number(c, 3))
+        }),
     ];
     let mut found: Vec<Moment> = Vec::new();
     for (pattern, read) in readers {
         for captures in pattern.captures_iter(question) {
             let Some(whole) = captures.get(0) else { continue };
-            let Some((at, has_time)) = read(&captures, now) else { continue };
+            let Some((at, has_time)) = read(&captures, now) else {
+                continue;
+            };
             if found.iter().all(|known| !overlap(&known.span, &whole.range())) {
-                found.push(Moment { span: whole.range(), at, has_time });
+                found.push(Moment {
+                    span: whole.range(),
+                    at,
+                    has_time,
+                });
             }
         }
     }
@@ -135,7 +171,9 @@ fn twelve_hours(captures: &Captures<'_>) -> Option<(u8, u8)> {
 
 fn iso(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
     let date: Date = captures[1].parse().ok()?;
-    let Some(time) = captures.get(2) else { return Some((at_midnight(date, now)?, false)) };
+    let Some(time) = captures.get(2) else {
+        return Some((at_midnight(date, now)?, false));
+    };
     if let Some(offset) = captures.get(3) {
         let seconds = if time.as_str().len() == 5 { ":00" } else { "" };
         let text = format!("{date}T{}{seconds}{}", time.as_str(), offset.as_str());
@@ -143,7 +181,10 @@ fn iso(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
         return Some((timestamp.to_zoned(now.time_zone().clone()), true));
     }
     let time: jiff::civil::Time = time.as_str().parse().ok()?;
-    Some((date.to_datetime(time).to_zoned(now.time_zone().clone()).ok()?, true))
+    Some((
+        date.to_datetime(time).to_zoned(now.time_zone().clone()).ok()?,
+        true,
+    ))
 }
 
 fn day_word(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
@@ -152,7 +193,10 @@ fn day_word(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
         "yesterday" => -1,
         _ => 0,
     };
-    Some((at_midnight(now.date().checked_add(days.days()).ok()?, now)?, false))
+    Some((
+        at_midnight(now.date().checked_add(days.days()).ok()?, now)?,
+        false,
+    ))
 }
 
 /// The next such day, or the last one.
@@ -166,14 +210,23 @@ fn weekday(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
         "saturday" => Weekday::Saturday,
         _ => Weekday::Sunday,
     };
-    let is_last = captures.get(1).is_some_and(|which| which.as_str().eq_ignore_ascii_case("last"));
-    let date = now.date().nth_weekday(if is_last { -1 } else { 1 }, weekday).ok()?;
+    let is_last = captures
+        .get(1)
+        .is_some_and(|which| which.as_str().eq_ignore_ascii_case("last"));
+    let date = now
+        .date()
+        .nth_weekday(if is_last { -1 } else { 1 }, weekday)
+        .ok()?;
     Some((at_midnight(date, now)?, false))
 }
 
 fn adjacent(captures: &Captures<'_>, now: &Zoned) -> Option<(Zoned, bool)> {
     let forward = captures[1].eq_ignore_ascii_case("next");
-    let amount = if captures.get(2).is_some() { count(captures, 2)? } else { 1 };
+    let amount = if captures.get(2).is_some() {
+        count(captures, 2)?
+    } else {
+        1
+    };
     shifted(now, if forward { amount } else { -amount }, &captures[3])
 }
 
@@ -189,13 +242,21 @@ fn shifted(now: &Zoned, amount: i64, unit: &str) -> Option<(Zoned, bool)> {
     .ok()?;
     let at = now.checked_add(span).ok()?;
     let is_exact = matches!(unit.to_lowercase().as_str(), "minute" | "hour");
-    Some(if is_exact { (at, true) } else { (at_midnight(at.date(), now)?, false) })
+    Some(if is_exact {
+        (at, true)
+    } else {
+        (at_midnight(at.date(), now)?, false)
+    })
 }
 
 fn month_day(now: &Zoned, month: &str, day: i8, year: Option<i16>) -> Option<(Zoned, bool)> {
-    const MONTHS: [&str; 12] =
-        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    let month = MONTHS.iter().position(|name| month.to_lowercase().starts_with(name))? as i8 + 1;
+    const MONTHS: [&str; 12] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
+    let month = MONTHS
+        .iter()
+        .position(|name| month.to_lowercase().starts_with(name))? as i8
+        + 1;
     let date = Date::new(year.unwrap_or(now.year()), month, day).ok()?;
     Some((at_midnight(date, now)?, false))
 }
@@ -216,11 +277,15 @@ fn count(captures: &Captures<'_>, group: usize) -> Option<i64> {
 /// The value of a small number word; `a` and `an` count as one.
 pub fn number_word(word: &str) -> Option<i64> {
     const WORDS: [&str; 13] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+        "twelve",
     ];
     match word {
         "a" | "an" => Some(1),
-        _ => WORDS.iter().position(|known| *known == word).map(|value| value as i64),
+        _ => WORDS
+            .iter()
+            .position(|known| *known == word)
+            .map(|value| value as i64),
     }
 }
 

@@ -9,14 +9,54 @@ use std::sync::LazyLock;
 const TABLE: &str = include_str!("places.txt");
 
 /// The regions whose zones are named after places. The rest (`Etc`, `US`, `Brazil`, …) are aliases.
-const REGIONS: [&str; 9] =
-    ["Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"];
+const REGIONS: [&str; 9] = [
+    "Africa",
+    "America",
+    "Antarctica",
+    "Asia",
+    "Atlantic",
+    "Australia",
+    "Europe",
+    "Indian",
+    "Pacific",
+];
 
 /// Places whose names are common words: only taken where they are capitalised.
 const COMMON_WORDS: &[&str] = &[
-    "center", "chad", "cuba", "easter", "jersey", "jordan", "mobile", "nice", "nome", "orange", "reading", "split",
-    "troll", "turkey", "us", "georgia", "casey", "davis", "wake", "midway", "bath", "cork", "lima", "male", "niger",
-    "mali", "guinea", "china", "louisville", "vincennes", "knox", "marengo", "petersburg", "thule",
+    "center",
+    "chad",
+    "cuba",
+    "easter",
+    "jersey",
+    "jordan",
+    "mobile",
+    "nice",
+    "nome",
+    "orange",
+    "reading",
+    "split",
+    "troll",
+    "turkey",
+    "us",
+    "georgia",
+    "casey",
+    "davis",
+    "wake",
+    "midway",
+    "bath",
+    "cork",
+    "lima",
+    "male",
+    "niger",
+    "mali",
+    "guinea",
+    "china",
+    "louisville",
+    "vincennes",
+    "knox",
+    "marengo",
+    "petersburg",
+    "thule",
 ];
 
 /// Longest place name, in words.
@@ -27,15 +67,24 @@ static ZONES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let mut zones = HashMap::new();
     for name in jiff::tz::db().available() {
         let name = name.as_str();
-        let Some((region, rest)) = name.split_once('/') else { continue };
+        let Some((region, rest)) = name.split_once('/') else {
+            continue;
+        };
         if !REGIONS.contains(&region) {
             continue;
         }
-        let place = rest.rsplit('/').next().unwrap_or(rest).replace('_', " ").to_lowercase();
+        let place = rest
+            .rsplit('/')
+            .next()
+            .unwrap_or(rest)
+            .replace('_', " ")
+            .to_lowercase();
         zones.entry(place).or_insert_with(|| name.to_owned());
     }
     for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
-        let Some((zone, places)) = line.split_once(':') else { continue };
+        let Some((zone, places)) = line.split_once(':') else {
+            continue;
+        };
         for place in places.split(',').map(str::trim).filter(|place| !place.is_empty()) {
             zones.insert(place.to_lowercase(), zone.trim().to_owned());
         }
@@ -86,7 +135,14 @@ fn place_at(question: &str, words: &[Range<usize>]) -> Option<(Place, usize)> {
         let span = first.start..words[length - 1].end;
         let name = &question[span.clone()];
         let zone = iana_name(name).or_else(|| named_place(name))?;
-        Some((Place { span, name: name.to_owned(), zone }, length))
+        Some((
+            Place {
+                span,
+                name: name.to_owned(),
+                zone,
+            },
+            length,
+        ))
     })
 }
 
@@ -105,8 +161,8 @@ fn named_place(name: &str) -> Option<String> {
 }
 
 const ABBREVIATIONS: &[&str] = &[
-    "aest", "bst", "cest", "cet", "cst", "edt", "eest", "eet", "est", "gmt", "hst", "ist", "jst", "kst", "la", "msk",
-    "mst", "nyc", "nzst", "pdt", "pst", "sf", "sgt", "uae", "uk", "us", "utc", "wet", "dc",
+    "aest", "bst", "cest", "cet", "cst", "edt", "eest", "eet", "est", "gmt", "hst", "ist", "jst", "kst",
+    "la", "msk", "mst", "nyc", "nzst", "pdt", "pst", "sf", "sgt", "uae", "uk", "us", "utc", "wet", "dc",
 ];
 
 /// `europe/paris` → `Europe/Paris`, if there is such a zone.
@@ -142,7 +198,10 @@ fn word_spans(text: &str) -> Vec<Range<usize>> {
 /// Without a possessive 's and without a trailing hyphen or slash.
 fn trimmed(text: &str, span: Range<usize>) -> Range<usize> {
     let word = &text[span.clone()];
-    let word = word.strip_suffix("'s").unwrap_or(word).trim_end_matches(['/', '-', '_', '\'']);
+    let word = word
+        .strip_suffix("'s")
+        .unwrap_or(word)
+        .trim_end_matches(['/', '-', '_', '\'']);
     span.start..span.start + word.len()
 }
 
@@ -158,22 +217,39 @@ mod tests {
     fn finds_places_by_many_names() {
         assert_eq!(zones("what time is it in Tokyo?"), ["Asia/Tokyo"]);
         assert_eq!(zones("what time is it in tokyo"), ["Asia/Tokyo"]);
-        assert_eq!(zones("convert 3 pm New York to London"), ["America/New_York", "Europe/London"]);
-        assert_eq!(zones("is it late in San Francisco, or in Munich?"), ["America/Los_Angeles", "Europe/Berlin"]);
+        assert_eq!(
+            zones("convert 3 pm New York to London"),
+            ["America/New_York", "Europe/London"]
+        );
+        assert_eq!(
+            zones("is it late in San Francisco, or in Munich?"),
+            ["America/Los_Angeles", "Europe/Berlin"]
+        );
         assert_eq!(zones("the time in Europe/Paris and UTC"), ["Europe/Paris", "UTC"]);
         assert_eq!(zones("Tokyo's morning in Japan"), ["Asia/Tokyo", "Asia/Tokyo"]);
     }
 
     #[test]
     fn leaves_common_words_alone() {
-        assert_eq!(zones("a nice reading of the mobile la la la"), Vec::<String>::new());
+        assert_eq!(
+            zones("a nice reading of the mobile la la la"),
+            Vec::<String>::new()
+        );
         assert_eq!(zones("the weather in Nice"), ["Europe/Paris"]);
     }
 
     #[test]
     fn every_zone_of_the_table_exists() {
-        for zone in TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':')) {
-            assert!(jiff::tz::TimeZone::get(zone.0.trim()).is_ok(), "{} is no zone", zone.0);
+        for zone in TABLE
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once(':'))
+        {
+            assert!(
+                jiff::tz::TimeZone::get(zone.0.trim()).is_ok(),
+                "{} is no zone",
+                zone.0
+            );
         }
     }
 }

@@ -72,7 +72,9 @@ pub fn of(parameter: &Parameter<'_>, tool: &ToolDocument) -> Role {
     if named(&["timezone", "tz"]) || name.contains("time zone") || description.contains("iana timezone") {
         return Role::TimeZone;
     }
-    if (named(&["time"]) && !named(&["timeout"])) && (description.contains("hh:mm") || description.contains("24-hour")) {
+    if (named(&["time"]) && !named(&["timeout"]))
+        && (description.contains("hh:mm") || description.contains("24-hour"))
+    {
         return Role::ClockTime;
     }
     if named(&["url", "uri", "link", "href", "website"]) && !description.contains("resource uri") {
@@ -101,11 +103,27 @@ pub fn of(parameter: &Parameter<'_>, tool: &ToolDocument) -> Role {
 
 /// The value that a description names for when the question has none: `Use 'UTC' … if no timezone is provided`.
 pub fn default_in_words(parameter: &Parameter<'_>) -> Option<String> {
-    Some(NAMED_DEFAULT.captures(parameter.description)?.get(1)?.as_str().to_owned())
+    Some(
+        NAMED_DEFAULT
+            .captures(parameter.description)?
+            .get(1)?
+            .as_str()
+            .to_owned(),
+    )
 }
 
 fn is_path(name: &str, description: &str) -> bool {
-    let by_name = ["path", "paths", "file", "filename", "filepath", "directory", "dir", "folder", "files"];
+    let by_name = [
+        "path",
+        "paths",
+        "file",
+        "filename",
+        "filepath",
+        "directory",
+        "dir",
+        "folder",
+        "files",
+    ];
     if by_name.iter().any(|word| has_word(name, word)) {
         return true;
     }
@@ -114,5 +132,7 @@ fn is_path(name: &str, description: &str) -> bool {
 }
 
 fn speaks_of_sql(description: &str, tool: &ToolDocument) -> bool {
-    has_word(description, "sql") || has_word(&tool.description.to_lowercase(), "sql") || tool.description.contains("SELECT")
+    has_word(description, "sql")
+        || has_word(&tool.description.to_lowercase(), "sql")
+        || tool.description.contains("SELECT")
 }

@@ -8,32 +8,61 @@ use crate::router::index::document::ToolDocument;
 use crate::router::planner::schema::Parameter;
 
 /// Endings of parameter names that say "what it is called" rather than what it is: `table_name`, `branch_id`.
-const NAME_ENDINGS: &[&str] = &["name", "names", "id", "ids", "key", "value", "string", "str", "title"];
+const NAME_ENDINGS: &[&str] = &[
+    "name", "names", "id", "ids", "key", "value", "string", "str", "title",
+];
 
 /// Words that are never the value of something.
 const NOT_VALUES: &[&str] = &[
-    "a", "an", "the", "this", "that", "these", "those", "my", "our", "your", "its", "all", "any", "some", "each", "every",
-    "of", "in", "on", "at", "to", "for", "from", "with", "by", "and", "or", "is", "are", "was", "be", "it", "do", "does",
-    "has", "have", "called", "named", "which", "what", "where", "who", "how", "there", "exists", "exist", "please", "new",
-    "me", "you", "i", "we", "us", "up", "out", "about", "into", "as", "so", "then", "now", "not", "no", "current",
+    "a", "an", "the", "this", "that", "these", "those", "my", "our", "your", "its", "all", "any", "some",
+    "each", "every", "of", "in", "on", "at", "to", "for", "from", "with", "by", "and", "or", "is", "are",
+    "was", "be", "it", "do", "does", "has", "have", "called", "named", "which", "what", "where", "who",
+    "how", "there", "exists", "exist", "please", "new", "me", "you", "i", "we", "us", "up", "out", "about",
+    "into", "as", "so", "then", "now", "not", "no", "current",
 ];
 
 /// Verbs and openings after which the rest of the question is the text itself.
 const TEXT_OPENINGS: &[&str] = &[
-    "echo", "say", "saying", "repeat", "print", "write", "send", "post", "note", "remember that", "remember",
-    "search for", "search", "look up", "look for", "find", "query", "google", "about", "translate", "summarize",
-    "summarise", "think about", "for",
+    "echo",
+    "say",
+    "saying",
+    "repeat",
+    "print",
+    "write",
+    "send",
+    "post",
+    "note",
+    "remember that",
+    "remember",
+    "search for",
+    "search",
+    "look up",
+    "look for",
+    "find",
+    "query",
+    "google",
+    "about",
+    "translate",
+    "summarize",
+    "summarise",
+    "think about",
+    "for",
 ];
 
 /// Whether `text` has this word, where `_`, `-` and other signs divide words.
 pub fn has_word(text: &str, word: &str) -> bool {
-    text.split(|c: char| !c.is_alphanumeric()).any(|part| part == word)
+    text.split(|c: char| !c.is_alphanumeric())
+        .any(|part| part == word)
 }
 
 /// The word before a place in the text, in lower case; empty at the beginning.
 pub fn word_before(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or_default();
-    before.split_whitespace().next_back().map(clean).unwrap_or_default()
+    before
+        .split_whitespace()
+        .next_back()
+        .map(clean)
+        .unwrap_or_default()
 }
 
 /// Whether the question says no to what a flag is called: "without comments", "not recursive".
@@ -41,9 +70,13 @@ pub fn is_denied(text: &str, name: &str) -> bool {
     let words: Vec<String> = text.split_whitespace().map(clean).collect();
     let first = analysis::terms(name).into_iter().next();
     words.iter().enumerate().any(|(at, word)| {
-        let is_flag = analysis::terms(word).first().is_some() && analysis::terms(word).into_iter().next() == first;
+        let is_flag =
+            analysis::terms(word).first().is_some() && analysis::terms(word).into_iter().next() == first;
         let before = words[at.saturating_sub(2)..at].iter();
-        is_flag && before.into_iter().any(|w| matches!(w.as_str(), "no" | "not" | "without" | "don't" | "non" | "disable"))
+        is_flag
+            && before
+                .into_iter()
+                .any(|w| matches!(w.as_str(), "no" | "not" | "without" | "don't" | "non" | "disable"))
     })
 }
 
@@ -63,13 +96,36 @@ pub fn is_beside(text: &str, span: &Range<usize>, parameter: &Parameter<'_>) -> 
 pub fn counts_things(text: &str, span: &Range<usize>, parameter: &Parameter<'_>) -> bool {
     let name = analysis::spaced(parameter.name).to_lowercase();
     let about = format!("{name} {}", parameter.description.to_lowercase());
-    let counts = ["count", "limit", "max", "maximum", "number", "top", "size", "head", "tail", "lines", "n"]
-        .iter()
-        .any(|word| has_word(&about, word));
+    let counts = [
+        "count", "limit", "max", "maximum", "number", "top", "size", "head", "tail", "lines", "n",
+    ]
+    .iter()
+    .any(|word| has_word(&about, word));
     let before = word_before(text, span.start);
-    let is_counted = matches!(before.as_str(), "last" | "first" | "top" | "latest" | "recent" | "limit" | "only" | "past" | "most" | "of" | "to" | "show" | "list" | "get" | "give" | "with" | "for");
+    let is_counted = matches!(
+        before.as_str(),
+        "last"
+            | "first"
+            | "top"
+            | "latest"
+            | "recent"
+            | "limit"
+            | "only"
+            | "past"
+            | "most"
+            | "of"
+            | "to"
+            | "show"
+            | "list"
+            | "get"
+            | "give"
+            | "with"
+            | "for"
+    );
     let after = words_around(text, span, 0, 1);
-    let is_of_counted_thing = after.iter().any(|word| analysis::terms(parameter.description).contains(word));
+    let is_of_counted_thing = after
+        .iter()
+        .any(|word| analysis::terms(parameter.description).contains(word));
     counts && (is_counted || is_of_counted_thing)
 }
 
@@ -78,7 +134,12 @@ pub fn quoted_after_name(entities: &Entities<'_>, parameter: &Parameter<'_>) -> 
     let wanted = nouns(parameter.name);
     let found = entities.quoted.iter().find(|piece| {
         let before = entities.text.get(..piece.span.start).unwrap_or_default();
-        let near: Vec<String> = before.split_whitespace().rev().take(2).flat_map(|word| analysis::terms(word)).collect();
+        let near: Vec<String> = before
+            .split_whitespace()
+            .rev()
+            .take(2)
+            .flat_map(|word| analysis::terms(word))
+            .collect();
         wanted.iter().any(|noun| near.contains(noun))
     })?;
     Some(found.clone())
@@ -104,9 +165,12 @@ pub fn capitalised_after_preposition(text: &str) -> Option<Piece> {
     let words = spans(text);
     let start = (1..words.len()).find(|&at| {
         let before = clean(&text[words[at - 1].clone()]);
-        matches!(before.as_str(), "in" | "at" | "for" | "of" | "near") && text[words[at].clone()].starts_with(char::is_uppercase)
+        matches!(before.as_str(), "in" | "at" | "for" | "of" | "near")
+            && text[words[at].clone()].starts_with(char::is_uppercase)
     })?;
-    let end = (start..words.len()).take_while(|&at| text[words[at].clone()].starts_with(char::is_uppercase)).last()?;
+    let end = (start..words.len())
+        .take_while(|&at| text[words[at].clone()].starts_with(char::is_uppercase))
+        .last()?;
     Some(piece(text, words[start].start..words[end].end))
 }
 
@@ -119,14 +183,26 @@ pub fn remainder(text: &str, parameter: &Parameter<'_>, tool: &ToolDocument) -> 
     if lower.len() != text.len() {
         return None; // a few letters change their length in lower case; positions would be wrong
     }
-    let is_search = ["search", "look", "find"].iter().any(|verb| lower.starts_with(verb));
+    let is_search = ["search", "look", "find"]
+        .iter()
+        .any(|verb| lower.starts_with(verb));
     if let Some(after) = end_of_word(&lower, "for").filter(|_| is_search) {
-        return Some(piece(text, skip_fillers(text, after)..text.len())).filter(|piece| !piece.text.is_empty());
+        return Some(piece(text, skip_fillers(text, after)..text.len()))
+            .filter(|piece| !piece.text.is_empty());
     }
-    let verb = analysis::spaced(&tool.name).split(' ').next().unwrap_or_default().to_lowercase();
+    let verb = analysis::spaced(&tool.name)
+        .split(' ')
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
     let noun = analysis::spaced(parameter.name).to_lowercase();
-    let openings = [noun.as_str()].into_iter().chain(TEXT_OPENINGS.iter().copied()).chain([verb.as_str()]);
-    let after = openings.filter(|opening| !opening.is_empty()).find_map(|opening| end_of_word(&lower, opening))?;
+    let openings = [noun.as_str()]
+        .into_iter()
+        .chain(TEXT_OPENINGS.iter().copied())
+        .chain([verb.as_str()]);
+    let after = openings
+        .filter(|opening| !opening.is_empty())
+        .find_map(|opening| end_of_word(&lower, opening))?;
     let rest = skip_fillers(text, after);
     let found = piece(text, rest..text.len());
     (!found.text.is_empty()).then_some(found)
@@ -134,7 +210,11 @@ pub fn remainder(text: &str, parameter: &Parameter<'_>, tool: &ToolDocument) -> 
 
 /// `table_name` → `tabl`; `branch` → `branch`; a bare `name` has no noun.
 fn nouns(parameter: &str) -> Vec<String> {
-    let words: Vec<String> = analysis::spaced(parameter).to_lowercase().split(' ').map(str::to_owned).collect();
+    let words: Vec<String> = analysis::spaced(parameter)
+        .to_lowercase()
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
     let nouns = words.iter().filter(|word| !NAME_ENDINGS.contains(&word.as_str()));
     nouns.flat_map(|word| analysis::terms(word)).collect()
 }
@@ -142,12 +222,28 @@ fn nouns(parameter: &str) -> Vec<String> {
 fn after_noun(text: &str, words: &[Range<usize>], noun: usize) -> Option<Piece> {
     let mut at = noun + 1;
     let mut was_introduced = text[words[noun].clone()].ends_with([':', '=']);
-    while at < words.len() && matches!(clean(&text[words[at].clone()]).as_str(), "called" | "named" | "is" | "=" | "to") {
+    while at < words.len()
+        && matches!(
+            clean(&text[words[at].clone()]).as_str(),
+            "called" | "named" | "is" | "=" | "to"
+        )
+    {
         was_introduced = true;
         at += 1;
     }
     let word = words.get(at)?;
-    value_at(text, word).filter(|piece| was_introduced || looks_like_a_name(&piece.text) || at + 1 >= words.len())
+    let is_last = words
+        .get(at + 1)
+        .is_none_or(|next| ends_a_phrase(&clean(&text[next.clone()])));
+    value_at(text, word).filter(|piece| was_introduced || looks_like_a_name(&piece.text) || is_last)
+}
+
+/// Words after which something else is said.
+fn ends_a_phrase(word: &str) -> bool {
+    matches!(
+        word,
+        "in" | "on" | "at" | "of" | "from" | "to" | "with" | "and" | "for" | "by" | "into" | "please"
+    )
 }
 
 fn before_noun(text: &str, words: &[Range<usize>], noun: usize) -> Option<Piece> {
@@ -165,30 +261,49 @@ fn value_at(text: &str, span: &Range<usize>) -> Option<Piece> {
 
 /// Names are written unlike words: with capitals, digits, dots, underscores, or in quotes.
 fn looks_like_a_name(word: &str) -> bool {
-    word.chars().any(|c| c.is_uppercase() || c.is_numeric() || matches!(c, '_' | '-' | '.' | '/'))
+    word.chars()
+        .any(|c| c.is_uppercase() || c.is_numeric() || matches!(c, '_' | '-' | '.' | '/'))
 }
 
 fn words_around(text: &str, span: &Range<usize>, before: usize, after: usize) -> Vec<String> {
-    let left = text.get(..span.start).unwrap_or_default().split_whitespace().rev().take(before);
-    let right = text.get(span.end..).unwrap_or_default().split_whitespace().take(after);
+    let left = text
+        .get(..span.start)
+        .unwrap_or_default()
+        .split_whitespace()
+        .rev()
+        .take(before);
+    let right = text
+        .get(span.end..)
+        .unwrap_or_default()
+        .split_whitespace()
+        .take(after);
     left.chain(right).flat_map(analysis::terms).collect()
 }
 
 fn end_of_word(text: &str, word: &str) -> Option<usize> {
-    text.match_indices(word).map(|(at, _)| (at, at + word.len())).find_map(|(begin, end)| {
-        let free_before = text[..begin].chars().next_back().is_none_or(|c| !c.is_alphanumeric());
-        let free_after = text[end..].chars().next().is_some_and(|c| !c.is_alphanumeric());
-        (free_before && free_after).then_some(end)
-    })
+    text.match_indices(word)
+        .map(|(at, _)| (at, at + word.len()))
+        .find_map(|(begin, end)| {
+            let free_before = text[..begin]
+                .chars()
+                .next_back()
+                .is_none_or(|c| !c.is_alphanumeric());
+            let free_after = text[end..].chars().next().is_some_and(|c| !c.is_alphanumeric());
+            (free_before && free_after).then_some(end)
+        })
 }
 
 fn skip_fillers(text: &str, from: usize) -> usize {
-    const FILLERS: [&str; 9] = ["of", "for", "the", "that", "me", "this", "message", "text", "about"];
+    const FILLERS: [&str; 9] = [
+        "of", "for", "the", "that", "me", "this", "message", "text", "about",
+    ];
     let mut at = from;
     loop {
         let rest = &text[at..];
         let begin = at + (rest.len() - rest.trim_start().len());
-        let word_len = text[begin..].find(char::is_whitespace).unwrap_or(text.len() - begin);
+        let word_len = text[begin..]
+            .find(char::is_whitespace)
+            .unwrap_or(text.len() - begin);
         let word = &text[begin..begin + word_len];
         let is_last = begin + word_len >= text.len();
         if is_last || !FILLERS.contains(&word.to_lowercase().as_str()) {
@@ -200,17 +315,26 @@ fn skip_fillers(text: &str, from: usize) -> usize {
 
 fn spans(text: &str) -> Vec<Range<usize>> {
     let begin_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
-    text.split_whitespace().map(|word| begin_of(word)..begin_of(word) + word.len()).collect()
+    text.split_whitespace()
+        .map(|word| begin_of(word)..begin_of(word) + word.len())
+        .collect()
 }
 
 /// The text of a span without the quotes and punctuation around it.
 fn piece(text: &str, span: Range<usize>) -> Piece {
     let raw = &text[span.clone()];
-    let trimmed = raw.trim().trim_end_matches(['?', '!', ',', ';', ':']).trim_matches(['"', '\'', '`', '“', '”']);
+    let trimmed = raw
+        .trim()
+        .trim_end_matches(['?', '!', ',', ';', ':'])
+        .trim_matches(['"', '\'', '`', '“', '”']);
     let trimmed = trimmed.strip_suffix('.').unwrap_or(trimmed);
-    Piece { span, text: trimmed.to_owned() }
+    Piece {
+        span,
+        text: trimmed.to_owned(),
+    }
 }
 
 fn clean(word: &str) -> String {
-    word.trim_matches(|c: char| !c.is_alphanumeric() && c != '\'' && c != '=').to_lowercase()
+    word.trim_matches(|c: char| !c.is_alphanumeric() && c != '\'' && c != '=')
+        .to_lowercase()
 }
