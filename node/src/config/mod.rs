@@ -45,6 +45,8 @@ pub struct Config {
     pub mcp: McpConfig,
     /// Supervision.
     pub runtime: RuntimeConfig,
+    /// Secrets.
+    pub vault: VaultConfig,
     /// Live connections to MCP servers.
     pub upstream: UpstreamConfig,
     /// Probing of MCP servers.
@@ -194,6 +196,15 @@ impl Default for RuntimeConfig {
             restart_window_ms: const { Bounded::new(30 * SECOND_MS) },
         }
     }
+}
+
+/// `[vault]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VaultConfig {
+    /// File with the passphrase from which the vault's key is derived; empty: the key is `vault.key` in the data
+    /// folder.
+    pub passphrase_file: String,
 }
 
 /// `[upstream]`

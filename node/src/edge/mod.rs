@@ -21,6 +21,7 @@ mod extract;
 mod headers;
 pub mod listener;
 mod mcp;
+mod official;
 mod origin;
 mod probes;
 mod problem;
@@ -51,6 +52,7 @@ pub use state::EdgeState;
 pub fn router(state: EdgeState) -> Router {
     let timed = Router::new()
         .merge(api::routes())
+        .merge(official::routes())
         .route_layer(middleware::from_fn_with_state(state.clone(), limit_time));
     Router::new()
         .merge(timed)

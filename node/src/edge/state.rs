@@ -3,8 +3,15 @@
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
-use troupe_actors::runtime::{ActorPath, System};
-use troupe_protocol::access::{AuditOutcome, Principal};
+use troupe_actors::{
+    registry::RegistryHandle,
+    runtime::{ActorPath, System},
+    vault::VaultHandle,
+};
+use troupe_protocol::{
+    access::{AuditOutcome, Principal},
+    id::NodeId,
+};
 
 use super::{Caller, listener::ConnectionCounts, origin::Neighbourhood};
 use crate::config::Config;
@@ -13,12 +20,24 @@ use crate::config::Config;
 #[derive(Clone)]
 pub struct EdgeState(Arc<Shared>);
 
+/// What reaches the actors of the node.
+pub struct Handles {
+    /// This node.
+    pub node_id: NodeId,
+    /// All actors: reports, traces, dead letters.
+    pub system: System,
+    /// Secrets.
+    pub vault: VaultHandle,
+    /// Registered servers.
+    pub registry: RegistryHandle,
+}
+
 /// See [`EdgeState`].
 pub struct Shared {
     /// The settings in force.
     pub config: Config,
-    /// All actors of the node.
-    pub system: System,
+    /// The actors.
+    pub handles: Handles,
     /// Where the edge stands in the supervision tree.
     pub edge_path: ActorPath,
     /// Which hosts and origins are ours.
@@ -39,14 +58,22 @@ impl std::ops::Deref for EdgeState {
     }
 }
 
+impl std::ops::Deref for Shared {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.handles
+    }
+}
+
 impl EdgeState {
     /// The state for these settings.
-    pub fn new(config: Config, system: System, edge_path: ActorPath) -> Self {
+    pub fn new(config: Config, handles: Handles, edge_path: ActorPath) -> Self {
         let edge = &config.edge;
         let neighbourhood = Neighbourhood::new(edge.listen, &edge.hosts_allowed, &edge.origins_allowed);
         Self(Arc::new(Shared {
             config,
-            system,
+            handles,
             edge_path,
             neighbourhood,
             started: Instant::now(),

@@ -5,6 +5,8 @@
 
 mod observe;
 pub mod openapi;
+mod secrets;
+mod servers;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +20,8 @@ pub fn routes() -> Router<EdgeState> {
 
 fn documented() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::with_openapi(openapi::preamble())
+        .merge(servers::routes())
         .merge(observe::routes())
+        .merge(secrets::routes())
         .merge(openapi::routes())
 }

@@ -1,6 +1,8 @@
 //! The supervision tree of a node: which actors there are, in which order they start, and what they know of each
 //! other. They stop in the reverse order.
 
+mod sealer;
+
 use std::{
     io,
     net::TcpListener as StdListener,
@@ -13,13 +15,18 @@ use troupe_actors::{
     runtime::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
+    registry,
     store::{Store, StoreError},
+    vault::{self, KeySource, VaultError, VaultKey},
 };
-use troupe_protocol::observe::ExitReason;
+use troupe_protocol::{id::NodeId, observe::ExitReason};
+use ulid::Ulid;
+
+use sealer::VaultSealer;
 
 use crate::{
     config::{Config, ConfigError},
-    edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits},
+    edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits, state::Handles},
 };
 
 const EDGE_MAILBOX_MESSAGES_MAX: u32 = 16;
@@ -33,6 +40,9 @@ pub enum StartError {
     /// The data folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The vault.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The port.
     #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
     Listen {
@@ -71,11 +81,17 @@ impl Node {
             within: config.runtime.restart_window_ms.millis(),
         };
         let limits = ConnectionLimits::new(&config.edge);
-        let _ = store;
-        let state = EdgeState::new(config, system.clone(), top.child("edge"));
+        let vault_key = VaultKey::open(&store, key_source(&config)?).await?;
+        let (vault, vault_child) = vault::actor(&system, top.child("vault"), &store, vault_key)?;
+        let sealer = Arc::new(VaultSealer(vault.clone()));
+        let (registry_child, registry) = registry::child(&system, &store, sealer)?;
+        let handles = Handles { node_id: node_id(&store).await?, system: system.clone(), vault, registry };
+        let state = EdgeState::new(config, handles, top.child("edge"));
         let spec = SupervisorSpec::new(&system, top)
             .strategy(Strategy::OneForOne)
             .intensity(intensity)
+            .child(vault_child)
+            .child(registry_child)
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { state, data, root })
@@ -107,6 +123,29 @@ async fn open_store(data: &Path) -> Result<Store, StartError> {
     // Recovery after a crash reads the whole log: not on the runtime's threads.
     let opened = tokio::task::spawn_blocking(move || Store::open(&folder)).await;
     opened.map_err(|panic| StartError::Tree(panic.to_string()))?.map_err(StartError::Store)
+}
+
+/// The node's identity: made at the first start, kept from then on.
+async fn node_id(store: &Store) -> Result<NodeId, StoreError> {
+    const KEY: &str = "node_id";
+    let identity = store.tree::<NodeId>("node", 1)?;
+    if let Some(known) = identity.get(KEY)? {
+        return Ok(known);
+    }
+    let made = NodeId::from_ulid(Ulid::generate());
+    identity.put(KEY, &made).await?;
+    Ok(made)
+}
+
+fn key_source(config: &Config) -> Result<KeySource, ConfigError> {
+    let file = config.vault.passphrase_file.as_str();
+    if file.is_empty() {
+        return Ok(KeySource::File);
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        ConfigError::Conflict(format!("vault.passphrase_file: cannot read {file}: {error}"))
+    })?;
+    Ok(KeySource::Passphrase(text.trim_end_matches(['\r', '\n']).into()))
 }
 
 /// Binds the port; port 0 becomes the one that the system gave.
