@@ -1,0 +1,267 @@
+//! The aggregate endpoint: every server behind one, under exposed names.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde_json::value::RawValue;
+use tokio::time::timeout_at;
+use troupe_protocol::error::{Code, Coded};
+use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
+use troupe_protocol::jsonrpc::string_of;
+use troupe_protocol::mcp::{Descriptor, Era, ListKind, method};
+use troupe_protocol::server::ServerName;
+use troupe_protocol::server::name::BUILTIN_SERVER;
+use troupe_protocol::upstream::UpstreamState;
+
+use super::bridge;
+use super::gateway::{ClientRequest, Gateway, owned, translate};
+use super::merge::{self, Listing, Missing, Position, json_string};
+use super::names;
+use super::readdress::readdressed;
+use super::refusal::{Answer, Refusal};
+use crate::runtime::Deadline;
+use crate::upstream::UpstreamError;
+
+/// How long a complete aggregate list may be kept by the client, in milliseconds. Changes are told besides.
+const LIST_TTL_MS: u32 = 5_000;
+
+impl Gateway {
+    pub(super) async fn answer_for_all(&self, request: ClientRequest) -> Result<Answer, Refusal> {
+        let is_legacy = request.client.era == Era::Legacy;
+        match request.method.as_str() {
+            method::TOOLS_LIST => self.list_all(ListKind::Tools, &request).await,
+            method::RESOURCES_LIST => self.list_all(ListKind::Resources, &request).await,
+            method::RESOURCES_TEMPLATES_LIST => self.list_all(ListKind::ResourceTemplates, &request).await,
+            method::PROMPTS_LIST => self.list_all(ListKind::Prompts, &request).await,
+            method::TOOLS_CALL => self.by_name(request, "name", Refusal::UnknownTool).await,
+            method::PROMPTS_GET => self.by_name(request, "name", Refusal::UnknownPrompt).await,
+            method::RESOURCES_READ => self.by_uri(request).await,
+            method::COMPLETION_COMPLETE => self.by_reference(request).await,
+            method::PING | method::LOGGING_SET_LEVEL if is_legacy => Ok(Answer::Result("{}".into())),
+            _ => Err(Refusal::MethodNotFound(request.method)),
+        }
+    }
+
+    /// A tool call or prompt: its exposed name says which server is meant.
+    async fn by_name(
+        &self,
+        request: ClientRequest,
+        key: &'static str,
+        unknown: fn(String) -> Refusal,
+    ) -> Result<Answer, Refusal> {
+        let params = request.params.as_deref();
+        let exposed = params.and_then(|params| edit::string_member(params, key));
+        let exposed =
+            exposed.ok_or_else(|| Refusal::InvalidParams(format!("params.{key} is required, a string")))?;
+        let (server, name) = self
+            .resolve(&exposed)
+            .ok_or_else(|| unknown(exposed.to_string()))?;
+        let params = (name != exposed)
+            .then(|| with_member(params, key, json_string(name)))
+            .flatten();
+        self.forward(server, request, params).await
+    }
+
+    /// A resource: its exposed address says which server is meant.
+    async fn by_uri(&self, request: ClientRequest) -> Result<Answer, Refusal> {
+        let params = request.params.as_deref();
+        let exposed = params.and_then(|params| edit::string_member(params, "uri"));
+        let exposed =
+            exposed.ok_or_else(|| Refusal::InvalidParams("params.uri is required, a string".to_owned()))?;
+        let (server, uri) = self
+            .resolve_uri(&exposed)
+            .ok_or_else(|| Refusal::UnknownResource(exposed.to_string()))?;
+        let params = with_member(params, "uri", json_string(uri));
+        self.forward(server, request, params).await
+    }
+
+    /// A completion: the prompt or resource template that it refers to says which server is meant.
+    async fn by_reference(&self, request: ClientRequest) -> Result<Answer, Refusal> {
+        let wrong = || {
+            Refusal::InvalidParams("params.ref is required, a reference to a prompt or resource".to_owned())
+        };
+        let params = request.params.as_deref();
+        let reference = params
+            .and_then(|params| edit::member(params, "ref"))
+            .ok_or_else(wrong)?;
+        let (server, changed) = if let Some(exposed) = edit::string_member(reference, "name") {
+            let (server, name) = self
+                .resolve(&exposed)
+                .ok_or_else(|| Refusal::UnknownPrompt(exposed.to_string()))?;
+            (server, with_member(Some(reference), "name", json_string(name)))
+        } else {
+            let exposed = edit::string_member(reference, "uri").ok_or_else(wrong)?;
+            let unknown = || Refusal::UnknownResource(exposed.to_string());
+            let (server, uri) = self.resolve_uri(&exposed).ok_or_else(unknown)?;
+            (server, with_member(Some(reference), "uri", json_string(uri)))
+        };
+        let params = changed.and_then(|reference| with_member(params, "ref", reference.get().to_owned()));
+        self.forward(server, request, params).await
+    }
+
+    /// Asks the server that was found, with changed parameters where they had to be changed.
+    async fn forward(
+        &self,
+        server: ServerName,
+        request: ClientRequest,
+        changed: Option<Box<RawValue>>,
+    ) -> Result<Answer, Refusal> {
+        let ClientRequest {
+            client,
+            method,
+            params,
+            notifications,
+            ..
+        } = request;
+        let upstream = self.connect(&server).await?;
+        let reply = self
+            .ask(
+                &server,
+                &upstream,
+                &method,
+                changed.or(params),
+                &client,
+                notifications,
+            )
+            .await?;
+        let answer = translate(&server, upstream.info().era, client.era, &method, reply)?;
+        let Answer::Result(result) = answer else {
+            return Ok(answer);
+        };
+        if server.as_str() == BUILTIN_SERVER {
+            return Ok(Answer::Result(result));
+        }
+        let readdressed = serde_json::from_str::<&RawValue>(&result)
+            .ok()
+            .and_then(|result| owned(readdressed(&method, server.as_str(), result)));
+        Ok(Answer::Result(readdressed.unwrap_or(result)))
+    }
+
+    /// The server and its own name for what is exposed under this name. A name without a server is the built-in one's.
+    fn resolve<'a>(&self, exposed: &'a str) -> Option<(ServerName, &'a str)> {
+        match names::split_name(exposed, |server| self.knows(server)) {
+            Some((server, name)) => Some((ServerName::new(server).ok()?, name)),
+            None if exposed.contains(names::SEPARATOR) => None,
+            None => Some((ServerName::new(BUILTIN_SERVER).ok()?, exposed)),
+        }
+    }
+
+    fn resolve_uri<'a>(&self, exposed: &'a str) -> Option<(ServerName, &'a str)> {
+        let (server, uri) = names::split_uri(exposed).filter(|(server, _)| self.knows(server))?;
+        Some((ServerName::new(server).ok()?, uri))
+    }
+
+    async fn list_all(&self, kind: ListKind, request: &ClientRequest) -> Result<Answer, Refusal> {
+        let cursor = request
+            .params
+            .as_deref()
+            .and_then(|params| edit::member(params, "cursor"));
+        let start = match cursor {
+            None => Position::default(),
+            Some(cursor) => string_of(cursor)
+                .and_then(|cursor| Position::from_cursor(&cursor))
+                .ok_or_else(|| {
+                    Refusal::InvalidParams("params.cursor is not one that was given here".to_owned())
+                })?,
+        };
+        let listings = self.listings(kind, &start).await;
+        let leads_to = |exposed: &str, server: &str| {
+            names::split_name(exposed, |name| self.knows(name)).is_some_and(|(found, _)| found == server)
+        };
+        let page = merge::page(kind, &listings, &start, self.parts.limits.page, leads_to);
+        if request.client.era == Era::Legacy {
+            return Ok(Answer::Result(page.result.into()));
+        }
+        let ttl_ms = if page.is_incomplete { 0 } else { LIST_TTL_MS };
+        let timed = page.result.replacen('{', &format!("{{\"ttlMs\":{ttl_ms},"), 1);
+        Ok(Answer::Result(bridge::completed(kind.method(), &timed).into()))
+    }
+
+    /// What each server has, sorted by server, from the page's beginning on. Waits no longer than the bound.
+    async fn listings(&self, kind: ListKind, start: &Position) -> Vec<Listing> {
+        let deadline = Deadline::within(self.parts.limits.list_wait);
+        let mut listings = Vec::new();
+        let mut waiting = FuturesUnordered::new();
+        for server in self.servers_from(start) {
+            match self.known_to_be_down(&server) {
+                Some(missing) => listings.push(listing(&server, Err(missing))),
+                None => waiting.push(async move { (self.list_one(&server, kind, deadline).await, server) }),
+            }
+        }
+        while let Some((items, server)) = waiting.next().await {
+            listings.push(listing(&server, items));
+        }
+        listings.sort_by(|a, b| a.server.cmp(&b.server));
+        listings
+    }
+
+    async fn list_one(
+        &self,
+        server: &ServerName,
+        kind: ListKind,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<Descriptor>>, Missing> {
+        let listed = async {
+            let upstream = self.parts.upstreams.get(server, deadline).await?;
+            upstream.list(kind, deadline).await
+        };
+        let too_late = || Missing {
+            code: Code::UpstreamTimeout,
+            reason: format!("no list within {} ms", self.parts.limits.list_wait.as_millis()),
+        };
+        let listed = timeout_at(deadline.instant(), listed)
+            .await
+            .map_err(|_| too_late())?;
+        listed.map_err(|error: UpstreamError| Missing {
+            code: Coded::code(&error),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The servers to ask: those enabled, and the built-in one.
+    fn servers_from(&self, start: &Position) -> Vec<ServerName> {
+        let view = self.parts.registry.view();
+        let enabled = view.enabled().map(|entry| entry.name.clone());
+        let mut servers: Vec<ServerName> = enabled
+            .filter(|server| server.as_str() >= start.server.as_str())
+            .collect();
+        if start.server.is_empty() {
+            servers.extend(ServerName::new(BUILTIN_SERVER).ok());
+        }
+        servers
+    }
+
+    /// A server whose last start failed, or whose connection was lost, is not waited for: it is tried again anyway.
+    fn known_to_be_down(&self, server: &ServerName) -> Option<Missing> {
+        match self.parts.upstreams.state(server) {
+            UpstreamState::Waiting { reason, .. } => Some(Missing {
+                code: Code::UpstreamUnreachable,
+                reason,
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn listing(server: &ServerName, items: Result<Arc<Vec<Descriptor>>, Missing>) -> Listing {
+    let shown = if server.as_str() == BUILTIN_SERVER {
+        ""
+    } else {
+        server.as_str()
+    };
+    Listing {
+        server: shown.into(),
+        items,
+    }
+}
+
+/// The object with one member set; nothing if there is no object.
+fn with_member(object: Option<&RawValue>, key: &str, value: String) -> Option<Box<RawValue>> {
+    let edits = ObjectEdits {
+        set: vec![(key, Cow::Owned(value))],
+        remove: Vec::new(),
+    };
+    RawValue::from_string(edit::with_members(object?, &edits)?).ok()
+}

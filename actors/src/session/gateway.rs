@@ -1,0 +1,256 @@
+//! From a client's request to its answer, whatever the eras of client and server.
+//!
+//! On a server's own endpoint everything passes as it is, save what the other era does not know. The aggregate
+//! endpoint ([`super::aggregate`]) finds the server by the exposed name and then takes the same way.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use troupe_protocol::access::Principal;
+use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
+use troupe_protocol::mcp::{ClientCapabilities, Era, method};
+use troupe_protocol::server::ServerName;
+use troupe_protocol::server::name::BUILTIN_SERVER;
+
+use super::bridge;
+use super::endpoint::Endpoint;
+use super::merge::PageLimits;
+use super::refusal::{Answer, Refusal};
+use super::session::{SUBSCRIPTIONS_MAX, Session};
+use crate::registry::RegistryHandle;
+use crate::runtime::Deadline;
+use crate::upstream::{CallOptions, UpstreamHandle, UpstreamsHandle};
+
+/// The bounds on what the gateway does for one request.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayLimits {
+    /// How long the servers have to list what they offer before an aggregate list goes out without them.
+    pub list_wait: Duration,
+    /// How long a call may take where the server's entry does not say.
+    pub call_time_max: Duration,
+    /// The size of a page of an aggregate list.
+    pub page: PageLimits,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            list_wait: Duration::from_secs(2),
+            call_time_max: Duration::from_secs(60),
+            page: PageLimits::default(),
+        }
+    }
+}
+
+/// Who asks, and what it understands.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its era.
+    pub era: Era,
+    /// In whose name it asks.
+    pub principal: Principal,
+    /// What it can do for servers.
+    pub capabilities: ClientCapabilities,
+}
+
+/// A client's request.
+#[derive(Debug)]
+pub struct ClientRequest {
+    /// Where it came in.
+    pub endpoint: Endpoint,
+    /// Who asks.
+    pub client: Client,
+    /// The method.
+    pub method: String,
+    /// The parameters, as the client wrote them.
+    pub params: Option<Box<RawValue>>,
+    /// Where notifications that belong to the request go; nothing if the client cannot take them.
+    pub notifications: Option<mpsc::Sender<RawMessage>>,
+    /// The session that it belongs to; modern clients have none.
+    pub session: Option<Arc<Session>>,
+}
+
+/// Answers clients. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    pub(super) parts: Arc<Parts>,
+}
+
+pub(super) struct Parts {
+    pub upstreams: UpstreamsHandle,
+    pub registry: RegistryHandle,
+    pub limits: GatewayLimits,
+}
+
+impl Gateway {
+    /// A gateway to these servers.
+    pub fn new(upstreams: UpstreamsHandle, registry: RegistryHandle, limits: GatewayLimits) -> Self {
+        Self {
+            parts: Arc::new(Parts {
+                upstreams,
+                registry,
+                limits,
+            }),
+        }
+    }
+
+    /// The answer to a request. What goes wrong on the way is an answer too.
+    pub async fn answer(&self, request: ClientRequest) -> Answer {
+        let era = request.client.era;
+        let answered = match request.endpoint.clone() {
+            Endpoint::Aggregate => self.answer_for_all(request).await,
+            Endpoint::Server(server) => self.pass_through(&server, request).await,
+        };
+        answered.unwrap_or_else(|refusal| refusal.into_answer(era))
+    }
+
+    /// Whether a server of this name is registered (and not only catalogued) or built in.
+    pub fn knows(&self, server: &str) -> bool {
+        server == BUILTIN_SERVER
+            || self
+                .parts
+                .registry
+                .view()
+                .get(server)
+                .is_some_and(|entry| entry.operation.enabled)
+    }
+
+    async fn pass_through(&self, server: &ServerName, request: ClientRequest) -> Result<Answer, Refusal> {
+        let upstream = self.connect(server).await?;
+        let server_era = upstream.info().era;
+        if let Some(answer) = answer_here(request.client.era, server_era, &request.method) {
+            return answer;
+        }
+        if let Some(answer) = unsubscribed(&request) {
+            return Ok(answer);
+        }
+        let subscribed = subscription(&request);
+        let ClientRequest {
+            client,
+            method,
+            params,
+            notifications,
+            session,
+            ..
+        } = request;
+        let reply = self
+            .ask(server, &upstream, &method, params, &client, notifications)
+            .await?;
+        if let (RawReply::Result(_), Some(uri), Some(session)) = (&reply, subscribed, session)
+            && !session.subscribe(&uri)
+        {
+            return Err(Refusal::InvalidParams(format!(
+                "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
+            )));
+        }
+        translate(server, server_era, client.era, &method, reply)
+    }
+
+    /// The connection to a server, started if need be.
+    pub(super) async fn connect(&self, server: &ServerName) -> Result<UpstreamHandle, Refusal> {
+        Ok(self.parts.upstreams.get(server, self.deadline(server)).await?)
+    }
+
+    pub(super) async fn ask(
+        &self,
+        server: &ServerName,
+        upstream: &UpstreamHandle,
+        method: &str,
+        params: Option<Box<RawValue>>,
+        client: &Client,
+        progress: Option<mpsc::Sender<RawMessage>>,
+    ) -> Result<RawReply, Refusal> {
+        let options = CallOptions {
+            deadline: self.deadline(server),
+            principal: Some(client.principal.clone()),
+            progress,
+            client: client.capabilities.clone(),
+        };
+        Ok(upstream.request(method, params, options).await?)
+    }
+
+    /// Until when a call to this server must be answered.
+    pub(super) fn deadline(&self, server: &ServerName) -> Deadline {
+        let own = self
+            .parts
+            .registry
+            .view()
+            .get(server.as_str())
+            .and_then(|entry| entry.operation.call_timeout_ms);
+        Deadline::within(own.map_or(self.parts.limits.call_time_max, Duration::from_millis))
+    }
+}
+
+/// What is answered without asking the server: methods that its era, or the client's, does not have.
+fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, Refusal>> {
+    let not_found = || Some(Err(Refusal::MethodNotFound(method.to_owned())));
+    match (client, server, method) {
+        // 2026-07-28 has taken these away (changelog).
+        (
+            Era::Modern,
+            _,
+            method::INITIALIZE
+            | method::PING
+            | method::LOGGING_SET_LEVEL
+            | method::RESOURCES_SUBSCRIBE
+            | method::RESOURCES_UNSUBSCRIBE,
+        ) => not_found(),
+        (Era::Legacy, _, method::DISCOVER | method::SUBSCRIPTIONS_LISTEN) => not_found(),
+        (Era::Legacy, Era::Modern, method::PING | method::LOGGING_SET_LEVEL) => {
+            Some(Ok(Answer::Result("{}".into())))
+        }
+        (Era::Legacy, Era::Modern, method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE) => {
+            not_found()
+        }
+        _ => None,
+    }
+}
+
+/// The resource to which the client subscribes with this request, if it does.
+fn subscription(request: &ClientRequest) -> Option<String> {
+    let is_subscription = request.method == method::RESOURCES_SUBSCRIBE;
+    let params = request.params.as_deref().filter(|_| is_subscription)?;
+    edit::string_member(params, "uri").map(Cow::into_owned)
+}
+
+/// Ends a subscription of the client. The server is not told: others may be subscribed over the same connection.
+fn unsubscribed(request: &ClientRequest) -> Option<Answer> {
+    let is_end = request.method == method::RESOURCES_UNSUBSCRIBE;
+    let params = request.params.as_deref().filter(|_| is_end)?;
+    let uri = edit::string_member(params, "uri")?;
+    request.session.as_ref()?.unsubscribe(&uri);
+    Some(Answer::Result("{}".into()))
+}
+
+/// A server's reply as the client's era has it; between peers of one era the very bytes.
+pub(super) fn translate(
+    server: &ServerName,
+    server_era: Era,
+    client_era: Era,
+    method: &str,
+    reply: RawReply,
+) -> Result<Answer, Refusal> {
+    match reply {
+        RawReply::Result(result) => {
+            let changed = bridge::result_for(client_era, server_era, method, &result)
+                .map_err(|bridge::InputRequired| Refusal::InputRequired(server.clone()))?;
+            let changed = owned(changed);
+            Ok(Answer::Result(changed.unwrap_or_else(|| result.into())))
+        }
+        RawReply::Error(error) => {
+            let changed = owned(bridge::error_for(client_era, &error));
+            Ok(Answer::of_error(changed.unwrap_or_else(|| error.into())))
+        }
+    }
+}
+
+/// The text if it was changed: what was not is moved instead of copied.
+pub(super) fn owned(text: Cow<'_, str>) -> Option<Box<str>> {
+    match text {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(text) => Some(text.into()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What clients are told when they begin: whom they speak with and what that one can do.
+
+use serde_json::{Value, json};
+use troupe_protocol::mcp::Era;
+use troupe_protocol::upstream::UpstreamInfo;
+
+use super::endpoint::Endpoint;
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+
+/// What the aggregate endpoint says to models.
+const INSTRUCTIONS: &str = "Tools, resources and prompts of all registered MCP servers, named server__name. \
+    When the list is long, search it with find_tools and call what it finds with call_tool.";
+
+/// The parts of an `initialize` or `server/discover` result that do not depend on the revision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Introduction {
+    /// The capabilities.
+    pub capabilities: Value,
+    /// Name and version.
+    pub server_info: Value,
+    /// Guidance for models.
+    pub instructions: Option<String>,
+}
+
+impl Gateway {
+    /// Introduces the endpoint to a client of this era. A server's own endpoint introduces the server, which is
+    /// started if need be.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub async fn introduce(&self, endpoint: &Endpoint, client: Era) -> Result<Introduction, Refusal> {
+        match endpoint {
+            Endpoint::Aggregate => Ok(of_all()),
+            Endpoint::Server(server) => Ok(of_server(client, &self.connect(server).await?.info())),
+        }
+    }
+}
+
+fn of_all() -> Introduction {
+    let changes = json!({ "listChanged": true });
+    Introduction {
+        capabilities: json!({ "tools": changes, "resources": changes, "prompts": changes, "completions": {} }),
+        server_info: json!({ "name": "troupe", "title": "Troupe", "version": env!("CARGO_PKG_VERSION") }),
+        instructions: Some(INSTRUCTIONS.to_owned()),
+    }
+}
+
+fn of_server(client: Era, info: &UpstreamInfo) -> Introduction {
+    let mut server_info = json!({ "name": info.server_info.name, "version": info.server_info.version });
+    if let Some(title) = &info.server_info.title {
+        server_info["title"] = json!(title);
+    }
+    Introduction {
+        capabilities: translated(client, info.era, info.capabilities.clone()),
+        server_info,
+        instructions: info.instructions.clone(),
+    }
+}
+
+/// The capabilities of a server without those that a client of the other era has no way to use.
+fn translated(client: Era, server: Era, capabilities: Value) -> Value {
+    let Value::Object(mut capabilities) = capabilities else {
+        return json!({});
+    };
+    if client != server {
+        for of_one_era in ["logging", "tasks", "extensions"] {
+            capabilities.remove(of_one_era);
+        }
+        if let Some(Value::Object(resources)) = capabilities.get_mut("resources") {
+            resources.remove("subscribe");
+        }
+    }
+    Value::Object(capabilities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_introduced_as_it_is_within_its_era() {
+        let capabilities =
+            json!({"logging": {}, "resources": {"subscribe": true, "listChanged": true}, "x": {"y": 1}});
+        assert_eq!(
+            translated(Era::Legacy, Era::Legacy, capabilities.clone()),
+            capabilities
+        );
+        assert_eq!(
+            translated(Era::Modern, Era::Legacy, capabilities),
+            json!({"resources": {"listChanged": true}, "x": {"y": 1}})
+        );
+        assert_eq!(translated(Era::Modern, Era::Legacy, Value::Null), json!({}));
+    }
+}

@@ -1,0 +1,159 @@
+//! Why a client's request gets no answer from a server, in the terms of JSON-RPC.
+
+use std::fmt::Write as _;
+
+use troupe_protocol::error::{Code, Coded};
+use troupe_protocol::jsonrpc::{ErrorObject, code as jsonrpc_code, edit};
+use troupe_protocol::mcp::{Era, code as mcp_code};
+use troupe_protocol::server::ServerName;
+
+use crate::upstream::UpstreamError;
+
+/// Why a request was refused, or failed on its way.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody here answers this method.
+    #[error("method not found: {0}")]
+    MethodNotFound(String),
+    /// A parameter that is looked at here is missing or wrong.
+    #[error("invalid parameters: {0}")]
+    InvalidParams(String),
+    /// No server offers a tool under this name.
+    #[error(
+        "unknown tool: {0} (tools are named server__tool; tools/list names them all, find_tools searches)"
+    )]
+    UnknownTool(String),
+    /// No server offers a prompt under this name.
+    #[error("unknown prompt: {0} (prompts are named server__prompt; prompts/list names them all)")]
+    UnknownPrompt(String),
+    /// No server offers a resource at this address.
+    #[error(
+        "resource not found: {0} (resources are at troupe://server/ADDRESS; resources/list names them all)"
+    )]
+    UnknownResource(String),
+    /// The server wants input that this client has no way to give.
+    #[error("server {0} wants input from the user, which reaches only clients of revision 2026-07-28")]
+    InputRequired(ServerName),
+    /// The client has cancelled the request.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The session has too many calls in flight.
+    #[error("the session has {0} calls in flight already: wait for some of them")]
+    TooManyCalls(usize),
+    /// The server did not answer.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> Code {
+        match self {
+            Self::MethodNotFound(_) | Self::UnknownPrompt(_) | Self::UnknownResource(_) => Code::NotFound,
+            Self::InvalidParams(_) => Code::InvalidField,
+            Self::UnknownTool(_) => Code::ToolNotFound,
+            Self::InputRequired(_) => Code::UpstreamProtocol,
+            Self::Cancelled => Code::CallCancelled,
+            Self::TooManyCalls(_) => Code::TooManyRequests,
+            Self::Upstream(error) => error.code(),
+        }
+    }
+}
+
+impl Refusal {
+    /// The JSON-RPC error code for a client of this era.
+    fn jsonrpc_code(&self, client: Era) -> i64 {
+        match self {
+            Self::MethodNotFound(_) => jsonrpc_code::METHOD_NOT_FOUND,
+            Self::InvalidParams(_) | Self::UnknownTool(_) | Self::UnknownPrompt(_) => {
+                jsonrpc_code::INVALID_PARAMS
+            }
+            Self::UnknownResource(_) if client == Era::Legacy => mcp_code::RESOURCE_NOT_FOUND,
+            Self::UnknownResource(_) => jsonrpc_code::INVALID_PARAMS,
+            Self::Upstream(UpstreamError::ToolNotFound { .. }) => jsonrpc_code::INVALID_PARAMS,
+            _ => jsonrpc_code::INTERNAL_ERROR,
+        }
+    }
+
+    /// Whether the same request may succeed when it is sent again.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::TooManyCalls(_) => true,
+            Self::Upstream(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// The answer for a client of this era; its `data` has the stable code.
+    pub fn into_answer(self, client: Era) -> Answer {
+        let code = self.jsonrpc_code(client);
+        let mut data = format!(r#"{{"code":"{}""#, Coded::code(&self));
+        let _ = write!(data, r#","retryable":{}}}"#, self.is_retryable());
+        Answer::Error {
+            code,
+            object: edit::error_object(code, &self.to_string(), Some(&data)).into(),
+        }
+    }
+}
+
+/// The answer to a client's request, ready to be put into a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The member `result`, as JSON text.
+    Result(Box<str>),
+    /// The member `error`.
+    Error {
+        /// Its code.
+        code: i64,
+        /// The whole object, as JSON text.
+        object: Box<str>,
+    },
+}
+
+impl Answer {
+    /// The answer that a server's error object is.
+    pub(super) fn of_error(object: Box<str>) -> Self {
+        let code = serde_json::from_str(&object)
+            .ok()
+            .and_then(|raw: &serde_json::value::RawValue| ErrorObject::read(raw));
+        Self::Error {
+            code: code.map_or(jsonrpc_code::INTERNAL_ERROR, |error| error.code),
+            object,
+        }
+    }
+
+    /// The response with this id (JSON text), as one line.
+    pub fn to_response(&self, id: &str) -> String {
+        match self {
+            Self::Result(result) => edit::response(id, "result", result),
+            Self::Error { object, .. } => edit::response(id, "error", object),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn refusals_have_the_codes_that_clients_know() {
+        let code = |refusal: Refusal, era| match refusal.into_answer(era) {
+            Answer::Error { code, .. } => code,
+            Answer::Result(_) => 0,
+        };
+        assert_eq!(code(Refusal::MethodNotFound("x".into()), Era::Modern), -32601);
+        assert_eq!(code(Refusal::UnknownTool("x".into()), Era::Legacy), -32602);
+        assert_eq!(code(Refusal::UnknownResource("x".into()), Era::Legacy), -32002);
+        assert_eq!(code(Refusal::UnknownResource("x".into()), Era::Modern), -32602);
+        assert_eq!(code(Refusal::Cancelled, Era::Modern), -32603);
+    }
+
+    #[test]
+    fn an_answer_tells_the_stable_code_and_becomes_a_response() {
+        let answer = Refusal::UnknownTool("a\"b".into()).into_answer(Era::Legacy);
+        let response: serde_json::Value = serde_json::from_str(&answer.to_response("\"7\"")).unwrap();
+        assert_eq!(response["id"], "7");
+        assert_eq!(response["error"]["data"]["code"], "T3010");
+        assert!(response["error"]["message"].as_str().unwrap().contains("a\"b"));
+    }
+}

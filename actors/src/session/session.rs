@@ -1,0 +1,340 @@
+//! One client's legacy session, from `initialize` to DELETE, expiry or eviction.
+//!
+//! It is shared: the table keeps it, and each request and stream that belongs to it holds it while it runs.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use troupe_protocol::mcp::{ClientCapabilities, ProtocolVersion};
+
+use super::endpoint::Endpoint;
+
+/// The most resources that one session may be subscribed to.
+pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+/// The most calls that one session may have in flight.
+pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
+
+/// A session's unguessable name, as it stands in `Mcp-Session-Id`: 32 characters of URL-safe base64.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    const BYTES: usize = 24;
+
+    /// A new name from the operating system's random numbers.
+    ///
+    /// # Errors
+    /// If the operating system has none.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; Self::BYTES];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(URL_SAFE_NO_PAD.encode(bytes).into()))
+    }
+
+    /// The name as it travels.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl std::borrow::Borrow<str> for SessionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Who knows the whole name can act in the session, so only its beginning is shown.
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({}…)", self.0.get(..6).unwrap_or_default())
+    }
+}
+
+/// What `initialize` settled.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Whose session it is: the id of the caller's key. Nobody else can use it.
+    pub owner: Arc<str>,
+    /// Where it was opened. It is unknown everywhere else.
+    pub endpoint: Endpoint,
+    /// The revision both sides speak.
+    pub protocol_version: ProtocolVersion,
+    /// The client's capabilities, as it wrote them.
+    pub client_capabilities: ClientCapabilities,
+    /// The client's name and version, for the console; at most 200 characters.
+    pub client: Arc<str>,
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// What `initialize` settled.
+    pub settled: NewSession,
+    last_used_ms: AtomicU64,
+    is_confirmed: AtomicBool,
+    streams_open: AtomicU32,
+    stream: Mutex<CancellationToken>,
+    calls: Mutex<Calls>,
+    /// The addresses of the resources whose changes the client wants to hear of.
+    subscriptions: Mutex<HashSet<String>>,
+    ended: CancellationToken,
+}
+
+/// The calls in flight, by the id that the client gave them (as JSON text).
+#[derive(Debug, Default)]
+struct Calls {
+    cancels: HashMap<Box<str>, (u64, CancellationToken)>,
+    next_number: u64,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, settled: NewSession, now_ms: u64) -> Self {
+        Self {
+            id,
+            settled,
+            last_used_ms: now_ms.into(),
+            is_confirmed: false.into(),
+            streams_open: 0.into(),
+            stream: Mutex::default(),
+            calls: Mutex::default(),
+            subscriptions: Mutex::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Notes that the client is there.
+    pub(super) fn touch(&self, now_ms: u64) {
+        self.last_used_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.is_confirmed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_used_ms(&self) -> u64 {
+        self.last_used_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client came back after `initialize`.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a stream is open or a call in flight: then the session is not idle, however long it says nothing.
+    pub(super) fn is_busy(&self) -> bool {
+        self.streams_open.load(Ordering::Relaxed) > 0 || !self.calls.lock().cancels.is_empty()
+    }
+
+    /// Ends it: its streams close and its calls are cancelled.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+        for (_, (_, cancel)) in self.calls.lock().cancels.drain() {
+            cancel.cancel();
+        }
+    }
+
+    /// Notes a call in flight until the guard is dropped; nothing if there are [`CALLS_IN_FLIGHT_MAX`] already.
+    ///
+    /// A client that gives two calls the same id can only cancel the later one.
+    pub fn begin_call(self: &Arc<Self>, request_id: &str) -> Option<CallInSession> {
+        let cancel = CancellationToken::new();
+        let mut calls = self.calls.lock();
+        if calls.cancels.len() >= CALLS_IN_FLIGHT_MAX || self.ended.is_cancelled() {
+            return None;
+        }
+        let number = calls.next_number;
+        calls.next_number += 1;
+        calls.cancels.insert(request_id.into(), (number, cancel.clone()));
+        Some(CallInSession {
+            session: Arc::clone(self),
+            request_id: request_id.into(),
+            number,
+            cancel,
+        })
+    }
+
+    /// Cancels the call with this id; a call that is unknown or over is none of our business (the specification
+    /// asks to ignore such notifications).
+    pub fn cancel_call(&self, request_id: &str) {
+        if let Some((_, cancel)) = self.calls.lock().cancels.get(request_id) {
+            cancel.cancel();
+        }
+    }
+
+    /// Notes that the client wants to hear of changes of this resource; false if it has [`SUBSCRIPTIONS_MAX`] already.
+    pub fn subscribe(&self, uri: &str) -> bool {
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains(uri) {
+            return false;
+        }
+        subscriptions.insert(uri.to_owned());
+        true
+    }
+
+    /// Forgets a subscription.
+    pub fn unsubscribe(&self, uri: &str) {
+        self.subscriptions.lock().remove(uri);
+    }
+
+    /// Whether the client wants to hear of changes of this resource.
+    pub fn is_subscribed(&self, uri: &str) -> bool {
+        self.subscriptions.lock().contains(uri)
+    }
+
+    /// Opens the session's stream. There is one at a time: the client that lost its connection before we noticed
+    /// opens another, and the older one ends.
+    pub fn open_stream(self: &Arc<Self>) -> StreamInSession {
+        let replaced = CancellationToken::new();
+        std::mem::replace(&mut *self.stream.lock(), replaced.clone()).cancel();
+        self.streams_open.fetch_add(1, Ordering::Relaxed);
+        StreamInSession {
+            session: Arc::clone(self),
+            replaced,
+        }
+    }
+}
+
+/// A call in flight; dropping it ends the note of it.
+#[derive(Debug)]
+pub struct CallInSession {
+    session: Arc<Session>,
+    request_id: Box<str>,
+    number: u64,
+    cancel: CancellationToken,
+}
+
+impl CallInSession {
+    /// Resolves when the client cancels the call or the session ends.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+}
+
+impl Drop for CallInSession {
+    fn drop(&mut self) {
+        let mut calls = self.session.calls.lock();
+        if calls
+            .cancels
+            .get(&self.request_id)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
+            calls.cancels.remove(&self.request_id);
+        }
+    }
+}
+
+/// An open stream; dropping it closes it.
+#[derive(Debug)]
+pub struct StreamInSession {
+    session: Arc<Session>,
+    replaced: CancellationToken,
+}
+
+impl StreamInSession {
+    /// Resolves when the stream must end: the session is over or another stream took its place.
+    pub fn must_end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (replaced, ended) = (self.replaced.clone(), self.session.ended.clone());
+        async move {
+            tokio::select! {
+                () = replaced.cancelled() => {}
+                () = ended.cancelled() => {}
+            }
+        }
+    }
+}
+
+impl Drop for StreamInSession {
+    fn drop(&mut self) {
+        self.session.streams_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(super) use tests::settled as settled_for_test;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    pub(in crate::session) fn settled(owner: &str) -> NewSession {
+        NewSession {
+            owner: owner.into(),
+            endpoint: Endpoint::Aggregate,
+            protocol_version: ProtocolVersion::V2025_11_25,
+            client_capabilities: ClientCapabilities::default(),
+            client: "test 1".into(),
+        }
+    }
+
+    fn session() -> Arc<Session> {
+        Arc::new(Session::new(SessionId::for_test("s"), settled("ann"), 0))
+    }
+
+    #[tokio::test]
+    async fn a_call_is_cancelled_by_its_id_and_forgotten_when_over() {
+        let session = session();
+        let call = session.begin_call("7").unwrap();
+        session.cancel_call("\"7\"");
+        session.cancel_call("7");
+        call.cancelled().await;
+        assert!(session.is_busy());
+        drop(call);
+        assert!(!session.is_busy());
+    }
+
+    #[tokio::test]
+    async fn of_two_calls_with_one_id_the_end_of_the_first_does_not_hide_the_second() {
+        let session = session();
+        let first = session.begin_call("1").unwrap();
+        let second = session.begin_call("1").unwrap();
+        drop(first);
+        session.cancel_call("1");
+        second.cancelled().await;
+    }
+
+    #[test]
+    fn calls_in_flight_are_bounded() {
+        let session = session();
+        let calls: Vec<_> = (0..CALLS_IN_FLIGHT_MAX)
+            .map(|n| session.begin_call(&n.to_string()).unwrap())
+            .collect();
+        assert!(session.begin_call("more").is_none());
+        drop(calls);
+        assert!(session.begin_call("more").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_second_stream_takes_the_place_of_the_first_and_the_end_of_the_session_ends_it() {
+        let session = session();
+        let first = session.open_stream();
+        let second = session.open_stream();
+        first.must_end().await;
+        drop(first);
+        assert!(session.is_busy(), "the second stream is open");
+        session.end();
+        second.must_end().await;
+        assert!(
+            session.begin_call("1").is_none(),
+            "nothing begins in a session that is over"
+        );
+    }
+
+    #[test]
+    fn names_are_long_random_and_not_shown_whole() {
+        let (one, other) = (SessionId::random().unwrap(), SessionId::random().unwrap());
+        assert_ne!(one, other);
+        assert_eq!(one.as_str().len(), 32);
+        assert!(!format!("{one:?}").contains(one.as_str()));
+    }
+}
