@@ -19,7 +19,7 @@ use serde_json::json;
 use troupe_protocol::access::{SecretInfo, SecretName};
 
 use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, ExitReason, Mailbox, System};
-use crate::store::{Change, Store, TypedTree};
+use crate::store::{Change, Store, StoreError, TypedTree};
 
 mod cipher;
 mod error;
@@ -62,7 +62,7 @@ pub fn actor(
     let secrets = store.tree::<VaultRecord>(VAULT_TREE, VAULT_SCHEMA)?;
     let usage = store.tree::<Usage>(USAGE_TREE, USAGE_SCHEMA)?;
     let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
-    let view = Arc::new(ArcSwap::from_pointee(Vec::new()));
+    let view = Arc::new(ArcSwap::from_pointee(load(&secrets, &usage)?.list()));
     let handle = VaultHandle::new(mailbox.clone(), Arc::clone(&view));
     let factory = move || Vault {
         secrets: secrets.clone(),
@@ -73,6 +73,17 @@ pub fn actor(
         writes_usage: false,
     };
     Ok((handle, ChildSpec::actor(mailbox, factory)))
+}
+
+fn load(secrets: &TypedTree<VaultRecord>, usage: &TypedTree<Usage>) -> Result<VaultState, StoreError> {
+    let mut state = VaultState::default();
+    for record in secrets.scan_prefix(state::SECRET_PREFIX) {
+        if let (_, VaultRecord::Secret(secret)) = record? {
+            let usage = usage.get(secret.name.as_str())?.unwrap_or_default();
+            state.restore(secret, usage);
+        }
+    }
+    Ok(state)
 }
 
 /// The actor.
@@ -91,12 +102,7 @@ impl Actor for Vault {
     const KIND: &'static str = "vault";
 
     async fn started(&mut self, _: &Context<Self>) -> Result<(), ActorError> {
-        for record in self.secrets.scan_prefix(state::SECRET_PREFIX) {
-            if let (_, VaultRecord::Secret(secret)) = record? {
-                let usage = self.usage.get(secret.name.as_str())?.unwrap_or_default();
-                self.state.restore(secret, usage);
-            }
-        }
+        self.state = load(&self.secrets, &self.usage)?;
         self.publish();
         Ok(())
     }

@@ -1,0 +1,182 @@
+//! What the access actor can be told, and the handle with which others do, and ask who is who.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use secrecy::SecretString;
+use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+
+use super::token::TokenHash;
+use super::view::AccessView;
+use super::{AccessError, now};
+use crate::runtime::{Deadline, Mailbox, Message, Reply};
+
+/// How long a change may take; a durable write, with room for a slow disk.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the access actor can be told. Tokens travel as hashes, but for the new ones in answers.
+#[derive(strum::IntoStaticStr)]
+pub enum AccessMessage {
+    /// Make a key.
+    CreateKey {
+        /// Whose or what for.
+        name: String,
+        /// What it may do.
+        role: Role,
+        /// Who makes it.
+        by: Principal,
+        /// The answer: the key itself, this once.
+        reply: Reply<Result<(KeyInfo, SecretString), AccessError>>,
+    },
+    /// Make a key worthless.
+    RevokeKey {
+        /// Which.
+        id: KeyId,
+        /// The answer: which it was.
+        reply: Reply<Result<KeyInfo, AccessError>>,
+    },
+    /// Make a one-time login code.
+    MintLoginCode {
+        /// For whom.
+        principal: Principal,
+        /// The answer.
+        reply: Reply<Result<SecretString, AccessError>>,
+    },
+    /// Turn a login code into a session.
+    Redeem {
+        /// The code's hash.
+        code: TokenHash,
+        /// The answer: who, and the session's token.
+        reply: Reply<Result<(Principal, SecretString), AccessError>>,
+    },
+    /// Open a session.
+    OpenSession {
+        /// For whom.
+        principal: Principal,
+        /// The answer: the session's token.
+        reply: Reply<Result<SecretString, AccessError>>,
+    },
+    /// End a session.
+    CloseSession {
+        /// The token's hash.
+        token: TokenHash,
+        /// The answer.
+        reply: Reply<Result<(), AccessError>>,
+    },
+    /// Write down what was used, remove what has expired; the actor's own timer.
+    Tidy,
+}
+
+impl Message for AccessMessage {
+    fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// The way to the access actor, and to its view. Cheap to clone.
+#[derive(Clone)]
+pub struct AccessHandle {
+    mailbox: Mailbox<AccessMessage>,
+    view: Arc<ArcSwap<AccessView>>,
+}
+
+impl AccessHandle {
+    pub(super) fn new(mailbox: Mailbox<AccessMessage>, view: Arc<ArcSwap<AccessView>>) -> Self {
+        Self { mailbox, view }
+    }
+
+    /// Who is behind a presented API key. Asks nobody; under a microsecond.
+    pub fn authenticate(&self, presented: &str) -> Option<Principal> {
+        self.view.load().authenticate_key(presented, now())
+    }
+
+    /// Who is behind a presented browser session token. Asks nobody.
+    pub fn authenticate_session(&self, presented: &str) -> Option<Principal> {
+        self.view.load().authenticate_session(presented, now())
+    }
+
+    /// All keys, the oldest first, without the keys themselves. Asks nobody.
+    pub fn list(&self) -> Vec<KeyInfo> {
+        self.view.load().list()
+    }
+
+    /// Whether a key is (still) there. Asks nobody.
+    pub fn has_key(&self, id: KeyId) -> bool {
+        self.view.load().has_key(id)
+    }
+
+    /// Makes a key. What is returned beside its description is the key itself, which nobody can be shown again.
+    ///
+    /// # Errors
+    /// When the name breaks the rule or is taken, there are too many keys, or the store fails.
+    pub async fn create_key(
+        &self,
+        name: impl Into<String>,
+        role: Role,
+        by: &Principal,
+    ) -> Result<(KeyInfo, SecretString), AccessError> {
+        let (name, by) = (name.into(), by.clone());
+        self.ask(|reply| AccessMessage::CreateKey {
+            name,
+            role,
+            by,
+            reply,
+        })
+        .await
+    }
+
+    /// Makes a key worthless, and ends its sessions.
+    ///
+    /// # Errors
+    /// When there is no such key, it is the last administrator key, or the store fails.
+    pub async fn revoke(&self, id: KeyId) -> Result<KeyInfo, AccessError> {
+        self.ask(|reply| AccessMessage::RevokeKey { id, reply }).await
+    }
+
+    /// Makes a one-time login code for the browser, valid for ten minutes, for the principal of a key.
+    ///
+    /// # Errors
+    /// When the principal has no key, or none that is there still.
+    pub async fn mint_login_code(&self, principal: &Principal) -> Result<SecretString, AccessError> {
+        let principal = principal.clone();
+        self.ask(|reply| AccessMessage::MintLoginCode { principal, reply })
+            .await
+    }
+
+    /// Turns a login code into a session. Gives who, and the session's token.
+    ///
+    /// # Errors
+    /// When the code is unknown, was used, or has expired.
+    pub async fn redeem(&self, code: &str) -> Result<(Principal, SecretString), AccessError> {
+        let code = TokenHash::of(code);
+        self.ask(|reply| AccessMessage::Redeem { code, reply }).await
+    }
+
+    /// Opens a session for the principal of a key. Gives the session's token.
+    ///
+    /// # Errors
+    /// When the principal has no key, or none that is there still, or the store fails.
+    pub async fn open_session(&self, principal: &Principal) -> Result<SecretString, AccessError> {
+        let principal = principal.clone();
+        self.ask(|reply| AccessMessage::OpenSession { principal, reply })
+            .await
+    }
+
+    /// Ends a session, if there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn close_session(&self, token: &str) -> Result<(), AccessError> {
+        let token = TokenHash::of(token);
+        self.ask(|reply| AccessMessage::CloseSession { token, reply })
+            .await
+    }
+
+    async fn ask<T: Send>(
+        &self,
+        question: impl FnOnce(Reply<Result<T, AccessError>>) -> AccessMessage,
+    ) -> Result<T, AccessError> {
+        self.mailbox.ask(question, Deadline::within(WRITE_WITHIN)).await?
+    }
+}
