@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use troupe_tests::{Answer, Node, eventually, parts, process};
+use troupe_tests::{Answer, Node, NodeOptions, eventually, parts, process};
 
 const MIB: u64 = 1024 * 1024;
 /// The file descriptors this process and the node may open decide how many of the 10,000 can be had.
@@ -291,7 +291,10 @@ async fn read_some(stream: &mut TcpStream, within: Duration) -> String {
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_request_is_let_go() {
-    let node = Node::start().await;
+    let quick = NodeOptions::default()
+        .environment("TROUPE_EDGE_HEADER_TIMEOUT_MS", "1500")
+        .environment("TROUPE_EDGE_BODY_TIMEOUT_MS", "1500");
+    let node = quick.start().await;
     let mut headers_unfinished = TcpStream::connect(node.listen).await.unwrap();
     headers_unfinished
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: 127")
@@ -303,7 +306,7 @@ async fn a_client_that_never_finishes_its_request_is_let_go() {
         node.listen, node.key
     );
     body_unfinished.write_all(head.as_bytes()).await.unwrap();
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_secs(15);
     let (headers, body) = tokio::join!(
         read_some(&mut headers_unfinished, limit),
         read_some(&mut body_unfinished, limit)
