@@ -150,7 +150,7 @@ async fn server_pid_of(node: &Node, server: &str) -> u32 {
     let actor = actor.unwrap_or_else(|| panic!("no actor …/{wanted}"));
     let detail = node
         .api
-        .get(&format!("/api/v1/actors/{}", actor["id"].as_str().unwrap()))
+        .get(&format!("/api/v1/actors/{}", actor["id"]))
         .await
         .ok();
     let pid = detail["snapshot"]["state"]["pid"].as_u64();
@@ -233,7 +233,7 @@ async fn an_actor_killed_in_the_console_comes_back_with_its_state() {
     let body = json!({ "name": "kept", "command": "true", "enabled": false });
     node.api.post("/api/v1/servers", &body).await.ok();
     let registry = actor(&node, "node/registry").await;
-    let path = format!("/api/v1/actors/{}", registry["id"].as_str().unwrap());
+    let path = format!("/api/v1/actors/{}", registry["id"]);
     node.api
         .post(&format!("{path}/kill"), &json!({}))
         .await
@@ -256,7 +256,7 @@ async fn an_actor_killed_in_the_console_comes_back_with_its_state() {
 async fn an_actor_that_dies_too_often_takes_the_node_down_with_a_clear_last_line() {
     let mut node = Node::start().await;
     let registry = actor(&node, "node/registry").await;
-    let path = format!("/api/v1/actors/{}/kill", registry["id"].as_str().unwrap());
+    let path = format!("/api/v1/actors/{}/kill", registry["id"]);
     for _ in 0..40 {
         let kill = node
             .api

@@ -238,7 +238,11 @@ async fn search_answers(node: &Node) {
         paths.extend(
             items
                 .iter()
-                .filter_map(|item| item[field].as_str())
+                .map(|item| {
+                    item[field]
+                        .as_str()
+                        .map_or_else(|| item[field].to_string(), str::to_owned)
+                })
                 .map(|id| format!("/api/v1/{list}/{id}")),
         );
     }
