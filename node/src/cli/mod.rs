@@ -34,7 +34,7 @@ Without a command, a node is started.";
 
 /// Troupe: a gateway to MCP servers that answers questions with their tools.
 #[derive(Debug, Parser)]
-#[command(name = "troupe", version, about, after_help = AFTER_HELP, args_conflicts_with_subcommands = false)]
+#[command(name = "troupe", version, about = "Gateway, registry and router for MCP servers.", after_help = AFTER_HELP, args_conflicts_with_subcommands = false)]
 pub struct Cli {
     #[command(flatten)]
     target: Target,
