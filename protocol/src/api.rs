@@ -193,14 +193,33 @@ pub struct CallToolRequest {
     pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
-/// What a tool answered.
+/// A resource to be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[ts(export)]
+pub struct ReadResourceRequest {
+    /// As the server lists it.
+    pub uri: String,
+}
+
+/// What a prompt is filled in with.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[ts(export)]
+pub struct GetPromptRequest {
+    /// Values by the prompt's arguments.
+    #[serde(default)]
+    pub arguments: std::collections::BTreeMap<String, String>,
+}
+
+/// What a tool, resource or prompt answered.
+#[derive(Debug, Clone, Serialize, Deserialize, TS, ToSchema)]
 #[ts(export)]
 pub struct CallToolResponse {
-    /// MCP's `CallToolResult` as the server gave it.
+    /// MCP's result, byte for byte as the server gave it.
     #[ts(type = "unknown")]
     #[schema(value_type = Object)]
-    pub result: serde_json::Value,
+    pub result: Box<serde_json::value::RawValue>,
     /// Finds the call's trace.
     pub correlation_id: Option<CorrelationId>,
     /// From request to answer, in milliseconds.

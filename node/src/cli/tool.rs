@@ -101,7 +101,9 @@ async fn call(client: &Client, server: &str, rest: &[String], output: Output) ->
     let body = json!({ "arguments": read_arguments(arguments)? });
     let answer = client.post(&["servers", server, "tools", tool, "call"], &body).await?;
     let failed = answer["result"]["isError"] == true;
-    output.show(answer, |answer: CallToolResponse| result_in_words(&answer.result))?;
+    output.show(answer, |answer: CallToolResponse| {
+        result_in_words(&serde_json::from_str(answer.result.get()).unwrap_or_default())
+    })?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -217,10 +217,18 @@ pub struct UpstreamConfig {
     pub call_timeout_ms: Bounded<100, HOUR_MS>,
     /// Calls in flight to one server.
     pub calls_in_flight_max: Bounded<1, 65_536>,
-    /// Lines of a server's error output that are kept.
-    pub log_lines_max: Bounded<10, 100_000>,
-    /// Largest single message from a server.
+    /// Largest single message from or to a server.
     pub message_bytes_max: Bounded<{ 64 * KIB }, { 256 * MIB }>,
+    /// Longest wait of a new stdio server for `server/discover`, before it is taken for one of the legacy era.
+    pub probe_timeout_ms: Bounded<10, { 10 * MINUTE_MS }>,
+    /// Longest time a server's process has to end by itself.
+    pub stop_timeout_ms: Bounded<10, { 10 * MINUTE_MS }>,
+    /// Longest wait of calls for a server that was up to come back.
+    pub restart_wait_ms_max: Bounded<0, HOUR_MS>,
+    /// Longest pause between attempts to connect.
+    pub backoff_ms_max: Bounded<100, HOUR_MS>,
+    /// How long a list is kept of a server that does not announce changes.
+    pub list_age_ms_max: Bounded<0, { 24 * HOUR_MS }>,
 }
 
 impl Default for UpstreamConfig {
@@ -229,8 +237,12 @@ impl Default for UpstreamConfig {
             start_timeout_ms: const { Bounded::new(60 * SECOND_MS) },
             call_timeout_ms: const { Bounded::new(60 * SECOND_MS) },
             calls_in_flight_max: const { Bounded::new(1_024) },
-            log_lines_max: const { Bounded::new(500) },
             message_bytes_max: const { Bounded::new(16 * MIB) },
+            probe_timeout_ms: const { Bounded::new(3 * SECOND_MS) },
+            stop_timeout_ms: const { Bounded::new(2 * SECOND_MS) },
+            restart_wait_ms_max: const { Bounded::new(15 * SECOND_MS) },
+            backoff_ms_max: const { Bounded::new(30 * SECOND_MS) },
+            list_age_ms_max: const { Bounded::new(5 * MINUTE_MS) },
         }
     }
 }

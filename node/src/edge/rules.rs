@@ -62,6 +62,8 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/api/v1/servers/{name}/log", OPERATOR),
     rule("GET", "/api/v1/servers/{name}/health", USER),
     rule("POST", "/api/v1/servers/{name}/tools/{tool}/call", USER),
+    rule("POST", "/api/v1/servers/{name}/resources/read", USER),
+    rule("POST", "/api/v1/servers/{name}/prompts/{prompt}/get", USER),
     // tools and questions
     rule("GET", "/api/v1/tools", USER),
     rule("GET", "/api/v1/tools/search", USER),

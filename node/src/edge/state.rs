@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use troupe_actors::{
     registry::RegistryHandle,
     runtime::{ActorPath, System},
+    upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
 use troupe_protocol::{
@@ -30,6 +31,8 @@ pub struct Handles {
     pub vault: VaultHandle,
     /// Registered servers.
     pub registry: RegistryHandle,
+    /// Live connections to servers.
+    pub upstreams: UpstreamsHandle,
 }
 
 /// See [`EdgeState`].

@@ -2,6 +2,7 @@
 //! other. They stop in the reverse order.
 
 mod sealer;
+mod sources;
 
 use std::{
     io,
@@ -17,12 +18,14 @@ use troupe_actors::{
     },
     registry,
     store::{Store, StoreError},
+    upstream::{UpstreamSettings, UpstreamsHandle},
     vault::{self, KeySource, VaultError, VaultKey},
 };
 use troupe_protocol::{id::NodeId, observe::ExitReason};
 use ulid::Ulid;
 
 use sealer::VaultSealer;
+use sources::{RegisteredServers, VaultSecrets};
 
 use crate::{
     config::{Config, ConfigError},
@@ -85,13 +88,22 @@ impl Node {
         let (vault, vault_child) = vault::actor(&system, top.child("vault"), &store, vault_key)?;
         let sealer = Arc::new(VaultSealer(vault.clone()));
         let (registry_child, registry) = registry::child(&system, &store, sealer)?;
-        let handles = Handles { node_id: node_id(&store).await?, system: system.clone(), vault, registry };
+        let (upstreams, upstreams_child) = UpstreamsHandle::build(
+            &system,
+            top.child("upstreams"),
+            upstream_settings(&config),
+            Arc::new(RegisteredServers(registry.clone())),
+            Arc::new(VaultSecrets(vault.clone())),
+        );
+        let handles =
+            Handles { node_id: node_id(&store).await?, system: system.clone(), vault, registry, upstreams };
         let state = EdgeState::new(config, handles, top.child("edge"));
         let spec = SupervisorSpec::new(&system, top)
             .strategy(Strategy::OneForOne)
             .intensity(intensity)
             .child(vault_child)
             .child(registry_child)
+            .child(upstreams_child)
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { state, data, root })
@@ -123,6 +135,20 @@ async fn open_store(data: &Path) -> Result<Store, StartError> {
     // Recovery after a crash reads the whole log: not on the runtime's threads.
     let opened = tokio::task::spawn_blocking(move || Store::open(&folder)).await;
     opened.map_err(|panic| StartError::Tree(panic.to_string()))?.map_err(StartError::Store)
+}
+
+fn upstream_settings(config: &Config) -> UpstreamSettings {
+    let settings = &config.upstream;
+    UpstreamSettings {
+        message_bytes_max: settings.message_bytes_max.count(),
+        calls_in_flight_max: settings.calls_in_flight_max.count(),
+        start_timeout_ms: settings.start_timeout_ms.get(),
+        probe_timeout_ms: settings.probe_timeout_ms.get(),
+        stop_timeout_ms: settings.stop_timeout_ms.get(),
+        restart_wait_ms_max: settings.restart_wait_ms_max.get(),
+        backoff_ms_max: settings.backoff_ms_max.get(),
+        list_age_ms_max: settings.list_age_ms_max.get(),
+    }
 }
 
 /// The node's identity: made at the first start, kept from then on.

@@ -4,6 +4,7 @@
 //! that, so neither can have a route that the other lacks.
 
 mod observe;
+mod offers;
 pub mod openapi;
 mod secrets;
 mod servers;
@@ -21,6 +22,7 @@ pub fn routes() -> Router<EdgeState> {
 fn documented() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::with_openapi(openapi::preamble())
         .merge(servers::routes())
+        .merge(offers::routes())
         .merge(observe::routes())
         .merge(secrets::routes())
         .merge(openapi::routes())

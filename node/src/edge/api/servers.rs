@@ -126,9 +126,15 @@ async fn remove_server(
 }
 
 /// A registered name. What is no slug cannot be registered, so it is not found rather than invalid.
-pub fn known(_state: &EdgeState, name: &str) -> ApiResult<ServerName> {
-    let name = ServerName::new(name).map_err(|_| RegistryError::NotFound { name: name.to_owned() })?;
-    Ok(name)
+fn known(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
+    reachable(state, name)
+}
+
+/// A registered name, or that of a server which is part of the node.
+pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
+    let slug = ServerName::new(name).ok();
+    let known = slug.filter(|slug| slug.is_builtin() || state.registry.view().get(slug.as_str()).is_some());
+    Ok(known.ok_or_else(|| RegistryError::NotFound { name: name.to_owned() })?)
 }
 
 pub fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {

@@ -1,0 +1,52 @@
+//! Registry and vault as connections to servers need them.
+
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use secrecy::SecretString;
+use tokio_stream::wrappers::BroadcastStream;
+use troupe_actors::{
+    registry::{RegistryEvent, RegistryHandle},
+    runtime::Deadline,
+    upstream::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource},
+    vault::VaultHandle,
+};
+use troupe_protocol::{access::SecretTemplate, error::Coded, server::ServerName};
+
+/// The registered servers.
+pub struct RegisteredServers(pub RegistryHandle);
+
+impl ServerSource for RegisteredServers {
+    fn find(&self, name: &ServerName) -> Option<RegisteredServer> {
+        let entry = self.0.view().get(name.as_str())?;
+        let operation = &entry.operation;
+        Some(RegisteredServer { enabled: operation.enabled, transport: operation.transport.clone() })
+    }
+
+    fn changes(&self) -> BoxStream<'static, ServerChange> {
+        let change = |event| match event {
+            Ok(
+                RegistryEvent::Registered { name }
+                | RegistryEvent::Updated { name }
+                | RegistryEvent::Removed { name },
+            ) => ServerChange::One(name),
+            // Many at once, or some were missed.
+            Ok(RegistryEvent::Imported { .. }) | Err(_) => ServerChange::Any,
+        };
+        BroadcastStream::new(self.0.subscribe()).map(change).boxed()
+    }
+}
+
+/// The vault's secrets.
+pub struct VaultSecrets(pub VaultHandle);
+
+impl SecretSource for VaultSecrets {
+    fn resolve<'a>(
+        &'a self,
+        template: &'a SecretTemplate,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<SecretString, SecretFailure>> {
+        Box::pin(async move {
+            let resolved = self.0.resolve_for(template, "servers", deadline).await;
+            resolved.map_err(|error| SecretFailure { code: error.code(), reason: error.to_string() })
+        })
+    }
+}
