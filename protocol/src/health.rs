@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
 
+use crate::mcp::Era;
 use crate::server::ServerName;
 use crate::time::Timestamp;
 
@@ -69,7 +70,7 @@ pub struct HealthReport {
     /// How many probes in a row have failed.
     pub failures_in_a_row: u32,
     /// The era of MCP it speaks: `legacy` or `modern`.
-    pub era: Option<String>,
+    pub era: Option<Era>,
     /// The protocol version agreed on.
     pub protocol_version: Option<String>,
     /// Its own name and version, as `everything 1.0.0`.
@@ -142,7 +143,7 @@ pub struct TestReport {
     /// Whether the server could be connected to and answered.
     pub ok: bool,
     /// The era of MCP it speaks: `legacy` or `modern`.
-    pub era: Option<String>,
+    pub era: Option<Era>,
     /// The protocol version agreed on.
     pub protocol_version: Option<String>,
     /// Its own name and version, as `everything 1.0.0`.

@@ -207,9 +207,11 @@ fn command_line(arguments: &[Argument], missing: &mut Vec<String>) -> Vec<String
 
 fn is_bare_flag(argument: &Argument) -> bool {
     let input = &argument.input;
-    let asks_for_nothing =
-        input.placeholder.is_none() && input.choices.is_empty() && argument.value_hint.is_none();
-    asks_for_nothing
+    let is_about_a_value = input.value.is_some()
+        || input.placeholder.is_some()
+        || !input.choices.is_empty()
+        || argument.value_hint.is_some();
+    !is_about_a_value
         && input.is_required == Some(true)
         && matches!(input.format.as_deref(), None | Some("boolean"))
 }

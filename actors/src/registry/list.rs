@@ -130,7 +130,7 @@ fn summary(listed: &Listed, report: Option<&HealthReport>) -> ServerSummary {
         version: entry.manifest.version.clone(),
         transport: transport.map(|transport| transport.kind().to_owned()),
         endpoint: transport.map(|transport| transport.endpoint()),
-        era: report.and_then(|report| report.era.clone()),
+        era: report.and_then(|report| report.era),
         capabilities: report
             .map(|report| report.capabilities.clone())
             .unwrap_or_default(),

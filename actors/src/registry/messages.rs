@@ -42,7 +42,7 @@ pub enum RegistryEvent {
         /// Its name.
         name: ServerName,
     },
-    /// Many servers are new or changed at once.
+    /// Many servers are new or changed at once: they were imported, or read when the registry started.
     Imported {
         /// How many.
         count: u32,

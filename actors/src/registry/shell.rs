@@ -27,17 +27,18 @@ use crate::store::{self, Store, StoreError, TypedTree};
 const TREE: &str = "registry";
 const SCHEMA_VERSION: u16 = 1;
 
-/// The registry at `node/registry`: how to start it, and its handle.
+/// The registry's handle, and how to start it.
 ///
 /// # Errors
 /// When its tree cannot be opened.
-pub fn child(
+pub fn actor(
     system: &System,
+    path: ActorPath,
     store: &Store,
     sealer: Arc<dyn SecretSealer>,
-) -> Result<(ChildSpec, RegistryHandle), StoreError> {
+) -> Result<(RegistryHandle, ChildSpec), StoreError> {
     let tree: TypedTree<StoredRecord> = store.tree(TREE, SCHEMA_VERSION)?;
-    let mailbox = Mailbox::new(system, ActorPath::new("node/registry"), MAILBOX_MESSAGES_MAX);
+    let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
     let (handle, shared) = RegistryHandle::new(mailbox.clone());
     let spec = ChildSpec::actor(mailbox, move || RegistryActor {
         state: RegistryState::default(),
@@ -45,7 +46,7 @@ pub fn child(
         sealer: Arc::clone(&sealer),
         shared: Arc::clone(&shared),
     });
-    Ok((spec, handle))
+    Ok((handle, spec))
 }
 
 /// The one writer of the registry.
@@ -71,7 +72,9 @@ impl Actor for RegistryActor {
             Ok(RegistryState::from_records(assembly))
         };
         self.state = tokio::task::spawn_blocking(load).await??;
-        self.publish(None);
+        // Those who looked at the view before it was filled look again.
+        let count = u32::try_from(self.state.servers().len()).unwrap_or(u32::MAX);
+        self.publish((count > 0).then_some(RegistryEvent::Imported { count }));
         Ok(())
     }
 
@@ -259,3 +262,6 @@ impl RegistryActor {
 fn now() -> Timestamp {
     jiff::Timestamp::now().into()
 }
+
+#[cfg(test)]
+mod tests;

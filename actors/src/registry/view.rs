@@ -25,9 +25,9 @@ impl Listed {
     fn new(record: &Arc<ServerRecord>) -> Option<Self> {
         let entry = record.entry()?;
         let advertises = entry.manifest.meta.contains_key(META_ADVERTISED_TOOLS);
-        let tools = entry.manifest.advertised_tools();
+        let tools = entry.manifest.advertised_tool_names();
         let advertised_tools_count = advertises.then(|| u32::try_from(tools.len()).unwrap_or(u32::MAX));
-        let text = SearchText::of(&entry, tools.into_iter().map(|tool| tool.name));
+        let text = SearchText::of(&entry, tools);
         Some(Self {
             entry: Arc::new(entry),
             record: Arc::clone(record),

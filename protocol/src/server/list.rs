@@ -14,6 +14,7 @@ use super::official::OfficialMeta;
 use super::operation::Operation;
 use crate::health::{HealthHistory, HealthReport, HealthStatus};
 use crate::id::{InvalidId, travels_as_string};
+use crate::mcp::Era;
 use crate::time::Timestamp;
 
 /// How many servers a page of the console's list has when the caller does not say.
@@ -40,7 +41,7 @@ pub struct ServerSummary {
     /// Its command line or address.
     pub endpoint: Option<String>,
     /// The era of MCP it speaks: `legacy` or `modern`; nothing before it was first reached.
-    pub era: Option<String>,
+    pub era: Option<Era>,
     /// What it offers: `tools`, `resources`, `prompts`, …
     pub capabilities: Vec<String>,
     /// How many tools it has: those it listed, else those a catalogue says it has.

@@ -86,6 +86,21 @@ impl ServerJson {
             .unwrap_or_default()
     }
 
+    /// The names of the tools that a catalogue says the server has. Much cheaper than the tools themselves.
+    pub fn advertised_tool_names(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let advertised = self.meta.get(META_ADVERTISED_TOOLS);
+        let named = advertised.and_then(|raw| serde_json::from_str::<Vec<Named>>(raw.as_str()).ok());
+        named
+            .unwrap_or_default()
+            .into_iter()
+            .map(|tool| tool.name)
+            .collect()
+    }
+
     /// The part after the slash of its name.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)

@@ -344,4 +344,4 @@ fn as_u32(index: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
