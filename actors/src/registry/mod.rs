@@ -34,5 +34,5 @@ pub use error::RegistryError;
 pub use list::Health;
 pub use messages::{RegistryEvent, RegistryHandle, RegistryMessage};
 pub use secrets::SecretSealer;
-pub use shell::{RegistryActor, actor};
+pub use shell::{RegistryActor, child};
 pub use view::RegistryView;

@@ -27,18 +27,17 @@ use crate::store::{self, Store, StoreError, TypedTree};
 const TREE: &str = "registry";
 const SCHEMA_VERSION: u16 = 1;
 
-/// The registry's handle, and how to start it.
+/// The registry at `node/registry`: how to start it, and its handle.
 ///
 /// # Errors
 /// When its tree cannot be opened.
-pub fn actor(
+pub fn child(
     system: &System,
-    path: ActorPath,
     store: &Store,
     sealer: Arc<dyn SecretSealer>,
-) -> Result<(RegistryHandle, ChildSpec), StoreError> {
+) -> Result<(ChildSpec, RegistryHandle), StoreError> {
     let tree: TypedTree<StoredRecord> = store.tree(TREE, SCHEMA_VERSION)?;
-    let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
+    let mailbox = Mailbox::new(system, ActorPath::new("node/registry"), MAILBOX_MESSAGES_MAX);
     let (handle, shared) = RegistryHandle::new(mailbox.clone());
     let spec = ChildSpec::actor(mailbox, move || RegistryActor {
         state: RegistryState::default(),
@@ -46,7 +45,7 @@ pub fn actor(
         sealer: Arc::clone(&sealer),
         shared: Arc::clone(&shared),
     });
-    Ok((handle, spec))
+    Ok((spec, handle))
 }
 
 /// The one writer of the registry.

@@ -61,13 +61,7 @@ impl Bed {
     async fn with(folder: tempfile::TempDir, sealer: Arc<OpenSealer>) -> Self {
         let store = Store::open(folder.path()).unwrap();
         let system = System::new(SystemConfig::default());
-        let (registry, spec) = actor(
-            &system,
-            ActorPath::new("node/registry"),
-            &store,
-            Arc::clone(&sealer) as _,
-        )
-        .unwrap();
+        let (spec, registry) = child(&system, &store, Arc::clone(&sealer) as _).unwrap();
         let root = testkit::start(&system, vec![spec]).await.unwrap();
         testkit::eventually(Duration::from_secs(10), || system.directory().all_started())
             .await
