@@ -133,9 +133,9 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, mut writes: mpsc::Receiver<Write>) {
-        let mut group = Vec::with_capacity(GROUP_WRITES_MAX);
+        let mut group = Vec::new();
         while writes.blocking_recv_many(&mut group, GROUP_WRITES_MAX) > 0 {
-            self.commit(group.drain(..).collect());
+            self.commit(std::mem::take(&mut group));
         }
     }
 
@@ -191,7 +191,7 @@ impl Worker {
         status.writes += writes;
         status.syncs += 1;
         status.last_commit_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if status.syncs % LOOK_UP_SIZE_EVERY_SYNCS == 0 {
+        if status.syncs.is_multiple_of(LOOK_UP_SIZE_EVERY_SYNCS) {
             status.bytes_on_disk = self.engine.bytes_on_disk();
         }
     }

@@ -56,7 +56,7 @@ fn key(lane: u64, step: u64) -> String {
 }
 
 fn has_blob(step: u64) -> bool {
-    step % 16 == 0
+    step.is_multiple_of(16)
 }
 
 struct Trees {

@@ -331,9 +331,10 @@ async fn figures() {
     for writers in [1_usize, 16, 128] {
         let puts_each = 4000 / writers.max(4);
         let began = std::time::Instant::now();
-        let tasks = (0..writers).map(|writer| {
+        let mut tasks = tokio::task::JoinSet::new();
+        for writer in 0..writers {
             let servers = servers.clone();
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 let mut latencies_us = Vec::with_capacity(puts_each);
                 for n in 0..puts_each {
                     let began = std::time::Instant::now();
@@ -345,13 +346,9 @@ async fn figures() {
                     latencies_us.push(began.elapsed().as_micros());
                 }
                 latencies_us
-            })
-        });
-        let mut latencies: Vec<u128> = futures::future::join_all(tasks)
-            .await
-            .into_iter()
-            .flat_map(Result::unwrap)
-            .collect();
+            });
+        }
+        let mut latencies: Vec<u128> = tasks.join_all().await.into_iter().flatten().collect();
         latencies.sort_unstable();
         let rate = latencies.len() as f64 / began.elapsed().as_secs_f64();
         let (p50, p99) = (
