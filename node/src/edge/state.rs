@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use troupe_actors::{
     registry::RegistryHandle,
     runtime::{ActorPath, System},
+    session::{Gateway, SessionsHandle},
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
@@ -14,7 +15,7 @@ use troupe_protocol::{
     id::NodeId,
 };
 
-use super::{Caller, listener::ConnectionCounts, origin::Neighbourhood};
+use super::{Caller, body::BodyBudget, listener::ConnectionCounts, origin::Neighbourhood};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -33,6 +34,10 @@ pub struct Handles {
     pub registry: RegistryHandle,
     /// Live connections to servers.
     pub upstreams: UpstreamsHandle,
+    /// Legacy MCP clients' sessions.
+    pub sessions: SessionsHandle,
+    /// Answers MCP clients.
+    pub gateway: Gateway,
 }
 
 /// See [`EdgeState`].
@@ -49,6 +54,8 @@ pub struct Shared {
     pub started: Instant,
     /// Open and refused connections.
     pub connections: ConnectionCounts,
+    /// What the bodies of all requests in hand may hold together.
+    pub bodies: BodyBudget,
     /// Cancelled when the node begins to stop: streams end themselves.
     pub stopping: CancellationToken,
 }
@@ -81,6 +88,7 @@ impl EdgeState {
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
+            bodies: BodyBudget::default(),
             stopping: CancellationToken::new(),
         }))
     }

@@ -17,6 +17,7 @@ use troupe_actors::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
     registry,
+    session::{self, Gateway, GatewayLimits, SessionLimits, SessionsHandle},
     store::{Store, StoreError},
     upstream::{UpstreamSettings, UpstreamsHandle},
     vault::{self, KeySource, VaultError, VaultKey},
@@ -95,8 +96,17 @@ impl Node {
             Arc::new(RegisteredServers(registry.clone())),
             Arc::new(VaultSecrets(vault.clone())),
         );
-        let handles =
-            Handles { node_id: node_id(&store).await?, system: system.clone(), vault, registry, upstreams };
+        let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
+        let gateway = Gateway::new(upstreams.clone(), registry.clone(), gateway_limits(&config));
+        let handles = Handles {
+            node_id: node_id(&store).await?,
+            system: system.clone(),
+            vault,
+            registry,
+            upstreams,
+            sessions,
+            gateway,
+        };
         let state = EdgeState::new(config, handles, top.child("edge"));
         let spec = SupervisorSpec::new(&system, top)
             .strategy(Strategy::OneForOne)
@@ -104,6 +114,7 @@ impl Node {
             .child(vault_child)
             .child(registry_child)
             .child(upstreams_child)
+            .child(sessions_child)
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { state, data, root })
@@ -149,6 +160,19 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         backoff_ms_max: settings.backoff_ms_max.get(),
         list_age_ms_max: settings.list_age_ms_max.get(),
     }
+}
+
+fn gateway_limits(config: &Config) -> GatewayLimits {
+    GatewayLimits { call_time_max: config.upstream.call_timeout_ms.millis(), ..GatewayLimits::default() }
+}
+
+fn sessions_child(system: &System, path: ActorPath, config: &Config) -> (ChildSpec, SessionsHandle) {
+    let limits = SessionLimits {
+        sessions_max: config.mcp.sessions_max.count(),
+        idle_ms_max: config.mcp.session_idle_timeout_ms.get(),
+        ..SessionLimits::default()
+    };
+    session::sessions(system, path, limits)
 }
 
 /// The node's identity: made at the first start, kept from then on.
