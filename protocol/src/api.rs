@@ -181,6 +181,24 @@ pub enum Severity {
     Error,
 }
 
+/// A tool of a server that is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export)]
+pub struct ToolListing {
+    /// The server.
+    pub server: String,
+    /// The tool's name there.
+    pub tool: String,
+    /// Its title, if it has one.
+    pub title: Option<String>,
+    /// What it does.
+    pub description: String,
+    /// The JSON Schema of its arguments.
+    #[ts(type = "unknown")]
+    #[schema(value_type = Object)]
+    pub input_schema: serde_json::Value,
+}
+
 /// A call of one tool.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -343,6 +343,3 @@ impl Actor for UpstreamActor {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 use std::{fs, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use secrecy::ExposeSecret;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use troupe_protocol::observe::ExitReason;
 
@@ -77,7 +78,7 @@ async fn serve(config: Config) -> Result<ExitCode, CliError> {
     })?;
     let url = format!("http://{}", node.state.config.edge.listen);
     let node_file = NodeFileGuard::write(&node, &url)?;
-    greet(&node, &url);
+    greet(&node, &url).await;
     let stop = stop_signal();
     tokio::select! {
         reason = node.ended() => {
@@ -92,10 +93,20 @@ async fn serve(config: Config) -> Result<ExitCode, CliError> {
     }
 }
 
-/// Says where the node is. The key and login link of a first start are printed here and nowhere else.
-fn greet(node: &Node, url: &str) {
+/// Says where the node is. The key of a first start is told here, once, and nowhere else.
+async fn greet(node: &Node, url: &str) {
     println!("troupe {} is up at {url}", env!("CARGO_PKG_VERSION"));
     println!("data in {}", node.data.display());
+    let Some(first) = &node.first_start else {
+        println!("sign a browser in: troupe key login-link");
+        return;
+    };
+    println!("\nadministrator key, told this once: {}", first.key.expose_secret());
+    println!("kept for this machine's commands in {}", first.path.display());
+    match node.state.access.mint_login_code(&first.principal()).await {
+        Ok(code) => println!("open in a browser (works once, for 10 minutes): {}\n", node.state.login_url(code.expose_secret())),
+        Err(error) => println!("no login link: {error}; make one with `troupe key login-link`\n"),
+    }
 }
 
 /// A second signal ends an orderly stop at once.

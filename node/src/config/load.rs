@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use secrecy::SecretString;
 use toml::{Table, Value};
 
 use super::{Config, ConfigError, LogFilter, LogFormat, error::nearest};
@@ -139,8 +140,23 @@ fn overlay_flags(config: &mut Config, flags: &Flags) -> Result<(), ConfigError> 
     Ok(())
 }
 
+/// A text that stands in a file of its own, so that it is in no settings file: a key, a passphrase.
+///
+/// # Errors
+/// When the file cannot be read; `setting` is the one that names it.
+pub fn read_secret_file(setting: &str, file: &str) -> Result<SecretString, ConfigError> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| ConfigError::Conflict(format!("{setting}: cannot read {file}: {error}")))?;
+    Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+}
+
 /// What no single setting can say about itself.
 fn check(config: &Config) -> Result<(), ConfigError> {
+    if config.router.planner_url.get().is_some() && config.router.planner_model.is_empty() {
+        return Err(ConfigError::Conflict(
+            "router.planner_url is set but router.planner_model is not; name the model to ask there".to_owned(),
+        ));
+    }
     let listen = config.edge.listen;
     if config.edge.open && !listen.ip().is_loopback() {
         return Err(ConfigError::Conflict(format!(

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bounded::Bounded;
 pub use error::ConfigError;
-pub use load::{Flags, data_dir_default, load};
+pub use load::{Flags, data_dir_default, load, read_secret_file};
 pub use text::{HttpUrl, LogFilter};
 
 const KIB: u64 = 1024;
@@ -128,8 +128,6 @@ pub struct EdgeConfig {
     pub live_queue_events_max: Bounded<8, 65_536>,
     /// How often subscribers get a picture of all actors.
     pub live_actors_interval_ms: Bounded<500, MINUTE_MS>,
-    /// How long a browser stays signed in.
-    pub session_timeout_ms: Bounded<MINUTE_MS, { 30 * 24 * HOUR_MS }>,
 }
 
 impl Default for EdgeConfig {
@@ -149,7 +147,6 @@ impl Default for EdgeConfig {
             live_clients_max: const { Bounded::new(1_024) },
             live_queue_events_max: const { Bounded::new(512) },
             live_actors_interval_ms: const { Bounded::new(500) },
-            session_timeout_ms: const { Bounded::new(12 * HOUR_MS) },
         }
     }
 }
@@ -267,19 +264,31 @@ impl Default for HealthConfig {
 }
 
 /// `[router]`
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterConfig {
-    /// Folder of the sentence embedding model; empty: `models` in the data folder.
+    /// Folder of the sentence embedding model and the ONNX runtime; looked at first.
     pub model_dir: String,
-    /// Path of the ONNX runtime library; empty: looked for beside the model, then on the system.
-    pub onnxruntime: String,
     /// Base URL of an OpenAI-compatible endpoint that plans; empty: the built-in rules plan.
     pub planner_url: HttpUrl,
     /// The model to ask there.
     pub planner_model: String,
-    /// Name of the secret that holds the endpoint's key; empty: no key is sent.
-    pub planner_key_secret: String,
+    /// File with the endpoint's key; empty: no key is sent.
+    pub planner_key_file: String,
+    /// Longest wait for the endpoint.
+    pub planner_timeout_ms: Bounded<100, { 10 * MINUTE_MS }>,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            model_dir: String::new(),
+            planner_url: HttpUrl::default(),
+            planner_model: String::new(),
+            planner_key_file: String::new(),
+            planner_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
+        }
+    }
 }
 
 /// `[conversation]`

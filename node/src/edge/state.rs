@@ -4,18 +4,20 @@ use std::{sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{
+    access::AccessHandle,
+    audit::{AuditHandle, NewAuditEvent},
     registry::RegistryHandle,
+    router::RouterHandle,
     runtime::{ActorPath, System},
-    session::{Gateway, SessionsHandle},
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
 use troupe_protocol::{
-    access::{AuditOutcome, Principal},
+    access::Principal,
     id::NodeId,
 };
 
-use super::{Caller, body::BodyBudget, listener::ConnectionCounts, origin::Neighbourhood};
+use super::{Caller, listener::ConnectionCounts, origin::Neighbourhood};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -28,16 +30,18 @@ pub struct Handles {
     pub node_id: NodeId,
     /// All actors: reports, traces, dead letters.
     pub system: System,
+    /// Keys, login codes, browser sessions.
+    pub access: AccessHandle,
+    /// Who did what.
+    pub audit_log: AuditHandle,
     /// Secrets.
     pub vault: VaultHandle,
     /// Registered servers.
     pub registry: RegistryHandle,
     /// Live connections to servers.
     pub upstreams: UpstreamsHandle,
-    /// Legacy MCP clients' sessions.
-    pub sessions: SessionsHandle,
-    /// Answers MCP clients.
-    pub gateway: Gateway,
+    /// Finds and chooses tools.
+    pub router: RouterHandle,
 }
 
 /// See [`EdgeState`].
@@ -54,8 +58,6 @@ pub struct Shared {
     pub started: Instant,
     /// Open and refused connections.
     pub connections: ConnectionCounts,
-    /// What the bodies of all requests in hand may hold together.
-    pub bodies: BodyBudget,
     /// Cancelled when the node begins to stop: streams end themselves.
     pub stopping: CancellationToken,
 }
@@ -88,7 +90,6 @@ impl EdgeState {
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
-            bodies: BodyBudget::default(),
             stopping: CancellationToken::new(),
         }))
     }
@@ -101,20 +102,30 @@ impl EdgeState {
         subject: &str,
         outcome: &Result<T, E>,
     ) {
-        let (outcome, detail) = match outcome {
-            Ok(_) => (AuditOutcome::Succeeded, None),
-            Err(error) => (AuditOutcome::Failed, Some(error.to_string())),
-        };
-        tracing::info!(principal = caller.principal.name, action, subject, %outcome, detail, "audit");
+        let event = NewAuditEvent::new(&caller.principal, action.to_owned(), subject);
+        self.audit_log.record(match outcome {
+            Ok(_) => event,
+            Err(error) => event.failed(error),
+        });
+    }
+
+    /// Writes down that somebody did something, and succeeded.
+    pub fn record(&self, principal: &Principal, action: &'static str, subject: &str) {
+        self.audit_log.record(NewAuditEvent::new(principal, action, subject));
+    }
+
+    /// What opens the UI and signs in with this code.
+    pub fn login_url(&self, code: &str) -> String {
+        format!("http://{}/#/login?code={code}", self.config.edge.listen)
     }
 
     /// Who holds this key.
-    pub fn authenticate_key(&self, _presented: &str) -> Option<Principal> {
-        None
+    pub fn authenticate_key(&self, presented: &str) -> Option<Principal> {
+        self.access.authenticate(presented)
     }
 
     /// Whose browser session this is.
-    pub fn authenticate_session(&self, _token: &str) -> Option<Principal> {
-        None
+    pub fn authenticate_session(&self, token: &str) -> Option<Principal> {
+        self.access.authenticate_session(token)
     }
 }

@@ -1,6 +1,7 @@
 //! The supervision tree of a node: which actors there are, in which order they start, and what they know of each
 //! other. They stop in the reverse order.
 
+mod routing;
 mod sealer;
 mod sources;
 
@@ -13,11 +14,12 @@ use std::{
 
 use tokio::time::Instant;
 use troupe_actors::{
+    access::{self, AccessError, FirstStart},
+    audit::{self, AuditError, AuditSettings},
     runtime::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
     registry,
-    session::{self, Gateway, GatewayLimits, SessionLimits, SessionsHandle},
     store::{Store, StoreError},
     upstream::{UpstreamSettings, UpstreamsHandle},
     vault::{self, KeySource, VaultError, VaultKey},
@@ -29,7 +31,7 @@ use sealer::VaultSealer;
 use sources::{RegisteredServers, VaultSecrets};
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, read_secret_file},
     edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits, state::Handles},
 };
 
@@ -47,6 +49,12 @@ pub enum StartError {
     /// The vault.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The keys.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The port.
     #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
     Listen {
@@ -66,6 +74,8 @@ pub struct Node {
     pub state: EdgeState,
     /// Its data folder.
     pub data: PathBuf,
+    /// The first administrator's key, when there was none before.
+    pub first_start: Option<FirstStart>,
     root: Root,
 }
 
@@ -85,6 +95,11 @@ impl Node {
             within: config.runtime.restart_window_ms.millis(),
         };
         let limits = ConnectionLimits::new(&config.edge);
+        let first_start = access::prepare(&store).await?;
+        let (access, access_child) = access::actor(&system, top.child("access"), &store)?;
+        let events_max = config.audit.entries_max.get();
+        let (audit_log, audit_child) =
+            audit::actor(&system, top.child("audit"), &store, AuditSettings { events_max })?;
         let vault_key = VaultKey::open(&store, key_source(&config)?).await?;
         let (vault, vault_child) = vault::actor(&system, top.child("vault"), &store, vault_key)?;
         let sealer = Arc::new(VaultSealer(vault.clone()));
@@ -96,28 +111,31 @@ impl Node {
             Arc::new(RegisteredServers(registry.clone())),
             Arc::new(VaultSecrets(vault.clone())),
         );
-        let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
-        let gateway = Gateway::new(upstreams.clone(), registry.clone(), gateway_limits(&config));
+        let (router, router_child) =
+            routing::build(&system, top.child("router"), &config, &store, &registry, &upstreams)?;
         let handles = Handles {
             node_id: node_id(&store).await?,
             system: system.clone(),
+            access,
+            audit_log,
             vault,
             registry,
             upstreams,
-            sessions,
-            gateway,
+            router,
         };
         let state = EdgeState::new(config, handles, top.child("edge"));
         let spec = SupervisorSpec::new(&system, top)
             .strategy(Strategy::OneForOne)
             .intensity(intensity)
+            .child(audit_child)
+            .child(access_child)
             .child(vault_child)
             .child(registry_child)
             .child(upstreams_child)
-            .child(sessions_child)
+            .child(router_child)
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
-        Ok(Self { state, data, root })
+        Ok(Self { state, data, first_start, root })
     }
 
     /// Waits until the tree ends by itself, which it only does when a supervisor gives up.
@@ -162,19 +180,6 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
     }
 }
 
-fn gateway_limits(config: &Config) -> GatewayLimits {
-    GatewayLimits { call_time_max: config.upstream.call_timeout_ms.millis(), ..GatewayLimits::default() }
-}
-
-fn sessions_child(system: &System, path: ActorPath, config: &Config) -> (ChildSpec, SessionsHandle) {
-    let limits = SessionLimits {
-        sessions_max: config.mcp.sessions_max.count(),
-        idle_ms_max: config.mcp.session_idle_timeout_ms.get(),
-        ..SessionLimits::default()
-    };
-    session::sessions(system, path, limits)
-}
-
 /// The node's identity: made at the first start, kept from then on.
 async fn node_id(store: &Store) -> Result<NodeId, StoreError> {
     const KEY: &str = "node_id";
@@ -192,10 +197,7 @@ fn key_source(config: &Config) -> Result<KeySource, ConfigError> {
     if file.is_empty() {
         return Ok(KeySource::File);
     }
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        ConfigError::Conflict(format!("vault.passphrase_file: cannot read {file}: {error}"))
-    })?;
-    Ok(KeySource::Passphrase(text.trim_end_matches(['\r', '\n']).into()))
+    Ok(KeySource::Passphrase(read_secret_file("vault.passphrase_file", file)?))
 }
 
 /// Binds the port; port 0 becomes the one that the system gave.

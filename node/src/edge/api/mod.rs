@@ -3,11 +3,14 @@
 //! Each handler stands with its path and types in one place; the router and the OpenAPI document are both made from
 //! that, so neither can have a route that the other lacks.
 
+mod keys;
 mod observe;
 mod offers;
 pub mod openapi;
 mod secrets;
 mod servers;
+mod session;
+mod tools;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,9 +24,12 @@ pub fn routes() -> Router<EdgeState> {
 
 fn documented() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::with_openapi(openapi::preamble())
+        .merge(session::routes())
         .merge(servers::routes())
         .merge(offers::routes())
+        .merge(tools::routes())
         .merge(observe::routes())
         .merge(secrets::routes())
+        .merge(keys::routes())
         .merge(openapi::routes())
 }
