@@ -5,6 +5,10 @@ export function exitInWords(reason: ExitReason): string {
   switch (reason.kind) {
     case "normal":
       return "finished";
+    case "drained":
+      return "drained";
+    case "restart_requested":
+      return "asked to restart";
     case "shutdown":
       return "told to stop";
     case "killed":
