@@ -36,6 +36,7 @@ const BY_STATUS: Record<string, Tone> = {
   unhandled: "bad",
   post_mortem: "bad",
   testing: "probe",
+  loading: "probe",
   starting: "probe",
 };
 

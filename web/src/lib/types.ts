@@ -7,6 +7,7 @@ export type { ActorReport } from "./wire/ActorReport";
 export type { ActorStatus } from "./wire/ActorStatus";
 export type { ActorTree } from "./wire/ActorTree";
 export type { AuditEvent } from "./wire/AuditEvent";
+export type { CallInFlight } from "./wire/CallInFlight";
 export type { CallToolResponse } from "./wire/CallToolResponse";
 export type { Candidate } from "./wire/Candidate";
 export type { Conversation } from "./wire/Conversation";
@@ -24,6 +25,7 @@ export type { ImportReport } from "./wire/ImportReport";
 export type { KeyInfo } from "./wire/KeyInfo";
 export type { Latency } from "./wire/Latency";
 export type { LiveEvent } from "./wire/LiveEvent";
+export type { LogLine } from "./wire/LogLine";
 export type { Me } from "./wire/Me";
 export type { NewServer } from "./wire/NewServer";
 export type { NodeStatus } from "./wire/NodeStatus";
@@ -48,15 +50,3 @@ export type { TraceSummary } from "./wire/TraceSummary";
 export type { Turn } from "./wire/Turn";
 export type { TurnStatus } from "./wire/TurnStatus";
 export type { Warning } from "./wire/Warning";
-
-// Provisional: protocol/ does not export these yet.
-export type LogLine = { at: string; stream: string; text: string };
-export type CallInFlight = {
-  id: string;
-  server: string;
-  method: string;
-  target: string | null;
-  principal: string;
-  started_at: string;
-  correlation_id: string | null;
-};

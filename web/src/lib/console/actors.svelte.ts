@@ -56,8 +56,11 @@ class Actors {
 
   #take(reports: ActorReport[]): void {
     const now = performance.now();
-    this.#samples = sample(this.#samples, reports, this.#sampledAt === 0 ? 0 : now - this.#sampledAt);
-    this.#sampledAt = now;
+    const samples = sample(this.#samples, reports, now - this.#sampledAt);
+    if (samples !== null) {
+      this.#samples = samples;
+      this.#sampledAt = now;
+    }
     const total = [...this.#samples.values()].reduce((sum, { rate }) => sum + rate, 0);
     this.history = [...this.history, total].slice(-HISTORY_SAMPLES_MAX);
     if (this.paused) return;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { ActorReport } from "$lib/types";
-import { sample } from "./rates";
+import { type Sample, sample } from "./rates";
 import { CHILDREN_SHOWN_MAX, descendantsOf, grow, nameOf } from "./tree";
 
 const LATENCY = { count: 0, p50_us: 0, p95_us: 0, p99_us: 0, max_us: 0 };
@@ -67,17 +67,26 @@ it("finds all that end with an actor", () => {
 
 describe("sample", () => {
   const one = actor("node/x");
+  const look = (before: ReadonlyMap<number, Sample>, handled: number, elapsedMs = 500) => {
+    const after = sample(before, [{ ...one, handled }], elapsedMs);
+    if (after === null) throw new Error("the look was left out");
+    return after;
+  };
+
   it("turns counters into rates and falls silent", () => {
-    let samples = sample(new Map(), [{ ...one, handled: 100 }], 500);
+    let samples = look(new Map(), 100);
     expect(samples.get(one.id)?.rate).toBe(0);
-    samples = sample(samples, [{ ...one, handled: 200 }], 500);
+    samples = look(samples, 200);
     expect(samples.get(one.id)?.rate).toBeCloseTo(80);
-    for (let round = 0; round < 40; round++) samples = sample(samples, [{ ...one, handled: 200 }], 500);
+    for (let round = 0; round < 40; round++) samples = look(samples, 200);
     expect(samples.get(one.id)?.rate).toBe(0);
   });
 
+  it("leaves out a look that came too soon", () => {
+    expect(sample(look(new Map(), 100), [{ ...one, handled: 900 }], 3)).toBeNull();
+  });
+
   it("does not go below zero when a counter starts anew", () => {
-    const samples = sample(new Map([[one.id, { handled: 500, rate: 0 }]]), [{ ...one, handled: 3 }], 500);
-    expect(samples.get(one.id)?.rate).toBe(0);
+    expect(look(new Map([[one.id, { handled: 500, rate: 0 }]]), 3).get(one.id)?.rate).toBe(0);
   });
 });

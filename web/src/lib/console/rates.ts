@@ -6,13 +6,17 @@ export type Sample = { handled: number; rate: number };
 /** How much the newest interval counts against what was known: smooth enough to read, quick enough to follow. */
 const WEIGHT = 0.4;
 const SILENT_BELOW = 0.05;
+/** Looks that follow each other more closely say little about a rate: the later one is left out. */
+const ELAPSED_MS_MIN = 200;
 
-export function sample(before: ReadonlyMap<number, Sample>, reports: readonly ActorReport[], elapsedMs: number): Map<number, Sample> {
+/** What is known after a look, or nothing when it came too soon after the one before. */
+export function sample(before: ReadonlyMap<number, Sample>, reports: readonly ActorReport[], elapsedMs: number): Map<number, Sample> | null {
+  if (before.size > 0 && elapsedMs < ELAPSED_MS_MIN) return null;
   const after = new Map<number, Sample>();
   for (const report of reports) {
     const known = before.get(report.id);
-    if (!known || elapsedMs <= 0) {
-      after.set(report.id, { handled: report.handled, rate: known?.rate ?? 0 });
+    if (!known) {
+      after.set(report.id, { handled: report.handled, rate: 0 });
       continue;
     }
     const now = Math.max(0, report.handled - known.handled) / (elapsedMs / 1000);
