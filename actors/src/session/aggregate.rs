@@ -1,28 +1,20 @@
 //! The aggregate endpoint: every server behind one, under exposed names.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use serde_json::value::RawValue;
-use tokio::time::timeout_at;
-use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
 use troupe_protocol::jsonrpc::string_of;
-use troupe_protocol::mcp::{Descriptor, Era, ListKind, method};
+use troupe_protocol::mcp::{Era, ListKind, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::server::name::BUILTIN_SERVER;
-use troupe_protocol::upstream::UpstreamState;
 
 use super::bridge;
 use super::gateway::{ClientRequest, Gateway, owned, translate};
-use super::merge::{self, Listing, Missing, Position, json_string};
+use super::merge::{self, Position, json_string};
 use super::names;
 use super::readdress::readdressed;
 use super::refusal::{Answer, Refusal};
-use crate::runtime::Deadline;
-use crate::upstream::UpstreamError;
 
 /// How long a complete aggregate list may be kept by the client, in milliseconds. Changes are told besides.
 const LIST_TTL_MS: u32 = 5_000;
@@ -177,83 +169,6 @@ impl Gateway {
         let ttl_ms = if page.is_incomplete { 0 } else { LIST_TTL_MS };
         let timed = page.result.replacen('{', &format!("{{\"ttlMs\":{ttl_ms},"), 1);
         Ok(Answer::Result(bridge::completed(kind.method(), &timed).into()))
-    }
-
-    /// What each server has, sorted by server, from the page's beginning on. Waits no longer than the bound.
-    async fn listings(&self, kind: ListKind, start: &Position) -> Vec<Listing> {
-        let deadline = Deadline::within(self.parts.limits.list_wait);
-        let mut listings = Vec::new();
-        let mut waiting = FuturesUnordered::new();
-        for server in self.servers_from(start) {
-            match self.known_to_be_down(&server) {
-                Some(missing) => listings.push(listing(&server, Err(missing))),
-                None => waiting.push(async move { (self.list_one(&server, kind, deadline).await, server) }),
-            }
-        }
-        while let Some((items, server)) = waiting.next().await {
-            listings.push(listing(&server, items));
-        }
-        listings.sort_by(|a, b| a.server.cmp(&b.server));
-        listings
-    }
-
-    async fn list_one(
-        &self,
-        server: &ServerName,
-        kind: ListKind,
-        deadline: Deadline,
-    ) -> Result<Arc<Vec<Descriptor>>, Missing> {
-        let listed = async {
-            let upstream = self.parts.upstreams.get(server, deadline).await?;
-            upstream.list(kind, deadline).await
-        };
-        let too_late = || Missing {
-            code: Code::UpstreamTimeout,
-            reason: format!("no list within {} ms", self.parts.limits.list_wait.as_millis()),
-        };
-        let listed = timeout_at(deadline.instant(), listed)
-            .await
-            .map_err(|_| too_late())?;
-        listed.map_err(|error: UpstreamError| Missing {
-            code: Coded::code(&error),
-            reason: error.to_string(),
-        })
-    }
-
-    /// The servers to ask: those enabled, and the built-in one.
-    fn servers_from(&self, start: &Position) -> Vec<ServerName> {
-        let view = self.parts.registry.view();
-        let enabled = view.enabled().map(|entry| entry.name.clone());
-        let mut servers: Vec<ServerName> = enabled
-            .filter(|server| server.as_str() >= start.server.as_str())
-            .collect();
-        if start.server.is_empty() {
-            servers.extend(ServerName::new(BUILTIN_SERVER).ok());
-        }
-        servers
-    }
-
-    /// A server whose last start failed, or whose connection was lost, is not waited for: it is tried again anyway.
-    fn known_to_be_down(&self, server: &ServerName) -> Option<Missing> {
-        match self.parts.upstreams.state(server) {
-            UpstreamState::Waiting { reason, .. } => Some(Missing {
-                code: Code::UpstreamUnreachable,
-                reason,
-            }),
-            _ => None,
-        }
-    }
-}
-
-fn listing(server: &ServerName, items: Result<Arc<Vec<Descriptor>>, Missing>) -> Listing {
-    let shown = if server.as_str() == BUILTIN_SERVER {
-        ""
-    } else {
-        server.as_str()
-    };
-    Listing {
-        server: shown.into(),
-        items,
     }
 }
 

@@ -17,7 +17,9 @@ use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::endpoint::Endpoint;
+use super::listings::LateLists;
 use super::merge::PageLimits;
+use super::messages::SessionsHandle;
 use super::refusal::{Answer, Refusal};
 use super::session::{SUBSCRIPTIONS_MAX, Session};
 use crate::registry::RegistryHandle;
@@ -82,19 +84,22 @@ pub struct Gateway {
 pub(super) struct Parts {
     pub upstreams: UpstreamsHandle,
     pub registry: RegistryHandle,
+    pub sessions: SessionsHandle,
     pub limits: GatewayLimits,
+    /// The lists that are still being read after a client stopped waiting for them.
+    pub late_lists: LateLists,
 }
 
 impl Gateway {
     /// A gateway to these servers.
-    pub fn new(upstreams: UpstreamsHandle, registry: RegistryHandle, limits: GatewayLimits) -> Self {
-        Self {
-            parts: Arc::new(Parts {
-                upstreams,
-                registry,
-                limits,
-            }),
-        }
+    pub fn new(
+        upstreams: UpstreamsHandle,
+        registry: RegistryHandle,
+        sessions: SessionsHandle,
+        limits: GatewayLimits,
+    ) -> Self {
+        let late_lists = LateLists::default();
+        Self { parts: Arc::new(Parts { upstreams, registry, sessions, limits, late_lists }) }
     }
 
     /// The answer to a request. What goes wrong on the way is an answer too.

@@ -27,8 +27,8 @@ pub enum SessionMessage {
     Open(NewSession, Reply<Result<Arc<Session>, SessionError>>),
     /// A client ends its session; the reply says whether there was one.
     Close(Box<str>, Arc<str>, Reply<bool>),
-    /// A client has lost its connection while this call was in flight.
-    Finish(BoxFuture<'static, Answer>),
+    /// Work that goes on though nobody waits for it any more.
+    Finish(BoxFuture<'static, ()>),
     /// Sessions may have expired.
     Sweep,
 }
@@ -133,6 +133,12 @@ impl SessionsHandle {
         }
     }
 
+    /// Finishes work for which nobody waits any more. If the table cannot take it, it ends here.
+    pub(super) fn finish(&self, work: BoxFuture<'static, ()>) {
+        // A refusal is on record as a dead letter.
+        let _ = self.mailbox.tell(SessionMessage::Finish(work));
+    }
+
     /// How many sessions are open.
     pub fn open_count(&self) -> usize {
         self.shared.table.read().len()
@@ -170,7 +176,9 @@ impl Drop for Unhurried {
         // A call that panicked cannot go on.
         if let Some(call) = self.call.take().filter(|_| !std::thread::panicking()) {
             // If the table cannot take it, the call ends here, as it would with the node.
-            let _ = self.mailbox.tell(SessionMessage::Finish(call));
+            let _ = self.mailbox.tell(SessionMessage::Finish(Box::pin(async {
+                let _nobody_waits = call.await;
+            })));
         }
     }
 }

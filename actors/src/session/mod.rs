@@ -4,7 +4,7 @@
 //! - [`session`], [`state`]: legacy clients' sessions and the table of them; [`endpoint`]: where they connect
 //! - [`names`], [`merge`], [`readdress`]: many servers as one: naming, lists in pages, addresses in results
 //! - [`bridge`]: replies between the eras
-//! - [`gateway`], `aggregate`: from a client's request to its answer; [`introduction`]: how clients are greeted
+//! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
 //! - [`notices`]: what clients are told without having asked
 //!
 //! What lives here knows nothing of HTTP: bodies, headers and streams are the business of the edge.
@@ -22,6 +22,7 @@ pub mod bridge;
 pub mod endpoint;
 pub mod gateway;
 pub mod introduction;
+mod listings;
 pub mod merge;
 mod messages;
 pub mod names;
@@ -97,10 +98,8 @@ impl Actor for SessionsActor {
                 reply.send(opened);
             }
             SessionMessage::Close(id, owner, reply) => reply.send(shared.table.write().close(&id, &owner)),
-            SessionMessage::Finish(call) => {
-                ctx.spawn("call without its client", async {
-                    let _nobody_waits = call.await;
-                });
+            SessionMessage::Finish(work) => {
+                ctx.spawn("what nobody waits for", work);
             }
             SessionMessage::Sweep => {
                 shared.table.write().expire(now_ms);

@@ -253,11 +253,17 @@ impl Shared {
                 outgoing.line.clone(),
             )
             .await?;
-        let forgotten = response.status() == StatusCode::NOT_FOUND && session.is_some();
-        if !forgotten {
+        if response.status() != StatusCode::NOT_FOUND || session.is_none() {
             return self.read_answer(outgoing, response).await;
         }
-        drop(response);
+        // Either the session is forgotten, or the server has its own idea of which errors are 404.
+        let body = answer::whole(response, self.message_bytes_max).await?;
+        let ours = Message::parse(&body)
+            .ok()
+            .filter(|message| message.id_u64() == Some(outgoing.id));
+        if let Some(reply) = ours.as_ref().and_then(reply_of) {
+            return Ok(reply);
+        }
         self.renew(session.as_ref()).await?;
         let session = self.session.load_full();
         let again = self

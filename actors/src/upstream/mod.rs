@@ -343,3 +343,6 @@ impl Actor for UpstreamActor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,13 +174,13 @@ impl Pump {
         } = pipes;
         let errors = self.keep_stderr(stderr);
         tokio::pin!(errors);
+        let mut errors_open = true;
         let reason = {
             // What is dropped at the end of this block closes the process's input and the queue.
             let reading = self.read(stdout);
             let writing = self.write(stdin, lines);
             let ended = tree.ended();
             tokio::pin!(reading, writing, ended);
-            let mut errors_open = true;
             loop {
                 tokio::select! {
                     reason = &mut reading => break reason,
@@ -191,7 +191,7 @@ impl Pump {
                 }
             }
         };
-        if !self.stop.is_cancelled() {
+        if errors_open && !self.stop.is_cancelled() {
             // An early end is best explained by what the server said last.
             let _ = tokio::time::timeout(LAST_WORDS_WAIT, &mut errors).await;
         }

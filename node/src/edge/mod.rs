@@ -4,7 +4,7 @@
 //! # Layout
 //! - `actor`, `listener`, `stall`: connections and their bounds;
 //! - `origin`, `auth`, `rules`: is the request meant for us, who is it, may they;
-//! - `trace`, `headers`, `problem`, `extract`: what all requests and answers have in common;
+//! - `trace`, `headers`, `problem`, `body`, `extract`: what all requests and answers have in common;
 //! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket;
 //! - `mcp`: the MCP faces; `official`: `/v0.1`, the official registry API;
 //! - `assets`, `errors_page`, `probes`, `metrics`: the UI, the error reference, health and figures.
@@ -16,6 +16,7 @@ pub mod actor;
 pub mod api;
 mod assets;
 mod auth;
+mod body;
 mod errors_page;
 mod extract;
 mod headers;
@@ -40,13 +41,22 @@ use axum::{
     routing::get,
 };
 use http::{Method, Uri};
-use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer, DefaultPredicate, Predicate,
+        predicate::SizeAbove,
+    },
+};
 use troupe_protocol::error::Code;
 
 pub use auth::{Caller, Proof};
-pub use extract::{ApiJson, ApiPath, ApiQuery, BodyLimits, parse_json, read_body};
+pub use extract::{ApiJson, ApiPath, ApiQuery, parse_json};
 pub use problem::{ApiError, ApiResult};
 pub use state::EdgeState;
+
+/// Answers below this size go out as they are.
+const COMPRESSED_BYTES_MIN: u64 = 8 * 1024;
 
 /// Everything that the port answers.
 pub fn router(state: EdgeState) -> Router {
@@ -63,11 +73,16 @@ pub fn router(state: EdgeState) -> Router {
         .fallback(assets::serve)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::authorize))
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().compress_when(worth_compressing()))
         .layer(middleware::from_fn(headers::secure))
         .layer(CatchPanicLayer::custom(caught_panic))
         .layer(middleware::from_fn_with_state(state.clone(), trace::correlate))
         .with_state(state)
+}
+
+/// Small answers, as most calls have, cost more to compress than to send.
+fn worth_compressing() -> impl Predicate {
+    DefaultPredicate::new().and(SizeAbove::new(COMPRESSED_BYTES_MIN))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {

@@ -9,6 +9,7 @@ use troupe_actors::{
     registry::RegistryHandle,
     router::RouterHandle,
     runtime::{ActorPath, System},
+    session::{Gateway, SessionsHandle},
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
@@ -17,7 +18,7 @@ use troupe_protocol::{
     id::NodeId,
 };
 
-use super::{Caller, listener::ConnectionCounts, origin::Neighbourhood};
+use super::{Caller, body::BodyBudget, listener::ConnectionCounts, origin::Neighbourhood};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -40,6 +41,10 @@ pub struct Handles {
     pub registry: RegistryHandle,
     /// Live connections to servers.
     pub upstreams: UpstreamsHandle,
+    /// Legacy MCP clients' sessions.
+    pub sessions: SessionsHandle,
+    /// Answers MCP clients.
+    pub gateway: Gateway,
     /// Finds and chooses tools.
     pub router: RouterHandle,
 }
@@ -58,6 +63,8 @@ pub struct Shared {
     pub started: Instant,
     /// Open and refused connections.
     pub connections: ConnectionCounts,
+    /// What the bodies of all requests in hand may hold together.
+    pub bodies: BodyBudget,
     /// Cancelled when the node begins to stop: streams end themselves.
     pub stopping: CancellationToken,
 }
@@ -90,6 +97,7 @@ impl EdgeState {
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
+            bodies: BodyBudget::default(),
             stopping: CancellationToken::new(),
         }))
     }

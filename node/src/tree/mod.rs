@@ -20,6 +20,7 @@ use troupe_actors::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
     registry,
+    session::{self, Gateway, GatewayLimits, SessionLimits, SessionsHandle},
     store::{Store, StoreError},
     upstream::{UpstreamSettings, UpstreamsHandle},
     vault::{self, KeySource, VaultError, VaultKey},
@@ -113,6 +114,9 @@ impl Node {
         );
         let (router, router_child) =
             routing::build(&system, top.child("router"), &config, &store, &registry, &upstreams)?;
+        let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
+        let limits_of_calls = gateway_limits(&config);
+        let gateway = Gateway::new(upstreams.clone(), registry.clone(), sessions.clone(), limits_of_calls);
         let handles = Handles {
             node_id: node_id(&store).await?,
             system: system.clone(),
@@ -121,6 +125,8 @@ impl Node {
             vault,
             registry,
             upstreams,
+            sessions,
+            gateway,
             router,
         };
         let state = EdgeState::new(config, handles, top.child("edge"));
@@ -133,6 +139,7 @@ impl Node {
             .child(registry_child)
             .child(upstreams_child)
             .child(router_child)
+            .child(sessions_child)
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { state, data, first_start, root })
@@ -178,6 +185,19 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         backoff_ms_max: settings.backoff_ms_max.get(),
         list_age_ms_max: settings.list_age_ms_max.get(),
     }
+}
+
+fn gateway_limits(config: &Config) -> GatewayLimits {
+    GatewayLimits { call_time_max: config.upstream.call_timeout_ms.millis(), ..GatewayLimits::default() }
+}
+
+fn sessions_child(system: &System, path: ActorPath, config: &Config) -> (ChildSpec, SessionsHandle) {
+    let limits = SessionLimits {
+        sessions_max: config.mcp.sessions_max.count(),
+        idle_ms_max: config.mcp.session_idle_timeout_ms.get(),
+        ..SessionLimits::default()
+    };
+    session::sessions(system, path, limits)
 }
 
 /// The node's identity: made at the first start, kept from then on.

@@ -1,10 +1,177 @@
-//! The MCP faces: `/mcp` and `/mcp/servers/{name}`.
+//! The MCP faces: `/mcp` (all servers as one) and `/mcp/servers/{name}` (one server as it is), for clients of both eras.
+//!
+//! # Layout
+//! - this module: routes, and what every message passes: its form, its size, its era
+//! - [`negotiation`], [`era`]: what headers say
+//! - [`legacy`], [`modern`]: the two eras' ways with a message
+//! - [`reply`], [`event_stream`]: answers in JSON or as streams; [`fault`]: answers to what cannot be served
+//!
+//! Which server answers and how, sessions and notices: `troupe_actors::session`. Host, origin and caller are checked
+//! before a handler here runs.
+
+mod era;
+mod event_stream;
+mod fault;
+mod legacy;
+mod modern;
+mod negotiation;
+mod reply;
 
 use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::HeaderMap;
+use http::request::Parts;
+use troupe_actors::session::Endpoint;
+use troupe_protocol::access::Principal;
+use troupe_protocol::jsonrpc::Message;
+use troupe_protocol::mcp::Era;
+use troupe_protocol::server::ServerName;
 
-use super::state::EdgeState;
+use self::era::McpHeaders;
+use self::fault::Fault;
+use self::negotiation::Accepts;
+use super::body::{BodyLimits, WholeBody, read_body};
+use super::problem::ApiError;
+use super::{Caller, EdgeState};
 
 /// The routes of the MCP faces. Their callers are known (see [`super::auth::Caller`]) when a handler runs.
 pub fn routes() -> Router<EdgeState> {
     Router::new()
+        .route("/mcp", post(post_to_all).get(open_for_all).delete(delete_at_all))
+        .route("/mcp/servers/{name}", post(post_to_server).get(open_for_server).delete(delete_at_server))
+}
+
+/// What the handlers know of a request besides its message.
+struct Context<'a> {
+    state: &'a EdgeState,
+    endpoint: Endpoint,
+    principal: Principal,
+    headers: McpHeaders<'a>,
+    accepts: Accepts,
+}
+
+async fn post_to_all(State(state): State<EdgeState>, caller: Caller, request: Request) -> Response {
+    receive(&state, Endpoint::Aggregate, caller, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn post_to_server(
+    State(state): State<EdgeState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let received = match endpoint_of(&state, &name) {
+        Ok(endpoint) => receive(&state, endpoint, caller, request).await,
+        Err(fault) => Err(fault),
+    };
+    received.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn open_for_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
+    open(&state, Endpoint::Aggregate, caller, &headers).unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn open_for_server(
+    State(state): State<EdgeState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    endpoint_of(&state, &name)
+        .and_then(|endpoint| open(&state, endpoint, caller, &headers))
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn delete_at_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
+    delete(&state, Endpoint::Aggregate, caller, &headers).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn delete_at_server(
+    State(state): State<EdgeState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let deleted = match endpoint_of(&state, &name) {
+        Ok(endpoint) => delete(&state, endpoint, caller, &headers).await,
+        Err(fault) => Err(fault),
+    };
+    deleted.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
+    let server = ServerName::new(name).ok().filter(|server| state.gateway.knows(server.as_str()));
+    server.map(Endpoint::Server).ok_or_else(|| Fault::unknown_server(name))
+}
+
+/// A message comes in.
+async fn receive(state: &EdgeState, endpoint: Endpoint, caller: Caller, request: Request) -> Result<Response, Fault> {
+    let accepts = accepted_forms(state, request.headers())?;
+    if !negotiation::is_json(request.headers()) {
+        return Err(Fault::not_json());
+    }
+    let (parts, body) = request.into_parts();
+    let headers = McpHeaders::read(&parts.headers)?;
+    let body = read_message(state, &parts, body).await?;
+    let message = Message::parse(&body).map_err(|error| Fault::not_a_message(&error))?;
+    let context = Context { state, endpoint, principal: caller.principal, headers, accepts };
+    let meta = era::meta_of(&message);
+    let received = match era::era_of(&context.headers, &message, meta) {
+        Era::Legacy => legacy::receive(&context, &message).await,
+        Era::Modern => modern::receive(&context, &message, meta).await,
+    };
+    received.map_err(|fault| fault.of(message.id))
+}
+
+/// The body, whole and within bounds.
+async fn read_message(state: &EdgeState, parts: &Parts, body: axum::body::Body) -> Result<WholeBody, Fault> {
+    let limits = BodyLimits {
+        bytes_max: state.config.mcp.body_bytes_max.count(),
+        timeout: state.config.edge.body_timeout_ms.millis(),
+        setting: "mcp.body_bytes_max",
+        budget: &state.bodies,
+    };
+    let mut request = Request::new(body);
+    *request.headers_mut() = parts.headers.clone();
+    read_body(request, &limits).await.map_err(|error: ApiError| Fault::of_problem(error.problem()))
+}
+
+fn accepted_forms(state: &EdgeState, headers: &HeaderMap) -> Result<Accepts, Fault> {
+    let accepts = Accepts::read(headers);
+    let suffices = match (accepts.json, accepts.event_stream) {
+        (true, true) | (false, true) => true,
+        (true, false) => state.config.mcp.accept_json_only,
+        (false, false) => false,
+    };
+    if suffices { Ok(accepts) } else { Err(Fault::not_acceptable("application/json and text/event-stream")) }
+}
+
+/// GET: a legacy client opens the stream of its session.
+fn open(state: &EdgeState, endpoint: Endpoint, caller: Caller, headers: &HeaderMap) -> Result<Response, Fault> {
+    let accepts = Accepts::read(headers);
+    let headers = McpHeaders::read(headers)?;
+    if headers.is_modern() {
+        return Err(Fault::modern_is_post_only());
+    }
+    if !accepts.event_stream {
+        return Err(Fault::not_acceptable("text/event-stream"));
+    }
+    legacy::open_stream(&Context { state, endpoint, principal: caller.principal, headers, accepts })
+}
+
+/// DELETE: a legacy client ends its session.
+async fn delete(
+    state: &EdgeState,
+    endpoint: Endpoint,
+    caller: Caller,
+    headers: &HeaderMap,
+) -> Result<Response, Fault> {
+    let accepts = Accepts::read(headers);
+    let headers = McpHeaders::read(headers)?;
+    if headers.is_modern() {
+        return Err(Fault::modern_is_post_only());
+    }
+    legacy::end_session(&Context { state, endpoint, principal: caller.principal, headers, accepts }).await
 }

@@ -1,0 +1,208 @@
+//! Answers as Server-Sent Events: the frames, and the two kinds of streams.
+//!
+//! A *call's* stream carries the notifications that belong to one request and ends with its response. A *notice*
+//! stream carries what a client is told without having asked, and stays open until somebody ends it. Both say
+//! nothing in comments every so often, so that nobody in between takes the connection for dead.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use troupe_actors::session::{Answer, Notices};
+use troupe_protocol::jsonrpc::RawMessage;
+
+/// How often a quiet stream says that it is there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: &str = ": keep-alive\n\n";
+/// Asks reverse proxies (nginx) not to hold events back.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// A message as an event. The text is JSON, in which line breaks are mere white space; an event has one `data` line
+/// for each line.
+pub fn frame(message: &str) -> String {
+    let mut frame = String::with_capacity(message.len() + 32);
+    frame.push_str("event: message\n");
+    for line in message.split(['\n', '\r']) {
+        frame.push_str("data: ");
+        frame.push_str(line);
+        frame.push('\n');
+    }
+    frame.push('\n');
+    frame
+}
+
+/// A whole stream that is a single event.
+pub fn single_event(message: &str) -> Response {
+    response(Body::from(frame(message)))
+}
+
+/// A call whose answer is on its way.
+pub type PendingCall = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+struct CallStream {
+    /// Nothing once the answer went out.
+    call: Option<PendingCall>,
+    id: Box<str>,
+    first: Option<RawMessage>,
+    /// Nothing once no more can come.
+    notifications: Option<mpsc::Receiver<RawMessage>>,
+    keep_alive: Interval,
+}
+
+/// The stream of a call: `first`, the notifications, then the response with this id (JSON text).
+///
+/// Dropping the response (the client is gone) drops the call.
+pub fn of_call(
+    call: PendingCall,
+    id: Box<str>,
+    first: Option<RawMessage>,
+    notifications: Option<mpsc::Receiver<RawMessage>>,
+) -> Response {
+    let state = CallStream {
+        call: Some(call),
+        id,
+        first,
+        notifications,
+        keep_alive: keep_alive(),
+    };
+    response(Body::from_stream(stream::unfold(state, next_of_call)))
+}
+
+async fn next_of_call(mut state: CallStream) -> Option<(Result<Bytes, Infallible>, CallStream)> {
+    let call = state.call.as_mut()?;
+    if let Some(first) = state.first.take() {
+        return Some((Ok(frame(first.as_str()).into()), state));
+    }
+    let text = loop {
+        tokio::select! {
+            biased;
+            notification = receive(&mut state.notifications) => match notification {
+                Some(notification) => break frame(notification.as_str()),
+                None => state.notifications = None,
+            },
+            answer = call.as_mut() => {
+                let mut text = String::new();
+                // What was sent before the answer goes out before it.
+                while let Some(Ok(notification)) = state.notifications.as_mut().map(mpsc::Receiver::try_recv) {
+                    text.push_str(&frame(notification.as_str()));
+                }
+                text.push_str(&frame(&answer.to_response(&state.id)));
+                state.call = None;
+                break text;
+            }
+            _ = state.keep_alive.tick() => break KEEP_ALIVE.to_owned(),
+        }
+    };
+    Some((Ok(text.into()), state))
+}
+
+/// The next notification; never resolves where none can come.
+pub async fn receive(notifications: &mut Option<mpsc::Receiver<RawMessage>>) -> Option<RawMessage> {
+    match notifications {
+        Some(notifications) => notifications.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a notice stream is made of.
+pub struct NoticeStream<E> {
+    /// What goes out first, if anything: complete frames.
+    pub opening: String,
+    /// What to tell.
+    pub notices: Notices,
+    /// A notice as messages to this client.
+    pub render: Box<dyn Fn(&troupe_actors::session::Notice) -> Option<String> + Send>,
+    /// Resolves when the stream must end.
+    pub end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What goes out last, if anything: complete frames.
+    pub closing: String,
+    /// Kept while the stream is open.
+    pub held: E,
+}
+
+struct OpenNotices<E> {
+    stream: NoticeStream<E>,
+    keep_alive: Interval,
+    is_over: bool,
+}
+
+/// The stream of what a client is told unasked.
+pub fn of_notices<E: Send + 'static>(stream: NoticeStream<E>) -> Response {
+    let state = OpenNotices {
+        stream,
+        keep_alive: keep_alive(),
+        is_over: false,
+    };
+    response(Body::from_stream(stream::unfold(state, next_of_notices)))
+}
+
+async fn next_of_notices<E>(
+    mut state: OpenNotices<E>,
+) -> Option<(Result<Bytes, Infallible>, OpenNotices<E>)> {
+    if state.is_over {
+        return None;
+    }
+    if !state.stream.opening.is_empty() {
+        return Some((Ok(std::mem::take(&mut state.stream.opening).into()), state));
+    }
+    let text = loop {
+        tokio::select! {
+            biased;
+            () = &mut state.stream.end => {
+                state.is_over = true;
+                break std::mem::take(&mut state.stream.closing);
+            }
+            notices = state.stream.notices.next() => {
+                let text: String =
+                    notices.iter().filter_map(&state.stream.render).map(|message| frame(&message)).collect();
+                if !text.is_empty() {
+                    break text;
+                }
+            }
+            _ = state.keep_alive.tick() => break KEEP_ALIVE.to_owned(),
+        }
+    };
+    if text.is_empty() {
+        return None;
+    }
+    Some((Ok(text.into()), state))
+}
+
+fn keep_alive() -> Interval {
+    let mut interval = interval_at(Instant::now() + KEEP_ALIVE_INTERVAL, KEEP_ALIVE_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_several_lines_is_one_event() {
+        assert_eq!(frame("{}"), "event: message\ndata: {}\n\n");
+        assert_eq!(
+            frame("{\n\"a\":1}"),
+            "event: message\ndata: {\ndata: \"a\":1}\n\n"
+        );
+        assert_eq!(frame("{\r\n}"), "event: message\ndata: {\ndata: \ndata: }\n\n");
+    }
+}

@@ -1,0 +1,288 @@
+//! The legacy eras' way with a message: `initialize` opens a session, everything else belongs to one.
+//!
+//! A client that loses its connection has not cancelled its call (2025-11-25, basic/transports, "Sending Messages"),
+//! so the call goes on without it; only `notifications/cancelled`, DELETE and the deadline end it early.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use troupe_actors::runtime::trace;
+use troupe_actors::session::{
+    Answer, CALLS_IN_FLIGHT_MAX, CallInSession, Client, ClientRequest, Introduction, NewSession, Notice,
+    Refusal, Session,
+};
+use troupe_protocol::access::Principal;
+use troupe_protocol::jsonrpc::{Kind, Message, edit};
+use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, method};
+
+use super::Context;
+use super::era;
+use super::event_stream::{self, NoticeStream, PendingCall};
+use super::fault::Fault;
+use super::reply::{ReplyTo, accepted};
+
+/// The most that a client may say of itself, in bytes: it is kept as long as its session.
+const CAPABILITIES_BYTES_MAX: usize = 16 * 1024;
+/// How many notifications of one call may wait for a slow client; more are dropped, as progress may be.
+pub(super) const NOTIFICATIONS_MAX: usize = 64;
+
+/// A message of a legacy client.
+pub(super) async fn receive(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Fault> {
+    if message.kind == Kind::Request && message.method() == method::INITIALIZE {
+        return initialize(context, message).await;
+    }
+    let session = session_of(context)?;
+    match message.kind {
+        Kind::Request => call(context, message, session).await,
+        Kind::Notification => {
+            take_notification(&session, message);
+            Ok(accepted())
+        }
+        // Nothing was asked of the client, so this answers nothing; it does no harm either.
+        Kind::Response => Ok(accepted()),
+    }
+}
+
+/// Whose sessions are these: the key's, or everybody's who came without one.
+fn owner_of(principal: &Principal) -> String {
+    principal
+        .key_id
+        .map_or_else(|| format!("name:{}", principal.name), |key_id| key_id.to_string())
+}
+
+/// The session that the request belongs to.
+fn session_of(context: &Context<'_>) -> Result<Arc<Session>, Fault> {
+    let id = context.headers.session_id.ok_or_else(Fault::no_session)?;
+    let session = context.state.sessions.find(id, &owner_of(&context.principal));
+    let session = session.filter(|session| session.settled.endpoint == context.endpoint);
+    let session = session.ok_or_else(Fault::unknown_session)?;
+    era::check_legacy_version(&context.headers)?;
+    Ok(session)
+}
+
+async fn initialize(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Fault> {
+    let settled = settle(context, message)?;
+    let version = settled.protocol_version;
+    let reply_to = reply_to(context, message);
+    let introduction = match context
+        .state
+        .gateway
+        .introduce(&context.endpoint, Era::Legacy)
+        .await
+    {
+        Ok(introduction) => introduction,
+        Err(refusal) => return Ok(reply_to.answer(&refusal.into_answer(Era::Legacy))),
+    };
+    let session = context
+        .state
+        .sessions
+        .open(settled)
+        .await
+        .map_err(|error| Fault::unavailable(error.to_string()))?;
+    let mut response = reply_to.answer(&Answer::Result(initialize_result(version, &introduction).into()));
+    let id =
+        HeaderValue::from_str(session.id.as_str()).map_err(|error| Fault::unavailable(error.to_string()))?;
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(header::SESSION_ID), id);
+    Ok(response)
+}
+
+/// What client and node agree on.
+fn settle(context: &Context<'_>, message: &Message<'_>) -> Result<NewSession, Fault> {
+    let param = |key: &str| message.params.and_then(|params| edit::member(params, key));
+    let wanted = message
+        .params
+        .and_then(|params| edit::string_member(params, "protocolVersion"));
+    let wanted =
+        wanted.ok_or_else(|| Fault::invalid_params("params.protocolVersion is required, a string"))?;
+    let capabilities = param("capabilities").filter(|capabilities| capabilities.get().starts_with('{'));
+    if capabilities.is_some_and(|capabilities| capabilities.get().len() > CAPABILITIES_BYTES_MAX) {
+        let message = format!("params.capabilities has more than {CAPABILITIES_BYTES_MAX} bytes");
+        return Err(Fault::invalid_params(message));
+    }
+    let capabilities = capabilities.map(|capabilities| ClientCapabilities::new(capabilities.to_owned()));
+    Ok(NewSession {
+        owner: owner_of(&context.principal).into(),
+        endpoint: context.endpoint.clone(),
+        protocol_version: negotiated(&wanted),
+        client_capabilities: capabilities.unwrap_or_default(),
+        client: client_name(param("clientInfo")).into(),
+    })
+}
+
+/// The client's revision if it is spoken here, else our latest (2025-11-25, basic/lifecycle, "Version Negotiation").
+fn negotiated(wanted: &str) -> ProtocolVersion {
+    let known = wanted
+        .parse()
+        .ok()
+        .filter(|version: &ProtocolVersion| version.era() == Era::Legacy);
+    known.unwrap_or(ProtocolVersion::LATEST_LEGACY)
+}
+
+fn client_name(info: Option<&RawValue>) -> String {
+    let part = |key: &str| {
+        info.and_then(|info| edit::string_member(info, key))
+            .unwrap_or_default()
+    };
+    format!("{} {}", part("name"), part("version"))
+        .trim()
+        .chars()
+        .take(200)
+        .collect()
+}
+
+fn initialize_result(version: ProtocolVersion, introduction: &Introduction) -> String {
+    let mut result = format!(
+        r#"{{"protocolVersion":"{version}","capabilities":{},"serverInfo":{}"#,
+        introduction.capabilities, introduction.server_info
+    );
+    if let Some(instructions) = &introduction.instructions {
+        result.push_str(",\"instructions\":");
+        edit::push_string(&mut result, instructions);
+    }
+    result.push('}');
+    result
+}
+
+fn reply_to(context: &Context<'_>, message: &Message<'_>) -> ReplyTo {
+    let id = message.id.map_or("null", RawValue::get);
+    ReplyTo {
+        id: id.into(),
+        era: Era::Legacy,
+        accepts: context.accepts,
+    }
+}
+
+async fn call(
+    context: &Context<'_>,
+    message: &Message<'_>,
+    session: Arc<Session>,
+) -> Result<Response, Fault> {
+    let reply_to = reply_to(context, message);
+    let Some(in_session) = session.begin_call(&reply_to.id) else {
+        return Ok(reply_to.answer(&Refusal::TooManyCalls(CALLS_IN_FLIGHT_MAX).into_answer(Era::Legacy)));
+    };
+    let (notifications, received) = context
+        .accepts
+        .event_stream
+        .then(|| mpsc::channel(NOTIFICATIONS_MAX))
+        .map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+    let request = ClientRequest {
+        endpoint: context.endpoint.clone(),
+        client: Client {
+            era: Era::Legacy,
+            principal: context.principal.clone(),
+            capabilities: session.settled.client_capabilities.clone(),
+        },
+        method: message.method().to_owned(),
+        params: message.params.map(RawValue::to_owned),
+        notifications,
+        session: Some(Arc::clone(&session)),
+    };
+    let gateway = context.state.gateway.clone();
+    let answered = async move { answer_unless_cancelled(in_session, gateway.answer(request)).await };
+    let call: PendingCall = Box::pin(trace::within(trace::current(), answered));
+    Ok(reply_to
+        .call(Box::pin(context.state.sessions.unhurried(call)), received)
+        .await)
+}
+
+async fn answer_unless_cancelled(in_session: CallInSession, answer: impl Future<Output = Answer>) -> Answer {
+    tokio::select! {
+        answer = answer => answer,
+        () = in_session.cancelled() => Refusal::Cancelled.into_answer(Era::Legacy),
+    }
+}
+
+/// Notifications have no answer, so what cannot be read is passed over.
+fn take_notification(session: &Session, message: &Message<'_>) {
+    if message.method() != method::NOTIFICATION_CANCELLED {
+        return;
+    }
+    if let Some(request_id) = message
+        .params
+        .and_then(|params| edit::member(params, "requestId"))
+    {
+        session.cancel_call(request_id.get());
+    }
+}
+
+/// Opens the session's stream of notices.
+pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
+    let session = session_of(context)?;
+    let held = session.open_stream();
+    let must_end = held.must_end();
+    let stopping = context.state.stopping.clone();
+    let listening = Arc::clone(&session);
+    Ok(event_stream::of_notices(NoticeStream {
+        opening: ": open\n\n".to_owned(),
+        notices: context.state.gateway.notices(&context.endpoint),
+        render: Box::new(move |notice| render(&listening, notice)),
+        end: Box::pin(async move {
+            tokio::select! {
+                () = must_end => {}
+                () = stopping.cancelled() => {}
+            }
+        }),
+        closing: String::new(),
+        held,
+    }))
+}
+
+/// A notice as a message to this client; nothing if it does not want to hear of it.
+fn render(session: &Session, notice: &Notice) -> Option<String> {
+    let Notice::ResourceUpdated(uri) = notice else {
+        return Some(edit::call(
+            None,
+            notice.method(),
+            None,
+            &edit::ObjectEdits::default(),
+        ));
+    };
+    if !session.is_subscribed(uri) {
+        return None;
+    }
+    let mut message = format!(
+        r#"{{"jsonrpc":"2.0","method":"{}","params":{{"uri":"#,
+        notice.method()
+    );
+    edit::push_string(&mut message, uri);
+    message.push_str("}}");
+    Some(message)
+}
+
+/// Ends the session at its client's wish.
+pub(super) async fn end_session(context: &Context<'_>) -> Result<Response, Fault> {
+    let session = session_of(context)?;
+    let ended = context
+        .state
+        .sessions
+        .close(session.id.as_str(), &session.settled.owner)
+        .await;
+    ended.map_err(|error| Fault::unavailable(error.to_string()))?;
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_revision_is_taken_where_it_is_legacy_and_known() {
+        for (wanted, agreed) in [
+            ("2024-11-05", "2024-11-05"),
+            ("2025-06-18", "2025-06-18"),
+            ("2026-07-28", "2025-11-25"),
+            ("1900-01-01", "2025-11-25"),
+            ("", "2025-11-25"),
+        ] {
+            assert_eq!(negotiated(wanted).as_str(), agreed, "{wanted:?}");
+        }
+    }
+}
