@@ -1,6 +1,7 @@
 //! The `troupe` binary: starts a node, or asks a running one.
 //!
 //! # Layout
+//! - `bench`: what things cost;
 //! - `cli`: the command line;
 //! - `config`: settings;
 //! - `tree`: the supervision tree, which is the node;
@@ -8,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod config;
 mod edge;

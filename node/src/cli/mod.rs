@@ -9,11 +9,11 @@
 mod actor;
 mod ask;
 mod audit;
-mod client;
+pub mod client;
 mod doctor;
-mod error;
+pub mod error;
 mod key;
-mod output;
+pub mod output;
 mod secret;
 mod server;
 mod status;
@@ -24,6 +24,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::{self, BenchCommand};
 use client::Client;
 use error::CliError;
 use output::Output;
@@ -84,6 +85,9 @@ enum Command {
     Secret(secret::SecretCommand),
     /// Who did what.
     Audit(audit::AuditArgs),
+    /// What things cost, measured on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Check this machine: data folder, port, tools, model files, clock.
     Doctor(doctor::DoctorArgs),
 }
@@ -96,6 +100,7 @@ pub fn run() -> ExitCode {
         None => up::run(&cli.target, up::UpArgs::default()),
         Some(Command::Up(args)) => up::run(&cli.target, args),
         Some(Command::Doctor(args)) => in_runtime(doctor::run(&cli.target, args, output)),
+        Some(Command::Bench(command)) => in_runtime(bench::run(command, output)),
         Some(command) => in_runtime(ask_node(&cli.target, command, output)),
     };
     match outcome {
@@ -118,7 +123,7 @@ async fn ask_node(target: &Target, command: Command, output: Output) -> Result<E
         Command::Key(command) => key::run(&client, command, output).await,
         Command::Secret(command) => secret::run(&client, command, output).await,
         Command::Audit(args) => audit::run(&client, args, output).await,
-        Command::Up(_) | Command::Doctor(_) => Ok(ExitCode::SUCCESS), // handled by the caller
+        Command::Up(_) | Command::Doctor(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS), // handled by the caller
     }
 }
 

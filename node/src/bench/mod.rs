@@ -1,0 +1,36 @@
+//! `troupe bench`: what things cost, measured on this machine.
+//!
+//! # Layout
+//! - `gateway`: a proxied call against a direct one; `report` prints what came out;
+//! - `load`: callers that call as fast as they get answers; `peer`: the ways to a server, direct or through a node;
+//! - `fixture`: the fast MCP server that is called; `process`: children and their CPU time.
+
+mod fixture;
+mod gateway;
+mod load;
+mod peer;
+mod process;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::cli::{error::CliError, output::Output};
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// What a proxied tools/call costs over a direct one: CPU time, latency, throughput. Starts what it needs itself.
+    Gateway(gateway::GatewayArgs),
+    /// The fast MCP server that the benchmark calls.
+    #[command(hide = true)]
+    Fixture(fixture::FixtureArgs),
+}
+
+/// Runs a benchmark.
+pub async fn run(command: BenchCommand, output: Output) -> Result<ExitCode, CliError> {
+    match command {
+        BenchCommand::Gateway(args) => gateway::run(&args, output).await,
+        BenchCommand::Fixture(args) => fixture::run(&args).await,
+    }
+}
