@@ -134,3 +134,19 @@ async fn a_login_code_becomes_a_session_that_survives_restarts_until_it_is_close
     assert_eq!(access.authenticate_session(second.expose_secret()), Some(admin));
     let _ = root.shutdown().await;
 }
+
+/// `cargo test --release -p troupe-actors --lib figures -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "measures, asserts nothing"]
+async fn figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (access, first, root, _) = started(folder.path()).await;
+    let key = first.unwrap().key;
+    let began = std::time::Instant::now();
+    let calls = 1_000_000;
+    for _ in 0..calls {
+        assert!(std::hint::black_box(access.authenticate(key.expose_secret())).is_some());
+    }
+    println!("authenticate: {:?} each", began.elapsed() / calls);
+    let _ = root.shutdown().await;
+}

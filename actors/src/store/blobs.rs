@@ -84,6 +84,7 @@ impl Blobs {
         };
         let unfinished = blobs.unfinished();
         files::create_private_folder(&unfinished)?;
+        files::sync_folder(data_folder)?;
         // What a killed node left half written belongs to nobody.
         for entry in fs::read_dir(&unfinished)
             .map_err(|error| StoreError::file("read", &unfinished, &error))?
@@ -157,11 +158,12 @@ impl Blobs {
             });
         }
         let path = self.path(&id);
-        if path.is_file() {
-            return Ok(id);
-        }
         let folder = path.parent().unwrap_or(&self.data_folder);
         files::create_private_folder(folder)?;
+        if path.is_file() {
+            files::sync_folder(folder)?; // whoever wrote it may not have come so far yet
+            return Ok(id);
+        }
         let temporary = self.unfinished().join(format!("{id}.{:016x}", fastrand::u64(..)));
         let written = files::write_new(&temporary, content).and_then(|()| fs::rename(&temporary, &path));
         if let Err(error) = written {

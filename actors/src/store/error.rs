@@ -25,7 +25,7 @@ pub enum StoreError {
     },
     /// The database does not open.
     #[error(
-        "the database in {} does not open: {reason}. Nothing was changed. Restore the data folder from a backup, or move \
+        "the database in {} does not open: {reason}. Restore the data folder from a backup, or move \
          it away to start with an empty one", folder.display()
     )]
     Unreadable {

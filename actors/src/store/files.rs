@@ -93,6 +93,23 @@ pub fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     synced.map_err(|error| StoreError::file("sync the folder", folder, &error))
 }
 
+/// Makes the files directly in a folder durable, and their names.
+///
+/// # Errors
+/// When the system refuses.
+pub fn sync_files_of(folder: &Path) -> Result<(), StoreError> {
+    let failed = |error: std::io::Error| StoreError::file("sync the files of", folder, &error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_file() {
+            File::open(entry.path())
+                .and_then(|file| file.sync_all())
+                .map_err(failed)?;
+        }
+    }
+    sync_folder(folder)
+}
+
 /// Writes and syncs a file that must not exist yet, with mode 0600.
 pub(super) fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new()

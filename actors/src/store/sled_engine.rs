@@ -57,7 +57,8 @@ impl SledEngine {
         let path = database_file(data_folder);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| StoreError::file("open", &path, &error))?;
-        files::sync_folder(&folder)?;
+        // Its configuration and snapshots too: a database whose settings are gone does not open.
+        files::sync_files_of(&folder)?;
         files::sync_folder(data_folder)?;
         Ok(Self { database, file })
     }

@@ -320,6 +320,12 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert!(committer.status().failed.is_some());
 }
 
+impl TypedTree<Server> {
+    async fn put_owned(self, key: String, value: Server) {
+        self.put(&key, &value).await.unwrap();
+    }
+}
+
 /// `cargo test --release -p troupe-actors --lib store::tests::figures -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, asserts nothing"]
@@ -374,6 +380,20 @@ async fn figures() {
         records as f64 / began.elapsed().as_secs_f64()
     );
     println!("{:?}", store.status());
+    let began = std::time::Instant::now();
+    for n in 0..1000_u64 {
+        let puts = (0..200).map(|key| {
+            servers
+                .clone()
+                .put_owned(format!("hot/{key}"), server(&"n".repeat(300), n))
+        });
+        futures::future::join_all(puts).await;
+    }
+    let bytes = std::fs::metadata(folder.path().join("store/db")).unwrap().len();
+    println!(
+        "200,000 puts over 200 keys: {:?}, the database file has {bytes} bytes",
+        began.elapsed()
+    );
     drop((servers, store));
     let began = std::time::Instant::now();
     let _store = Store::open(folder.path()).unwrap();
