@@ -135,6 +135,10 @@ impl Store {
 }
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
+mod test_commit;
+#[cfg(test)]
 mod test_damage;
 #[cfg(test)]
 mod test_kill;
