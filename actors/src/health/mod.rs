@@ -21,6 +21,9 @@ mod prober;
 mod reach;
 mod state;
 
+#[cfg(test)]
+mod real;
+
 pub use keeper::child;
 pub use messages::{HealthError, HealthHandle, HealthSettings};
 pub use reach::{Answer, Failure, Reach};

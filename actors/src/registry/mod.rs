@@ -7,12 +7,13 @@
 //! # Layout
 //! - `messages`: what the registry is told, [`RegistryHandle`]
 //! - `state`: its decisions, pure; `record`: what is stored; `version`: which version is the latest
-//! - `draft`, `derive`, `seal`: from what a user gives to an operation that holds no secret
+//! - `draft`, `check`, `derive`, `seal`: from what a user gives to an operation that holds no secret
 //! - `view`, `list`, `search`, `official`: what can be read, as functions
 //! - `import`: other forms of registries and desktop clients' files
 //!
 //! Whether servers answer is the business of [`crate::health`], talking to them that of [`crate::upstream`].
 
+mod check;
 mod derive;
 mod draft;
 mod error;

@@ -10,7 +10,8 @@ use troupe_protocol::access::SecretName;
 use troupe_protocol::server::{Operation, ServerJson, ServerName, ServerPatch, Transport};
 use troupe_protocol::time::Timestamp;
 
-use super::draft::{LOCAL_NAMESPACE, checked_call_timeout, checked_labels};
+use super::check::{checked_call_timeout, checked_labels};
+use super::draft::LOCAL_NAMESPACE;
 use super::error::RegistryError;
 use super::messages::RegistryEvent;
 use super::record::{

@@ -345,4 +345,4 @@ impl Actor for UpstreamActor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

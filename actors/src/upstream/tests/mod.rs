@@ -1,7 +1,7 @@
 //! Connections to small servers that are really there: shell scripts over stdio, axum over HTTP.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod bed;
+pub(crate) mod bed;
 mod http;
 mod lifecycle;
 mod stdio;
