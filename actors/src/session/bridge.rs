@@ -1,6 +1,6 @@
 //! Between the eras: what a reply needs so that a client of the other era can read it. Pure.
 //!
-//! Between peers of one era nothing is changed and the bytes pass as they are. What the request needs is added by
+//! Between peers of one era nothing is changed (but for what is required and missing) and the bytes pass as they are. What the request needs is added by
 //! the upstream, which knows its server; here are the replies.
 
 use std::borrow::Cow;
@@ -30,6 +30,10 @@ pub fn result_for<'a>(
 ) -> Result<Cow<'a, str>, InputRequired> {
     match (client, server) {
         (Era::Modern, Era::Legacy) => Ok(completed(method, result.get())),
+        // The member is required, and yet modern servers are about that forget it.
+        (Era::Modern, Era::Modern) if !result.get().contains("\"resultType\"") => {
+            Ok(completed(method, result.get()))
+        }
         (Era::Legacy, Era::Modern) => as_legacy(result),
         _ => Ok(Cow::Borrowed(result.get())),
     }
@@ -119,6 +123,12 @@ mod tests {
                 matches!(result_for(era, era, "tools/list", raw(odd)), Ok(Cow::Borrowed(same)) if same == odd)
             );
         }
+    }
+
+    #[test]
+    fn a_modern_result_without_a_type_is_complete() {
+        let result = result_for(Era::Modern, Era::Modern, "tools/call", raw(r#"{"content":[]}"#)).unwrap();
+        assert_eq!(result, r#"{"resultType":"complete","content":[]}"#);
     }
 
     #[test]

@@ -99,7 +99,15 @@ impl Gateway {
         limits: GatewayLimits,
     ) -> Self {
         let late_lists = LateLists::default();
-        Self { parts: Arc::new(Parts { upstreams, registry, sessions, limits, late_lists }) }
+        Self {
+            parts: Arc::new(Parts {
+                upstreams,
+                registry,
+                sessions,
+                limits,
+                late_lists,
+            }),
+        }
     }
 
     /// The answer to a request. What goes wrong on the way is an answer too.

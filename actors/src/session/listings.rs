@@ -40,7 +40,10 @@ impl LateLists {
     fn begin(&self, server: &ServerName, kind: ListKind) -> LateList {
         let key = (server.clone(), kind);
         self.0.lock().insert(key.clone());
-        LateList { key, lists: self.clone() }
+        LateList {
+            key,
+            lists: self.clone(),
+        }
     }
 }
 
@@ -76,7 +79,11 @@ impl Gateway {
             awaited.remove(&server);
             listings.push(listing(&server, items));
         }
-        listings.extend(awaited.iter().map(|server| listing(server, Err(self.not_in_time()))));
+        listings.extend(
+            awaited
+                .iter()
+                .map(|server| listing(server, Err(self.not_in_time()))),
+        );
         self.read_to_the_end(kind, reading, awaited);
         listings.sort_by(|a, b| a.server.cmp(&b.server));
         listings
@@ -91,8 +98,10 @@ impl Gateway {
         if late.is_empty() {
             return;
         }
-        let mut late: Vec<LateList> =
-            late.iter().map(|server| self.parts.late_lists.begin(server, kind)).collect();
+        let mut late: Vec<LateList> = late
+            .iter()
+            .map(|server| self.parts.late_lists.begin(server, kind))
+            .collect();
         self.parts.sessions.finish(Box::pin(async move {
             while let Some((server, _kept_by_its_upstream)) = reading.next().await {
                 late.retain(|list| list.key.0 != server);
@@ -104,8 +113,9 @@ impl Gateway {
     fn servers_from(&self, start: &Position) -> Vec<ServerName> {
         let view = self.parts.registry.view();
         let enabled = view.enabled().map(|entry| entry.name.clone());
-        let mut servers: Vec<ServerName> =
-            enabled.filter(|server| server.as_str() >= start.server.as_str()).collect();
+        let mut servers: Vec<ServerName> = enabled
+            .filter(|server| server.as_str() >= start.server.as_str())
+            .collect();
         if start.server.is_empty() {
             servers.extend(ServerName::new(BUILTIN_SERVER).ok());
         }
@@ -119,16 +129,27 @@ impl Gateway {
         }
         match self.parts.upstreams.state(server) {
             // When the pause is over it is asked again, which starts the next attempt.
-            UpstreamState::Waiting { reason, attempts, retry_in_ms } if attempts > 0 && retry_in_ms > 0 => {
-                Some(Missing { code: Code::UpstreamUnreachable, reason })
-            }
+            UpstreamState::Waiting {
+                reason,
+                attempts,
+                retry_in_ms,
+            } if attempts > 0 && retry_in_ms > 0 => Some(Missing {
+                code: Code::UpstreamUnreachable,
+                reason,
+            }),
             _ => None,
         }
     }
 
     fn not_in_time(&self) -> Missing {
-        let reason = format!("its list was not there within {} ms", self.parts.limits.list_wait.as_millis());
-        Missing { code: Code::UpstreamTimeout, reason }
+        let reason = format!(
+            "its list was not there within {} ms",
+            self.parts.limits.list_wait.as_millis()
+        );
+        Missing {
+            code: Code::UpstreamTimeout,
+            reason,
+        }
     }
 }
 
@@ -138,11 +159,21 @@ async fn read(upstreams: UpstreamsHandle, server: ServerName, kind: ListKind) ->
         Ok(upstream) => upstream.list(kind, deadline).await,
         Err(error) => Err(error),
     };
-    let items = items.map_err(|error| Missing { code: Coded::code(&error), reason: error.to_string() });
+    let items = items.map_err(|error| Missing {
+        code: Coded::code(&error),
+        reason: error.to_string(),
+    });
     (server, items)
 }
 
 fn listing(server: &ServerName, items: Items) -> Listing {
-    let shown = if server.as_str() == BUILTIN_SERVER { "" } else { server.as_str() };
-    Listing { server: shown.into(), items }
+    let shown = if server.as_str() == BUILTIN_SERVER {
+        ""
+    } else {
+        server.as_str()
+    };
+    Listing {
+        server: shown.into(),
+        items,
+    }
 }

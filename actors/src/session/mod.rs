@@ -115,4 +115,6 @@ impl Actor for SessionsActor {
 }
 
 #[cfg(test)]
+mod gateway_tests;
+#[cfg(test)]
 mod tests;
