@@ -5,6 +5,7 @@ use serde_json::Value;
 use ts_rs::TS;
 use utoipa::ToSchema;
 
+use crate::conversation::TurnStatus;
 use crate::error::Problem;
 use crate::id::{ConversationId, CorrelationId, TurnId};
 use crate::routing::Route;
@@ -71,6 +72,8 @@ pub enum FlowStep {
         /// Its arguments.
         #[ts(type = "unknown")]
         arguments: Value,
+        /// Whether the tool says that calling it twice does no more than calling it once.
+        safe_to_repeat: bool,
     },
     /// The tool answered.
     McpResponseReady {
@@ -87,5 +90,16 @@ pub enum FlowStep {
         problem: Problem,
         /// Whether the tool may have had effects all the same.
         may_have_had_effects: bool,
+    },
+    /// The answer is there; nothing more will happen to the turn.
+    AnswerReady {
+        /// How the turn ended.
+        status: TurnStatus,
+        /// The answer.
+        text: String,
+        /// The arguments that the answer asks for.
+        missing: Vec<String>,
+        /// What went wrong, if anything.
+        problem: Option<Problem>,
     },
 }

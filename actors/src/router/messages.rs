@@ -12,7 +12,7 @@ use troupe_protocol::server::ServerName;
 use super::index::dense::Vector;
 use super::index::document::{ContentHash, ToolDocument};
 use super::index::{Query, ToolIndex};
-use super::planner::{Plan, PlanContext, Planner};
+use super::planner::{PlanContext, Planner};
 use super::route::{self, RouteRequest, Routing};
 use super::selection;
 use super::sources::ToolChange;
@@ -108,17 +108,9 @@ impl RouterHandle {
         route::choose(ranked, request, &*self.shared.planner).await
     }
 
-    /// Fills the arguments of a tool that is known already, by rules and what the conversation has said.
-    pub async fn fill(
-        &self,
-        tool: Arc<ToolDocument>,
-        question: &str,
-        context: &PlanContext,
-        deadline: Deadline,
-    ) -> Plan {
-        let now = jiff::Zoned::now();
-        let request = RouteRequest { question, context, now: &now, within: deadline.remaining() };
-        route::fill(tool, request, &*self.shared.planner).await
+    /// Who fills arguments.
+    pub fn planner(&self) -> &Arc<dyn Planner> {
+        &self.shared.planner
     }
 
     /// A tool by its names, if the principal may use it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use troupe_protocol::routing::{Candidate, Decision, Route};
 
 use super::index::document::ToolDocument;
-use super::planner::{Arguments, Filled, Plan, PlanContext, PlanRequest, Planner, rules};
+use super::planner::{Filled, Plan, PlanContext, PlanRequest, Planner, rules};
 use super::selection::{self, Ranked};
 
 /// Candidates whose score is at least this share of the best are tried with the rules: whether its arguments are in the
@@ -134,25 +134,6 @@ pub async fn choose(ranked: Vec<Ranked>, request: RouteRequest<'_>, planner: &dy
     }
 }
 
-/// Fills the arguments of a tool that is known already.
-pub async fn fill(tool: Arc<ToolDocument>, request: RouteRequest<'_>, planner: &dyn Planner) -> Plan {
-    let RouteRequest {
-        question,
-        context,
-        now,
-        within,
-    } = request;
-    planner
-        .fill(PlanRequest {
-            question,
-            tool: &tool,
-            context,
-            now,
-            within,
-        })
-        .await
-}
-
 /// Moves up the contenders whose arguments are in the question.
 fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
     let Some(best) = ranked.first().map(|first| first.score) else {
@@ -234,14 +215,6 @@ fn found_in_question(filled: &Filled) -> usize {
         .iter()
         .filter(|source| is_in_question(&source.found))
         .count()
-}
-
-/// The arguments, from a plan that is complete.
-pub fn arguments(plan: Plan) -> Option<Arguments> {
-    match plan {
-        Plan::Filled(filled) => Some(filled.arguments),
-        _ => None,
-    }
 }
 
 fn explain(ranked: &[Ranked], decision: Decision) -> String {

@@ -23,7 +23,7 @@ use super::index::document::ToolDocument;
 pub type Arguments = Map<String, Value>;
 
 /// What is known beside the question.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PlanContext {
     /// Arguments of earlier turns of the conversation, the latest value of each name.
     pub earlier: Arguments,

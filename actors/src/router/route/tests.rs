@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::router::index::document::{ServerDocument, ToolHints};
 use crate::router::index::{Catalog, Query, ToolIndex, Vectors};
+use crate::router::planner::Arguments;
 use crate::router::planner::rules::RulesPlanner;
 
 #[derive(Deserialize)]

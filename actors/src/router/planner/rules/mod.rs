@@ -118,6 +118,14 @@ fn in_schema_order(filled: &mut Filled, parameters: &[Parameter<'_>]) {
     filled.arguments = pairs.into_iter().collect();
 }
 
+/// How to ask for these parameters.
+pub fn ask_for_names(input_schema: &Value, names: &[String]) -> String {
+    let parameters = schema::parameters(input_schema);
+    let missing: Vec<&Parameter<'_>> =
+        parameters.iter().filter(|parameter| names.iter().any(|name| name == parameter.name)).collect();
+    ask_for(&missing)
+}
+
 fn ask_for(missing: &[&Parameter<'_>]) -> String {
     let wanted: Vec<String> = missing.iter().map(|parameter| described(parameter)).collect();
     match wanted.as_slice() {
