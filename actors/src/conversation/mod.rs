@@ -174,17 +174,21 @@ impl ConversationActor {
             self.shared.trees.begin(self.id, &unfinished).await?;
         }
         self.shared.trees.put_step(self.state.steps_written(), &event).await?;
-        self.applied(event);
+        self.state.apply(event.clone());
         if self.state.running_turn().is_none() {
+            // Before anybody hears of the end: who then reads the list finds it up to date.
             self.shared.trees.end(self.id).await?;
             self.summarise().await?;
         }
+        self.announce(event);
         Ok(())
     }
 
-    fn applied(&mut self, event: FlowEvent) {
-        self.state.apply(event.clone());
-        let Some(turn) = self.state.last_turn().cloned() else { return };
+    /// Tells who watches of a step that is applied.
+    fn announce(&mut self, event: FlowEvent) {
+        let Some(turn) = self.state.last_turn().cloned() else {
+            return;
+        };
         match &event.step {
             FlowStep::UserQueryReceived { .. } => self.tell(ConversationEvent::TurnStarted { turn }),
             FlowStep::AnswerReady { .. } => {
@@ -232,7 +236,8 @@ impl ConversationActor {
             at: now(),
             step,
         };
-        self.applied(event);
+        self.state.apply(event.clone());
+        self.announce(event);
     }
 
     /// Brings the line in the list up to date.

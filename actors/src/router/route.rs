@@ -28,6 +28,8 @@ const STATEMENT_EVIDENCE: f32 = 3.0;
 const MISSING_EVIDENCE: f32 = -0.2;
 /// What a tool loses in score when the question asks to see something and the tool says that it changes something.
 const CHANGES_PENALTY: f32 = 0.3;
+/// A registered tool goes before a built-in one if it is at least this much as likely.
+const YIELD_SHARE: f32 = 0.6;
 /// Arguments beyond are not counted.
 const ARGUMENTS_COUNTED: usize = 3;
 /// Candidates in an explanation.
@@ -134,49 +136,59 @@ pub async fn choose(ranked: Vec<Ranked>, request: RouteRequest<'_>, planner: &dy
     }
 }
 
-/// Moves up the contenders whose arguments are in the question.
-fn settle(mut ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
-    let Some(best) = ranked.first().map(|first| first.score) else {
-        return ranked;
-    };
-    for candidate in ranked.iter_mut().take(CONTENDERS_MAX) {
-        let is_contender =
-            candidate.score >= best * CONTENDER_SHARE && candidate.confidence >= CONTENDER_CONFIDENCE_MIN;
-        if is_contender {
-            weigh(candidate, request);
-        }
-    }
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    ranked
+/// A ranked tool and what the rules find for it in the question.
+struct Contender {
+    ranked: Ranked,
+    /// How many arguments were found, if all required ones were.
+    filled: Option<usize>,
 }
 
-fn weigh(candidate: &mut Ranked, request: RouteRequest<'_>) {
-    let RouteRequest {
-        question,
-        context,
-        now,
-        within,
-    } = request;
+/// Moves up the contenders whose arguments are in the question.
+fn settle(ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
+    let Some(best) = ranked.first().map(|first| first.score) else { return ranked };
+    let weigh = |(place, ranked): (usize, Ranked)| {
+        let is_contender = place < CONTENDERS_MAX
+            && ranked.score >= best * CONTENDER_SHARE
+            && ranked.confidence >= CONTENDER_CONFIDENCE_MIN;
+        if is_contender { weighed(ranked, request) } else { Contender { ranked, filled: None } }
+    };
+    let mut contenders: Vec<Contender> = ranked.into_iter().enumerate().map(weigh).collect();
+    contenders.sort_by(|a, b| b.ranked.score.total_cmp(&a.ranked.score));
+    yield_to_others(&mut contenders);
+    contenders.into_iter().map(|contender| contender.ranked).collect()
+}
+
+/// A built-in tool lets a registered one go first that fits about as well and has its arguments.
+fn yield_to_others(contenders: &mut [Contender]) {
+    let Some(first) = contenders.first().filter(|first| first.ranked.yields) else { return };
+    let fits_as_well = |other: &Contender| {
+        !other.ranked.yields
+            && other.filled.is_some_and(|found| found >= first.filled.unwrap_or(0))
+            && other.ranked.confidence >= selection::CALL_CONFIDENCE_MIN.max(first.ranked.confidence * YIELD_SHARE)
+    };
+    if let Some(place) = contenders.iter().position(fits_as_well) {
+        contenders[..=place].rotate_right(1);
+    }
+}
+
+fn weighed(mut ranked: Ranked, request: RouteRequest<'_>) -> Contender {
+    let RouteRequest { question, context, now, within } = request;
     let bonus = |found: usize| found.min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
-    let (score, evidence) = match rules::plan(PlanRequest {
-        question,
-        tool: &candidate.tool,
-        context,
-        now,
-        within,
-    }) {
+    let plan = rules::plan(PlanRequest { question, tool: &ranked.tool, context, now, within });
+    let (score, evidence, filled) = match plan {
         Plan::Filled(filled) => {
             let found = found_in_question(&filled);
-            (FILLABLE_BONUS + bonus(found), evidence(&filled, found))
+            (FILLABLE_BONUS + bonus(found), evidence(&filled, found), Some(found))
         }
-        Plan::Missing { filled, .. } => (bonus(found_in_question(&filled)) / 2.0, MISSING_EVIDENCE),
-        Plan::Refused { .. } => (0.0, MISSING_EVIDENCE),
+        Plan::Missing { filled, .. } => (bonus(found_in_question(&filled)) / 2.0, MISSING_EVIDENCE, None),
+        Plan::Refused { .. } => (0.0, MISSING_EVIDENCE, None),
     };
-    candidate.score += score;
-    candidate.confidence = selection::with_evidence(candidate.confidence, evidence);
-    if asks_to_see(question) && candidate.tool.hints.says_it_changes {
-        candidate.score -= CHANGES_PENALTY;
+    ranked.score += score;
+    ranked.confidence = selection::with_evidence(ranked.confidence, evidence);
+    if asks_to_see(question) && ranked.tool.hints.says_it_changes {
+        ranked.score -= CHANGES_PENALTY;
     }
+    Contender { ranked, filled }
 }
 
 fn evidence(filled: &Filled, found: usize) -> f32 {

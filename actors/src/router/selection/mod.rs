@@ -49,6 +49,8 @@ pub struct Ranked {
     pub dense: Option<f32>,
     /// How likely it fits.
     pub confidence: f32,
+    /// Whether it is of a server that others win against.
+    pub yields: bool,
 }
 
 impl Ranked {
@@ -107,6 +109,7 @@ pub fn rank(
                 index.coverage(query, signal.number),
                 index.name_coverage(query, &signal.tool),
             ),
+            yields: signal.prior < 0.0,
         })
         .collect()
 }
