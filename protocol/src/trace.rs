@@ -74,6 +74,9 @@ pub struct SpanTree {
     /// The step itself.
     #[serde(flatten)]
     pub span: Span,
+    /// When its message was queued, in microseconds after the trace began.
+    #[ts(type = "number")]
+    pub offset_us: u64,
     /// What it caused.
     #[schema(no_recursion)]
     pub children: Vec<SpanTree>,
@@ -122,10 +125,7 @@ impl Trace {
         let started_at = spans
             .first()
             .map_or(Timestamp::from_unix_ms(0), |span| span.queued_at);
-        let ended_us = |span: &Span| {
-            let offset_ms = span.queued_at.unix_ms().saturating_sub(started_at.unix_ms());
-            u64::try_from(offset_ms).unwrap_or(0) * 1000 + span.waited_us + span.handled_us
-        };
+        let ended_us = |span: &Span| offset_us(span, started_at) + span.waited_us + span.handled_us;
         let duration_us = spans.iter().map(ended_us).max().unwrap_or(0);
         let known: std::collections::HashSet<SpanId> = spans.iter().map(|span| span.span).collect();
         let (roots, rest): (Vec<Span>, Vec<Span>) = spans
@@ -139,7 +139,7 @@ impl Trace {
         }
         let roots = roots
             .into_iter()
-            .map(|span| SpanTree::grow(span, &mut children_of))
+            .map(|span| SpanTree::grow(span, started_at, &mut children_of))
             .collect();
         Self {
             correlation_id,
@@ -152,12 +152,23 @@ impl Trace {
 }
 
 impl SpanTree {
-    fn grow(span: Span, children_of: &mut std::collections::HashMap<SpanId, Vec<Span>>) -> Self {
+    fn grow(
+        span: Span,
+        started_at: Timestamp,
+        children_of: &mut std::collections::HashMap<SpanId, Vec<Span>>,
+    ) -> Self {
         let own = children_of.remove(&span.span).unwrap_or_default();
         let children = own
             .into_iter()
-            .map(|child| Self::grow(child, children_of))
+            .map(|child| Self::grow(child, started_at, children_of))
             .collect();
-        Self { span, children }
+        let offset_us = offset_us(&span, started_at);
+        Self { span, offset_us, children }
     }
+}
+
+/// The wall clock travels in whole milliseconds, too coarse to order steps of microseconds; in memory it is finer.
+fn offset_us(span: &Span, started_at: Timestamp) -> u64 {
+    let offset_us = span.queued_at.as_jiff().as_microsecond() - started_at.as_jiff().as_microsecond();
+    u64::try_from(offset_us).unwrap_or(0)
 }

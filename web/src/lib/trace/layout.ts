@@ -17,25 +17,18 @@ export type Layout = { rows: Row[]; totalUs: number };
 
 /** Rows in the order in which they happened, parents before children. */
 export function layOut(trace: Trace): Layout {
-  const beginMs = Date.parse(trace.started_at);
   const rows: Row[] = [];
-  for (const root of trace.roots) place(root, 0, 0, beginMs, rows);
+  for (const root of trace.roots) place(root, 0, rows);
   const lastUs = Math.max(0, ...rows.map((row) => row.startUs + row.waitedUs + row.handledUs));
   return { rows, totalUs: Math.max(trace.duration_us, lastUs, 1) };
 }
 
-/**
- * The wall clock travels in whole milliseconds, while most steps take microseconds. A step was sent by its parent's
- * handler, so it cannot begin before that: it is moved right to where that handler began.
- */
-function place(tree: SpanTree, depth: number, notBeforeUs: number, beginMs: number, rows: Row[]): void {
-  const clockUs = (Date.parse(tree.queued_at) - beginMs) * 1000;
-  const startUs = Math.max(Number.isFinite(clockUs) ? clockUs : 0, notBeforeUs, 0);
-  const { children, ...span } = tree;
+function place(tree: SpanTree, depth: number, rows: Row[]): void {
+  const { children, offset_us, ...span } = tree;
   const row: Row = {
     span,
     depth,
-    startUs,
+    startUs: offset_us,
     waitedUs: tree.waited_us,
     handledUs: tree.handled_us,
     descendants: 0,
@@ -43,7 +36,7 @@ function place(tree: SpanTree, depth: number, notBeforeUs: number, beginMs: numb
   };
   rows.push(row);
   const before = rows.length;
-  for (const child of children) place(child, depth + 1, startUs + tree.waited_us, beginMs, rows);
+  for (const child of children) place(child, depth + 1, rows);
   row.descendants = rows.length - before;
 }
 

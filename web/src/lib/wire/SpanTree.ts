@@ -6,6 +6,10 @@ import type { Outcome } from "./Outcome";
  */
 export type SpanTree = { 
 /**
+ * When its message was queued, in microseconds after the trace began.
+ */
+offset_us: number, 
+/**
  * What it caused.
  */
 children: Array<SpanTree>, 
