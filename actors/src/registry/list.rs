@@ -174,12 +174,7 @@ fn checked_search(text: Option<&str>) -> Result<Search, RegistryError> {
 fn in_order(sort: ServerSort, a: &Hit<'_>, b: &Hit<'_>) -> Ordering {
     let by_key = match sort.key {
         SortKey::Name => a.listed.entry.name.cmp(&b.listed.entry.name),
-        SortKey::Title => a
-            .listed
-            .entry
-            .title()
-            .to_lowercase()
-            .cmp(&b.listed.entry.title().to_lowercase()),
+        SortKey::Title => a.listed.text.title().cmp(b.listed.text.title()),
         SortKey::Status => status_of(&a.listed.entry, a.report).cmp(&status_of(&b.listed.entry, b.report)),
         SortKey::Updated => a.listed.entry.updated_at.cmp(&b.listed.entry.updated_at),
         SortKey::Latency => return nothing_last(sort, a, b, |report| report.latency_ms),

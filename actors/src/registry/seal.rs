@@ -15,8 +15,14 @@ pub(crate) struct Sealing {
     pub secrets: Vec<(SecretName, ClearText)>,
 }
 
-/// Splits the secrets off a transport. They are named `server/NAME/header/KEY` and `server/NAME/env/KEY`.
-pub(crate) fn seal(server: &ServerName, draft: DraftTransport) -> Result<Sealing, RegistryError> {
+/// Splits the secrets off a transport. They are named `server/NAME/header/KEY` and `server/NAME/env/KEY`, when a server
+/// is changed with its new revision after that (`….2`): so the old value stays until the change is stored, and whoever
+/// compares transports sees that the value is another.
+pub(crate) fn seal(
+    server: &ServerName,
+    draft: DraftTransport,
+    revision: Option<u64>,
+) -> Result<Sealing, RegistryError> {
     let mut secrets = Vec::new();
     let transport = match draft {
         DraftTransport::Stdio {
@@ -25,7 +31,7 @@ pub(crate) fn seal(server: &ServerName, draft: DraftTransport) -> Result<Sealing
             cwd,
             env,
         } => {
-            let env = seal_values(server, "env", env, &mut secrets)?;
+            let env = seal_values(server, "env", env, revision, &mut secrets)?;
             Transport::Stdio {
                 command,
                 args,
@@ -34,7 +40,7 @@ pub(crate) fn seal(server: &ServerName, draft: DraftTransport) -> Result<Sealing
             }
         }
         DraftTransport::StreamableHttp { url, headers } => {
-            let headers = seal_values(server, "header", headers, &mut secrets)?;
+            let headers = seal_values(server, "header", headers, revision, &mut secrets)?;
             Transport::StreamableHttp { url, headers }
         }
     };
@@ -45,6 +51,7 @@ fn seal_values(
     server: &ServerName,
     kind: &str,
     values: DraftValues,
+    revision: Option<u64>,
     secrets: &mut Vec<(SecretName, ClearText)>,
 ) -> Result<BTreeMap<String, SecretTemplate>, RegistryError> {
     let mut templates = BTreeMap::new();
@@ -52,7 +59,7 @@ fn seal_values(
         let template = match value {
             DraftValue::Keep(template) => template,
             DraftValue::Seal(text) => {
-                let name = own_secret_name(server, kind, &key)?;
+                let name = own_secret_name(server, kind, &key, revision)?;
                 let template = SecretTemplate::of_secret(&name);
                 secrets.push((name, text));
                 template
@@ -68,6 +75,7 @@ pub(crate) fn own_secret_name(
     server: &ServerName,
     kind: &str,
     key: &str,
+    revision: Option<u64>,
 ) -> Result<SecretName, RegistryError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let key: String = key
@@ -75,7 +83,10 @@ pub(crate) fn own_secret_name(
         .map(|c| if fits(c) { c } else { '-' })
         .take(100)
         .collect();
-    let name = format!("server/{server}/{kind}/{key}");
+    let suffix = revision
+        .map(|revision| format!(".{revision}"))
+        .unwrap_or_default();
+    let name = format!("server/{server}/{kind}/{key}{suffix}");
     SecretName::new(name).map_err(|source| RegistryError::Template {
         field: format!("{kind}.{key}"),
         source,
@@ -120,6 +131,7 @@ mod tests {
                 url: "https://h/".into(),
                 headers,
             },
+            None,
         )
         .unwrap();
         let stored = serde_json::to_string(&sealing.transport).unwrap();

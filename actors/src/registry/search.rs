@@ -41,6 +41,13 @@ impl SearchText {
     }
 }
 
+impl SearchText {
+    /// The title in lower case.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+}
+
 /// Words to search for.
 #[derive(Debug, Default)]
 pub(crate) struct Search {

@@ -115,9 +115,8 @@ impl Actor for RegistryActor {
 impl RegistryActor {
     async fn register(&mut self, new: NewServer, owner: String) -> Result<Arc<ServerEntry>, RegistryError> {
         let draft = Draft::from_new(new)?;
-        self.state.check_new(&draft.name, &draft.manifest.name)?;
         let name = draft.name.clone();
-        let (transport, sealed) = self.seal(&name, draft.transport).await?;
+        let (transport, secrets) = split(&name, draft.transport, None)?;
         let operation = Operation {
             enabled: draft.enabled,
             transport,
@@ -130,14 +129,8 @@ impl RegistryActor {
             manifest: draft.manifest,
             operation,
         };
-        let stored = match self.state.register(registration, now()) {
-            Ok(change) => self.commit(change).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            self.forget(&sealed).await;
-            return Err(error);
-        }
+        let change = self.state.register(registration, now())?;
+        self.carry_out(change, secrets).await?;
         self.entry(&name)
     }
 
@@ -146,26 +139,17 @@ impl RegistryActor {
         name: &ServerName,
         patch: ServerPatch,
     ) -> Result<Arc<ServerEntry>, RegistryError> {
-        let record = Arc::clone(self.state.get(name)?);
+        let record = self.state.get(name)?;
         let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
-        // What is wrong with the rest of the patch is found before any secret is sealed.
-        let placeholder = draft.clone().map(|draft| seal::seal(name, draft)).transpose()?;
-        self.state
-            .update(name, &patch, placeholder.map(|sealing| sealing.transport), now())?;
-        let (transport, _) = self.seal(name, draft).await?;
+        let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
         let change = self.state.update(name, &patch, transport, now())?;
-        let dropped_secrets = change.dropped_secrets.clone();
-        self.commit(change).await?;
-        self.forget(&dropped_secrets).await;
+        self.carry_out(change, secrets).await?;
         self.entry(name)
     }
 
     async fn remove(&mut self, name: &ServerName) -> Result<(), RegistryError> {
         let change = self.state.remove(name, now())?;
-        let dropped_secrets = change.dropped_secrets.clone();
-        self.commit(change).await?;
-        self.forget(&dropped_secrets).await;
-        Ok(())
+        self.carry_out(change, Vec::new()).await
     }
 
     async fn import(&mut self, source: ImportSource, owner: &str) -> Result<ImportReport, RegistryError> {
@@ -173,40 +157,32 @@ impl RegistryActor {
         let read = tokio::task::spawn_blocking(move || import::read(&source)).await;
         let read = read.map_err(|error| RegistryError::import(format!("reading failed: {error}")))??;
         let plan = import::plan(&self.state, read, owner, now());
-        let mut sealed = Vec::new();
-        for (name, text) in plan.secrets {
+        self.carry_out(plan.change, plan.secrets).await?;
+        Ok(plan.report)
+    }
+
+    /// Seals the secrets of a change, stores it, and removes the secrets that nothing refers to any more. When it
+    /// fails, the secrets that were sealed for it go again.
+    async fn carry_out(&mut self, change: Change, secrets: Secrets) -> Result<(), RegistryError> {
+        let dropped = change.dropped_secrets.clone();
+        let mut sealed = Vec::with_capacity(secrets.len());
+        let outcome = match self.seal(secrets, &mut sealed).await {
+            Ok(()) => self.commit(change).await,
+            Err(error) => Err(error),
+        };
+        self.forget(if outcome.is_ok() { &dropped } else { &sealed })
+            .await;
+        outcome
+    }
+
+    async fn seal(&self, secrets: Secrets, sealed: &mut Vec<SecretName>) -> Result<(), RegistryError> {
+        for (name, text) in secrets {
             self.sealer
                 .seal(name.clone(), SecretString::from(text.expose()))
                 .await?;
             sealed.push(name);
         }
-        if let Err(error) = self.commit(plan.change).await {
-            self.forget(&sealed).await;
-            return Err(error);
-        }
-        Ok(plan.report)
-    }
-
-    /// Seals what a draft has in clear.
-    async fn seal(
-        &self,
-        name: &ServerName,
-        draft: Option<DraftTransport>,
-    ) -> Result<(Option<Transport>, Vec<SecretName>), RegistryError> {
-        let Some(draft) = draft else {
-            return Ok((None, Vec::new()));
-        };
-        let sealing = seal::seal(name, draft)?;
-        let mut sealed = Vec::new();
-        for (secret, text) in sealing.secrets {
-            self.seal_one(secret.clone(), &text).await?;
-            sealed.push(secret);
-        }
-        Ok((Some(sealing.transport), sealed))
-    }
-
-    async fn seal_one(&self, name: SecretName, text: &ClearText) -> Result<(), RegistryError> {
-        self.sealer.seal(name, SecretString::from(text.expose())).await
+        Ok(())
     }
 
     /// Removes secrets that nothing refers to. A failure leaves a sealed secret behind that nobody uses.
@@ -256,6 +232,20 @@ impl RegistryActor {
             name: name.to_string(),
         })
     }
+}
+
+type Secrets = Vec<(SecretName, ClearText)>;
+
+/// Splits the secrets off what a draft says of the transport.
+fn split(
+    name: &ServerName,
+    draft: Option<DraftTransport>,
+    revision: Option<u64>,
+) -> Result<(Option<Transport>, Secrets), RegistryError> {
+    let sealing = draft.map(|draft| seal::seal(name, draft, revision)).transpose()?;
+    Ok(sealing.map_or((None, Vec::new()), |sealing| {
+        (Some(sealing.transport), sealing.secrets)
+    }))
 }
 
 fn now() -> Timestamp {

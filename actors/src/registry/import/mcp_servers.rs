@@ -239,8 +239,8 @@ impl Reading<'_> {
                         continue;
                     }
                     has_default_only = false;
-                    let secret =
-                        own_secret_name(self.server, placeholder, name).map_err(|error| error.to_string())?;
+                    let secret = own_secret_name(self.server, placeholder, name, None)
+                        .map_err(|error| error.to_string())?;
                     self.missing.push(format!("the secret {secret}"));
                     template.push_str(SecretTemplate::of_secret(&secret).as_str());
                 }

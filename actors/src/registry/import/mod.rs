@@ -201,7 +201,10 @@ fn plan_item(
     }
     let name = free_name(state, &item.name_hints)
         .ok_or_else(|| RegistryError::import("no name could be made for it from letters a-z and digits"))?;
-    let sealed = item.transport.map(|draft| seal::seal(&name, draft)).transpose()?;
+    let sealed = item
+        .transport
+        .map(|draft| seal::seal(&name, draft, None))
+        .transpose()?;
     let (transport, sealing) = sealed.map_or((None, Vec::new()), |seal| (Some(seal.transport), seal.secrets));
     let operation = Operation {
         enabled: item.enabled && transport.is_some(),

@@ -152,7 +152,7 @@ async fn a_server_lives_through_registration_change_restart_and_removal() {
     let sealed: Vec<String> = bed.sealer.secrets.lock().keys().cloned().collect();
     assert_eq!(
         sealed,
-        ["server/github/header/X-Key"],
+        ["server/github/header/X-Key.2"],
         "the replaced secret is gone"
     );
 
