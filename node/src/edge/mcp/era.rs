@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use serde_json::value::RawValue;
-use troupe_protocol::jsonrpc::{Kind, Message, edit, string_of};
+use troupe_protocol::jsonrpc::{Message, edit, string_of};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, meta, method};
 
 use super::fault::Fault;
@@ -92,16 +92,7 @@ pub fn era_of(headers: &McpHeaders<'_>, message: &Message<'_>, meta: Option<&Raw
     }
 }
 
-/// What a modern request says of itself.
-#[derive(Debug, Clone)]
-pub struct ModernRequest {
-    /// Its revision.
-    pub version: ProtocolVersion,
-    /// What its client can do.
-    pub client_capabilities: ClientCapabilities,
-}
-
-/// Checks a modern request's `_meta` and headers.
+/// Checks a modern request's `_meta` and headers. What it says its client can do is the only thing to keep of them.
 ///
 /// # Errors
 /// The fault with which the specification wants it answered: -32020, -32022 or -32602, all with status 400.
@@ -109,8 +100,8 @@ pub fn check_modern(
     headers: &McpHeaders<'_>,
     message: &Message<'_>,
     meta: Option<&RawValue>,
-) -> Result<ModernRequest, Fault> {
-    let version = check_version(headers, meta)?;
+) -> Result<ClientCapabilities, Fault> {
+    check_version(headers, meta)?;
     let capabilities = meta.and_then(|meta| edit::member(meta, meta::CLIENT_CAPABILITIES));
     let capabilities = capabilities.filter(|capabilities| capabilities.get().starts_with('{'));
     let capabilities = capabilities.ok_or_else(|| {
@@ -121,13 +112,10 @@ pub fn check_modern(
     })?;
     check_method(headers, message)?;
     check_name(headers, message)?;
-    Ok(ModernRequest {
-        version,
-        client_capabilities: ClientCapabilities::new(capabilities.to_owned()),
-    })
+    Ok(ClientCapabilities::new(capabilities.to_owned()))
 }
 
-fn check_version(headers: &McpHeaders<'_>, meta: Option<&RawValue>) -> Result<ProtocolVersion, Fault> {
+fn check_version(headers: &McpHeaders<'_>, meta: Option<&RawValue>) -> Result<(), Fault> {
     let in_meta = meta.and_then(|meta| edit::member(meta, meta::PROTOCOL_VERSION));
     let Some(in_meta) = in_meta else {
         if let Some(unknown) = headers
@@ -157,11 +145,10 @@ fn check_version(headers: &McpHeaders<'_>, meta: Option<&RawValue>) -> Result<Pr
         }
         Some(_) => {}
     }
-    let known = in_meta
-        .parse()
-        .ok()
-        .filter(|version: &ProtocolVersion| version.era() == Era::Modern);
-    known.ok_or_else(|| Fault::unsupported_version(&in_meta))
+    match in_meta.parse::<ProtocolVersion>() {
+        Ok(version) if version.era() == Era::Modern => Ok(()),
+        _ => Err(Fault::unsupported_version(&in_meta)),
+    }
 }
 
 fn check_method(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), Fault> {
@@ -230,11 +217,6 @@ pub fn check_legacy_version(headers: &McpHeaders<'_>) -> Result<(), Fault> {
     }
 }
 
-/// Whether the message can be answered.
-pub fn is_request(message: &Message<'_>) -> bool {
-    message.kind == Kind::Request
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -263,7 +245,7 @@ mod tests {
         era_of(&McpHeaders::read(&headers).unwrap(), &message, meta_of(&message))
     }
 
-    fn check(pairs: &[(&str, &str)], body: &str) -> Result<ModernRequest, (u16, i64)> {
+    fn check(pairs: &[(&str, &str)], body: &str) -> Result<ClientCapabilities, (u16, i64)> {
         let headers = headers(pairs);
         let message = Message::parse_str(body).unwrap();
         let read = McpHeaders::read(&headers).map_err(|fault| (fault.status.as_u16(), fault.code))?;
@@ -307,9 +289,8 @@ mod tests {
             ("mcp-method", "tools/call"),
             ("mcp-name", "echo"),
         ];
-        let request = check(&base, &body("tools/call", json!({"name": "echo"}), Some(MODERN))).unwrap();
-        assert_eq!(request.version, ProtocolVersion::V2026_07_28);
-        assert_eq!(request.client_capabilities.as_str(), "{}");
+        let capabilities = check(&base, &body("tools/call", json!({"name": "echo"}), Some(MODERN))).unwrap();
+        assert_eq!(capabilities.as_str(), "{}");
         let encoded = [base[0], base[1], ("mcp-name", "=?base64?w6k=?=")];
         assert!(check(&encoded, &body("tools/call", json!({"name": "é"}), Some(MODERN))).is_ok());
         assert!(check(&base[..1], &body("x", json!({}), Some(MODERN))).is_err());

@@ -17,7 +17,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use troupe_actors::session::{Answer, Notices};
+use troupe_actors::session::{Answer, Notice, Notices, StreamInSession};
 use troupe_protocol::jsonrpc::RawMessage;
 
 /// How often a quiet stream says that it is there.
@@ -113,30 +113,33 @@ pub async fn receive(notifications: &mut Option<mpsc::Receiver<RawMessage>>) -> 
     }
 }
 
+/// Writes a notice as a message to one client; nothing if that client does not want to hear of it.
+pub type Render = Box<dyn Fn(&Notice) -> Option<String> + Send>;
+
 /// What a notice stream is made of.
-pub struct NoticeStream<E> {
+pub struct NoticeStream {
     /// What goes out first, if anything: complete frames.
     pub opening: String,
     /// What to tell.
     pub notices: Notices,
     /// A notice as messages to this client.
-    pub render: Box<dyn Fn(&troupe_actors::session::Notice) -> Option<String> + Send>,
+    pub render: Render,
     /// Resolves when the stream must end.
     pub end: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What goes out last, if anything: complete frames.
     pub closing: String,
-    /// Kept while the stream is open.
-    pub held: E,
+    /// The session's note of the stream, dropped with it; modern streams have none.
+    pub in_session: Option<StreamInSession>,
 }
 
-struct OpenNotices<E> {
-    stream: NoticeStream<E>,
+struct OpenNotices {
+    stream: NoticeStream,
     keep_alive: Interval,
     is_over: bool,
 }
 
 /// The stream of what a client is told unasked.
-pub fn of_notices<E: Send + 'static>(stream: NoticeStream<E>) -> Response {
+pub fn of_notices(stream: NoticeStream) -> Response {
     let state = OpenNotices {
         stream,
         keep_alive: keep_alive(),
@@ -145,9 +148,7 @@ pub fn of_notices<E: Send + 'static>(stream: NoticeStream<E>) -> Response {
     response(Body::from_stream(stream::unfold(state, next_of_notices)))
 }
 
-async fn next_of_notices<E>(
-    mut state: OpenNotices<E>,
-) -> Option<(Result<Bytes, Infallible>, OpenNotices<E>)> {
+async fn next_of_notices(mut state: OpenNotices) -> Option<(Result<Bytes, Infallible>, OpenNotices)> {
     if state.is_over {
         return None;
     }
@@ -159,6 +160,7 @@ async fn next_of_notices<E>(
             biased;
             () = &mut state.stream.end => {
                 state.is_over = true;
+                state.stream.in_session = None;
                 break std::mem::take(&mut state.stream.closing);
             }
             notices = state.stream.notices.next() => {

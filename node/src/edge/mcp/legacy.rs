@@ -214,8 +214,8 @@ fn take_notification(session: &Session, message: &Message<'_>) {
 /// Opens the session's stream of notices.
 pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
     let session = session_of(context)?;
-    let held = session.open_stream();
-    let must_end = held.must_end();
+    let in_session = session.open_stream();
+    let must_end = in_session.must_end();
     let stopping = context.state.stopping.clone();
     let listening = Arc::clone(&session);
     Ok(event_stream::of_notices(NoticeStream {
@@ -229,7 +229,7 @@ pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
             }
         }),
         closing: String::new(),
-        held,
+        in_session: Some(in_session),
     }))
 }
 

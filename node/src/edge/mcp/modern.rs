@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
 use troupe_actors::session::{Answer, Client, ClientRequest, Introduction, Notice, bridge};
 use troupe_protocol::jsonrpc::{Kind, Message, edit};
-use troupe_protocol::mcp::{Era, ProtocolVersion, meta, method};
+use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, meta, method};
 
 use super::Context;
-use super::era::{self, ModernRequest};
+use super::era;
 use super::event_stream::{self, NoticeStream, PendingCall, frame};
 use super::fault::Fault;
 use super::legacy::NOTIFICATIONS_MAX;
@@ -27,11 +27,11 @@ pub(super) async fn receive(
         Kind::Response => return Err(Fault::invalid_request("clients of 2026-07-28 send no responses")),
         Kind::Request => {}
     }
-    let request = era::check_modern(&context.headers, message, meta)?;
+    let capabilities = era::check_modern(&context.headers, message, meta)?;
     match message.method() {
         method::DISCOVER => discover(context, message).await,
         method::SUBSCRIPTIONS_LISTEN => listen(context, message),
-        _ => Ok(call(context, message, meta, request).await),
+        _ => Ok(call(context, message, meta, capabilities).await),
     }
 }
 
@@ -82,7 +82,7 @@ async fn call(
     context: &Context<'_>,
     message: &Message<'_>,
     meta: Option<&RawValue>,
-    request: ModernRequest,
+    capabilities: ClientCapabilities,
 ) -> Response {
     let wants = |key: &str| meta.is_some_and(|meta| edit::member(meta, key).is_some());
     let wants_notifications = wants(meta::PROGRESS_TOKEN) || wants(meta::LOG_LEVEL);
@@ -94,7 +94,7 @@ async fn call(
         client: Client {
             era: Era::Modern,
             principal: context.principal.clone(),
-            capabilities: request.client_capabilities,
+            capabilities,
         },
         method: message.method().to_owned(),
         params: message.params.map(RawValue::to_owned),
@@ -181,7 +181,7 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
         closing: frame(&closing.to_response(&id)),
         render: Box::new(move |notice| wanted.includes(notice).then(|| tagged(notice, &id))),
         end: Box::pin(async move { stopping.cancelled().await }),
-        held: (),
+        in_session: None,
     }))
 }
 
