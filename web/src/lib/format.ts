@@ -90,6 +90,11 @@ function toDate(value: string | number | null | undefined): Date | null {
   return Number.isNaN(date.getTime()) ? null : date;
 }
 
+/** The end of a long identifier, which is what tells two apart; the beginning is the time it was made. */
+export function shortId(id: string): string {
+  return id.length > 12 ? `…${id.slice(-6)}` : id;
+}
+
 /** "half_open" and "PostMortem" as words: "half open", "post mortem". */
 export function words(name: string): string {
   return name

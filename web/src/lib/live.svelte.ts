@@ -1,17 +1,20 @@
 // The one WebSocket of the page: topics in, events out. Reconnects by itself with back-off and subscribes again;
 // a subscriber's `resumed` runs after each reconnection and whenever the node dropped events for us (we were too slow):
 // what happened in between is gone and must be read again.
+import { get } from "./api";
 import { backoffMs } from "./backoff";
 import type { LiveEvent } from "./types";
 
 export type LiveState = "off" | "connecting" | "open" | "waiting";
-type Subscriber = { event: (event: LiveEvent) => void; resumed?: () => void };
+type Subscriber = { event: (event: LiveEvent) => unknown; resumed?: () => void };
 
 /** An attempt counts as good, and the back-off starts anew, once the connection has held for this long. */
 const ATTEMPT_RESET_MS = 5_000;
 
 class Live {
   state = $state<LiveState>("off");
+  /** Whether events are being missed: set from the first failure until the connection is back. */
+  lost = $state(false);
   #socket: WebSocket | null = null;
   #topics = new Map<string, Set<Subscriber>>();
   #attempt = 0;
@@ -36,11 +39,12 @@ class Live {
     socket?.close();
     this.#attempt = 0;
     this.#everOpen = false;
+    this.lost = false;
     this.state = "off";
   }
 
   /** Subscribes until the returned function is called. */
-  on(topic: string, event: (event: LiveEvent) => void, resumed?: () => void): () => void {
+  on(topic: string, event: (event: LiveEvent) => unknown, resumed?: () => void): () => void {
     const subscriber: Subscriber = { event, resumed };
     let subscribers = this.#topics.get(topic);
     if (!subscribers) {
@@ -70,6 +74,7 @@ class Live {
   #opened(socket: WebSocket): void {
     if (socket !== this.#socket) return;
     this.state = "open";
+    this.lost = false;
     this.#stable = setTimeout(() => (this.#attempt = 0), ATTEMPT_RESET_MS);
     if (this.#topics.size > 0) this.#send({ subscribe: [...this.#topics.keys()] });
     if (this.#everOpen) for (const subscriber of this.#everyone()) subscriber.resumed?.();
@@ -97,7 +102,10 @@ class Live {
     if (socket !== this.#socket) return;
     this.#socket = null;
     clearTimeout(this.#stable);
+    // A refused handshake does not say why to a page: asking over HTTP does, and ends a session that is over.
+    if (this.state === "connecting") void get("/me").catch(() => {});
     this.state = "waiting";
+    this.lost = true;
     this.#retry = setTimeout(this.#connect, backoffMs(this.#attempt++));
   }
 

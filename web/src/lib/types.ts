@@ -17,6 +17,7 @@ export type { CreatedKey } from "./wire/CreatedKey";
 export type { DeadLetter } from "./wire/DeadLetter";
 export type { DeadLetters } from "./wire/DeadLetters";
 export type { ExitReason } from "./wire/ExitReason";
+export type { FlowEvent } from "./wire/FlowEvent";
 export type { HealthHistory } from "./wire/HealthHistory";
 export type { HealthReport } from "./wire/HealthReport";
 export type { HealthStatus } from "./wire/HealthStatus";

@@ -1,9 +1,12 @@
 // The list of one's conversations, and the one that is open: read over HTTP, kept current over the live connection.
 import { del, get, patch, path, post } from "$lib/api";
 import { live } from "$lib/live.svelte";
+import { poll } from "$lib/poll";
 import type { Conversation, ConversationSummary, LiveEvent, Page, Turn } from "$lib/types";
 import { forgetDraft } from "./drafts";
 import { applyEvent, isFinal, mergeHistory, openTurn } from "./turns";
+
+const POLL_MS = 1_500;
 
 class ConversationList {
   items = $state.raw<ConversationSummary[]>([]);
@@ -66,9 +69,13 @@ export class OpenConversation {
 
   /** Reads and listens until the returned function is called. */
   watch(): () => void {
-    const stop = live.on(`conversations/${this.id}`, (event) => this.#hear(event), () => void this.#read());
+    const unhear = live.on(`conversations/${this.id}`, (event) => this.#hear(event), () => void this.#read());
+    const fallBack = poll(POLL_MS, () => live.lost && (this.open || this.sending !== null) && void this.#read());
     void this.#read();
-    return stop;
+    return () => {
+      unhear();
+      fallBack();
+    };
   }
 
   async say(text: string): Promise<void> {

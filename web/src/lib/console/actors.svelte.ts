@@ -1,11 +1,13 @@
 // All actors of the node as the console shows them: read once, then pushed; rates and a minute of history besides.
 import { get } from "$lib/api";
 import { live } from "$lib/live.svelte";
+import { poll } from "$lib/poll";
 import type { ActorReport, Page } from "$lib/types";
 import { type Sample, sample } from "./rates";
 
 /** How long an actor that is gone stays to be seen. */
 const GHOST_MS = 15_000;
+const POLL_MS = 2_000;
 const HISTORY_SAMPLES_MAX = 120;
 
 export type Ghost = { report: ActorReport; until: number };
@@ -29,7 +31,12 @@ class Actors {
   /** Reads and listens until the returned function is called. */
   watch(): () => void {
     if (this.#watchers++ === 0) {
-      this.#stop = live.on("actors", (event) => event.topic === "actors" && this.#take(event.reports), () => void this.#read());
+      const hear = live.on("actors", (event) => event.topic === "actors" && this.#take(event.reports), () => void this.#read());
+      const fallBack = poll(POLL_MS, () => live.lost && void this.#read());
+      this.#stop = () => {
+        hear();
+        fallBack();
+      };
       void this.#read();
     }
     return () => {
@@ -45,7 +52,7 @@ class Actors {
     try {
       const answer = await get<Page<ActorReport> | ActorReport[]>("/actors", { limit: 500 });
       const reports = Array.isArray(answer) ? answer : answer.items;
-      if (this.reports.length === 0) this.#take(reports);
+      this.#take(reports);
       this.error = null;
     } catch (error) {
       this.error = error as Error;
