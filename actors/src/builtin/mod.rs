@@ -2,7 +2,10 @@
 //!
 //! # Layout
 //! - [`tools`]: what its tools are called and take. Pure
+//! - [`server`]: runs them
 
+pub mod server;
 pub mod tools;
 
+pub use server::{Builtin, BuiltinServices};
 pub use tools::{SERVER_NAME, document};

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
+use troupe_protocol::mcp::{Descriptor, ListKind, ToolDescriptor};
 
 use crate::router::index::document::{ServerDocument, ToolDocument, ToolHints};
 
@@ -73,6 +75,12 @@ pub fn descriptions() -> Vec<Value> {
             "annotations": {"readOnlyHint": true, "destructiveHint": false, "idempotentHint": false, "openWorldHint": false},
         }),
     ]
+}
+
+/// The tools as they are listed to clients.
+pub fn descriptors() -> Vec<ToolDescriptor> {
+    let descriptor = |tool: Value| Descriptor::read(ListKind::Tools, &*to_raw_value(&tool).ok()?);
+    descriptions().into_iter().filter_map(descriptor).collect()
 }
 
 /// The built-in server as the index knows it.

@@ -75,6 +75,19 @@ pub struct UpstreamsHandle {
     shared: Arc<Shared>,
 }
 
+/// Reaches servers as long as the node runs, without keeping anything alive: for what the handle itself holds.
+#[derive(Clone)]
+pub struct WeakUpstreams {
+    shared: std::sync::Weak<Shared>,
+}
+
+impl WeakUpstreams {
+    /// The handle; nothing once the node is stopping.
+    pub fn upgrade(&self) -> Option<UpstreamsHandle> {
+        self.shared.upgrade().map(|shared| UpstreamsHandle { shared })
+    }
+}
+
 impl std::fmt::Debug for UpstreamsHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "UpstreamsHandle({} servers)", self.shared.slots.load().len())
@@ -117,6 +130,13 @@ impl UpstreamsHandle {
         let of_starter = Arc::clone(&shared);
         let child = ChildSpec::actor(starter, move || Starter::new(Arc::clone(&of_starter)));
         (Self { shared }, ChildSpec::supervisor(supervisor.child(child)))
+    }
+
+    /// A handle that does not keep the family alive.
+    pub fn downgrade(&self) -> WeakUpstreams {
+        WeakUpstreams {
+            shared: Arc::downgrade(&self.shared),
+        }
     }
 
     /// Makes a server of the node's own reachable under this name.

@@ -50,7 +50,7 @@ use crate::runtime::{Actor, ActorError, Context, Deadline};
 pub use builtin::{BuiltinError, BuiltinServer};
 pub use endpoint::UpstreamSettings;
 pub use error::UpstreamError;
-pub use handle::{Trial, UpstreamHandle, UpstreamsHandle};
+pub use handle::{Trial, UpstreamHandle, UpstreamsHandle, WeakUpstreams};
 pub use log::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 pub use messages::{CallOptions, UpstreamEvent};
 pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource};

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - `gateway`: a proxied call against a direct one; `report` prints what came out;
+//! - `routing`: how well tools are found;
 //! - `load`: callers that call as fast as they get answers; `peer`: the ways to a server, direct or through a node;
 //! - `fixture`: the fast MCP server that is called; `process`: children and their CPU time.
 
@@ -11,6 +12,7 @@ mod load;
 mod peer;
 mod process;
 mod report;
+mod routing;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ use crate::cli::{error::CliError, output::Output};
 pub enum BenchCommand {
     /// What a proxied tools/call costs over a direct one: CPU time, latency, throughput. Starts what it needs itself.
     Gateway(gateway::GatewayArgs),
+    /// How well and how fast tools are found, on a catalog and queries with known answers.
+    Routing(routing::RoutingArgs),
     /// The fast MCP server that the benchmark calls.
     #[command(hide = true)]
     Fixture(fixture::FixtureArgs),
@@ -31,6 +35,7 @@ pub enum BenchCommand {
 pub async fn run(command: BenchCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
         BenchCommand::Gateway(args) => gateway::run(&args, output).await,
+        BenchCommand::Routing(args) => routing::run(args, output).await,
         BenchCommand::Fixture(args) => fixture::run(&args).await,
     }
 }
