@@ -1,6 +1,7 @@
 //! The supervision tree of a node: which actors there are, in which order they start, and what they know of each
 //! other. They stop in the reverse order.
 
+mod builtin;
 mod routing;
 mod sealer;
 mod sources;
@@ -114,6 +115,7 @@ impl Node {
         );
         let (router, router_child) =
             routing::build(&system, top.child("router"), &config, &store, &registry, &upstreams)?;
+        builtin::register(&system, &registry, &router, &upstreams, Arc::default)?;
         let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
         let limits_of_calls = gateway_limits(&config);
         let gateway = Gateway::new(upstreams.clone(), registry.clone(), sessions.clone(), limits_of_calls);
