@@ -135,15 +135,23 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 impl<'a> Message<'a> {
-    /// Reads a message from the bytes of one line, body or event.
+    /// Reads a message of at most [`MESSAGE_BYTES_MAX`] from the bytes of one line, body or event.
     ///
     /// # Errors
-    /// As [`ParseError`] says; the bound on size is [`MESSAGE_BYTES_MAX`].
+    /// As [`ParseError`] says.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        if bytes.len() > MESSAGE_BYTES_MAX {
+        Self::parse_within(bytes, MESSAGE_BYTES_MAX)
+    }
+
+    /// Reads a message of at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`ParseError`] says.
+    pub fn parse_within(bytes: &'a [u8], bytes_max: usize) -> Result<Self, ParseError> {
+        if bytes.len() > bytes_max {
             return Err(ParseError::TooLarge {
                 bytes: bytes.len(),
-                bytes_max: MESSAGE_BYTES_MAX,
+                bytes_max,
             });
         }
         let text = std::str::from_utf8(bytes).map_err(|error| ParseError::NotJson(error.to_string()))?;

@@ -73,6 +73,7 @@ pub(super) struct CallTable {
     server: ServerName,
     entries: Mutex<HashMap<u64, Entry>>,
     calls_max: usize,
+    begun: AtomicU64,
 }
 
 /// A call in flight. It leaves the table when this is dropped.
@@ -90,6 +91,7 @@ impl CallTable {
             server,
             entries: Mutex::default(),
             calls_max,
+            begun: AtomicU64::new(0),
         }
     }
 
@@ -119,6 +121,7 @@ impl CallTable {
         }
         entries.insert(id, entry);
         drop(entries);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Ok(OpenCall {
             id,
             began,
@@ -228,6 +231,11 @@ impl CallTable {
                 let _ = cancel.send(());
             }
         }
+    }
+
+    /// How many calls were begun since the node started.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// How many calls are in flight.

@@ -215,19 +215,16 @@ async fn greet_http(link: &HttpLink, ground: &Ground, hint: Option<Era>) -> Gree
     }
     link.set_dialect(Dialect::MODERN);
     let call = begin(ground, method::DISCOVER)?;
-    let line = Dialect::MODERN.request(
-        call.id,
-        method::DISCOVER,
-        None,
-        &ClientCapabilities::default(),
-        false,
-    );
-    let outgoing = Outgoing {
-        id: call.id,
-        method: method::DISCOVER,
-        name: None,
-        line,
-    };
+    let line = Dialect::MODERN
+        .request(
+            call.id,
+            method::DISCOVER,
+            None,
+            &ClientCapabilities::default(),
+            false,
+        )
+        .into();
+    let outgoing = Outgoing::plain(call.id, method::DISCOVER, line);
     let patience = Duration::from_millis(ground.settings.probe_timeout_ms);
     let probe = match timeout(patience, link.call(outgoing)).await {
         Ok(Ok(reply @ (RawReply::Result(_) | RawReply::Error(_)))) => judge_discover(&reply),
@@ -247,14 +244,9 @@ async fn greet_http(link: &HttpLink, ground: &Ground, hint: Option<Era>) -> Gree
 async fn initialize_http(link: &HttpLink, ground: &Ground) -> Result<(Dialect, UpstreamInfo), Failure> {
     link.set_dialect(Dialect::LEGACY);
     let call = begin(ground, method::INITIALIZE).map_err(|(_, failure)| failure)?;
-    let line = frame::initialize(call.id);
+    let line = frame::initialize(call.id).into();
     let reply = link
-        .initialize(Outgoing {
-            id: call.id,
-            method: method::INITIALIZE,
-            name: None,
-            line,
-        })
+        .initialize(Outgoing::plain(call.id, method::INITIALIZE, line))
         .await?;
     let (dialect, info) = judge_initialize(&reply)?;
     link.set_dialect(dialect);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use reqwest::header::HeaderMap;
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Era, method};
@@ -10,7 +11,7 @@ use troupe_protocol::upstream::UpstreamInfo;
 use super::calls;
 use super::error::Failure;
 use super::frame::{self, Dialect};
-use super::http::{self, HttpLink};
+use super::http::{self, HttpLink, Mirror};
 use super::stdio::StdioLink;
 use super::wires::Wires;
 
@@ -36,6 +37,8 @@ pub(super) struct Call<'a> {
     pub params: Option<&'a RawValue>,
     pub client: &'a ClientCapabilities,
     pub wants_progress: bool,
+    /// Arguments that a modern HTTP server wants in headers too.
+    pub mirrors: Option<&'a [Mirror]>,
 }
 
 impl Connection {
@@ -63,15 +66,26 @@ impl Connection {
         match &self.link {
             Link::Stdio(link) => link.call(call.id, line).await,
             Link::Http(link) => {
+                let mirrored = match (call.mirrors, call.params) {
+                    (Some(mirrors), Some(params)) => http::headers_for(mirrors, params),
+                    _ => HeaderMap::new(),
+                };
+                let Call { id, method, name, .. } = *call;
                 link.call(http::Outgoing {
-                    id: call.id,
-                    method: call.method,
-                    name: call.name,
-                    line,
+                    id,
+                    method,
+                    name,
+                    mirrored,
+                    line: line.into(),
                 })
                 .await
             }
         }
+    }
+
+    /// Whether arguments are to be mirrored into headers: only modern servers over HTTP want that.
+    pub fn mirrors_arguments(&self) -> bool {
+        matches!(self.link, Link::Http(_)) && self.dialect.era() == Era::Modern
     }
 
     /// Tells the server that nobody waits for the call any more.
@@ -96,6 +110,7 @@ impl Connection {
 
     /// Ends the connection and what belongs to it: the process with all it started, or the session.
     pub async fn close(&self) {
+        self.wires.closing();
         match &self.link {
             Link::Stdio(link) => link.close().await,
             Link::Http(link) => link.close().await,
@@ -117,12 +132,12 @@ impl Connection {
                         let _ = link.send(line, None);
                     }
                     Link::Http(link) => {
-                        link.listen(Some(http::Outgoing {
+                        let line = line.into();
+                        link.listen(Some(http::Outgoing::plain(
                             id,
-                            method: method::SUBSCRIPTIONS_LISTEN,
-                            name: None,
+                            method::SUBSCRIPTIONS_LISTEN,
                             line,
-                        }));
+                        )));
                     }
                 }
             }

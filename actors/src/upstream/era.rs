@@ -29,7 +29,7 @@ struct DiscoverResult {
     #[serde(default, rename = "_meta")]
     meta: Value,
     #[serde(default)]
-    instructions: Option<String>,
+    instructions: Value,
 }
 
 #[derive(Deserialize)]
@@ -39,9 +39,9 @@ struct InitializeResult {
     #[serde(default)]
     capabilities: Value,
     #[serde(default)]
-    server_info: ServerInfo,
+    server_info: Value,
     #[serde(default)]
-    instructions: Option<String>,
+    instructions: Value,
 }
 
 /// Judges the answer to `server/discover`.
@@ -121,11 +121,16 @@ pub(super) fn judge_initialize(reply: &RawReply) -> Result<(Dialect, UpstreamInf
     let info = UpstreamInfo {
         era: Era::Legacy,
         protocol_version: version.to_string(),
-        server_info: result.server_info,
+        server_info: info_of(result.server_info),
         capabilities: result.capabilities,
-        instructions: result.instructions,
+        instructions: result.instructions.as_str().map(str::to_owned),
     };
     Ok((Dialect { version }, info))
+}
+
+/// What a server calls itself is for people only: one that says it oddly is served all the same.
+fn info_of(value: Value) -> ServerInfo {
+    serde_json::from_value(value).unwrap_or_default()
 }
 
 impl DiscoverResult {
@@ -134,9 +139,9 @@ impl DiscoverResult {
         UpstreamInfo {
             era: Era::Modern,
             protocol_version: ProtocolVersion::LATEST_MODERN.to_string(),
-            server_info: serde_json::from_value(server_info).unwrap_or_default(),
+            server_info: info_of(server_info),
             capabilities: self.capabilities,
-            instructions: self.instructions,
+            instructions: self.instructions.as_str().map(str::to_owned),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -29,9 +30,11 @@ use super::wires::{Notice, Wires, reply_of};
 mod answer;
 mod client;
 mod listen;
+mod mirror;
 
 use answer::Body;
 use client::{Target, in_words};
+pub(super) use mirror::{Mirror, headers_for, mirrors_of};
 
 /// How long the farewell to a server may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,7 +47,23 @@ pub(super) struct Outgoing<'a> {
     pub method: &'a str,
     /// `params.name` or `params.uri`.
     pub name: Option<&'a str>,
-    pub line: String,
+    /// Arguments that are mirrored into headers.
+    pub mirrored: HeaderMap,
+    /// Shared, as it may be sent again within a new session.
+    pub line: Bytes,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A request that names nothing.
+    pub fn plain(id: u64, method: &'a str, line: Bytes) -> Self {
+        Self {
+            id,
+            method,
+            name: None,
+            mirrored: HeaderMap::new(),
+            line,
+        }
+    }
 }
 
 /// A session that a legacy server gave us.
@@ -145,7 +164,7 @@ impl HttpLink {
 
     /// Sends a message that gets no answer.
     pub async fn send(&self, method: &str, line: String) -> Result<(), Failure> {
-        self.shared.send(method, line).await
+        self.shared.send(method, line.into()).await
     }
 
     /// Opens the stream on which the server talks unasked; `listen` is the line that asks a modern server for it.
@@ -173,7 +192,7 @@ impl HttpLink {
             return;
         }
         farewells.spawn(async move {
-            let farewell = shared.send(method::NOTIFICATION_CANCELLED, line);
+            let farewell = shared.send(method::NOTIFICATION_CANCELLED, line.into());
             let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
         });
     }
@@ -207,13 +226,7 @@ impl Shared {
         HeaderValue::from_static(self.dialect.read().version.as_str())
     }
 
-    async fn post(
-        &self,
-        mcp_method: &str,
-        name: Option<&str>,
-        session: Option<&Session>,
-        line: String,
-    ) -> Result<Response, Failure> {
+    async fn post(&self, outgoing: &Outgoing<'_>, session: Option<&Session>) -> Result<Response, Failure> {
         let mut request = self.request(Method::POST);
         request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request = request.header(
@@ -223,16 +236,17 @@ impl Shared {
         if let Some(session) = session {
             request = request.header(header::SESSION_ID, session.id.clone());
         }
-        if mcp_method != method::INITIALIZE {
+        if outgoing.method != method::INITIALIZE {
             request = request.header(header::PROTOCOL_VERSION, self.version());
         }
         if self.dialect.read().era() == Era::Modern {
-            request = request.header(header::METHOD, header_value(mcp_method));
-            if let Some(name) = name {
+            request = request.header(header::METHOD, header_value(outgoing.method));
+            if let Some(name) = outgoing.name {
                 request = request.header(header::NAME, header_value(name));
             }
+            request = request.headers(outgoing.mirrored.clone());
         }
-        request.body(line).send().await.map_err(|error| {
+        request.body(outgoing.line.clone()).send().await.map_err(|error| {
             let words = in_words(&error);
             if !error.is_connect() {
                 return Failure::Lost(words);
@@ -245,20 +259,13 @@ impl Shared {
 
     async fn call(&self, outgoing: &Outgoing<'_>) -> Result<RawReply, Failure> {
         let session = self.session.load_full();
-        let response = self
-            .post(
-                outgoing.method,
-                outgoing.name,
-                session.as_deref(),
-                outgoing.line.clone(),
-            )
-            .await?;
+        let response = self.post(outgoing, session.as_deref()).await?;
         if response.status() != StatusCode::NOT_FOUND || session.is_none() {
             return self.read_answer(outgoing, response).await;
         }
         // Either the session is forgotten, or the server has its own idea of which errors are 404.
         let body = answer::whole(response, self.message_bytes_max).await?;
-        let ours = Message::parse(&body)
+        let ours = Message::parse_within(&body, self.message_bytes_max)
             .ok()
             .filter(|message| message.id_u64() == Some(outgoing.id));
         if let Some(reply) = ours.as_ref().and_then(reply_of) {
@@ -266,20 +273,15 @@ impl Shared {
         }
         self.renew(session.as_ref()).await?;
         let session = self.session.load_full();
-        let again = self
-            .post(
-                outgoing.method,
-                outgoing.name,
-                session.as_deref(),
-                outgoing.line.clone(),
-            )
-            .await?;
+        let again = self.post(outgoing, session.as_deref()).await?;
         self.read_answer(outgoing, again).await
     }
 
-    async fn send(&self, mcp_method: &str, line: String) -> Result<(), Failure> {
+    async fn send(&self, mcp_method: &str, line: Bytes) -> Result<(), Failure> {
         let session = self.session.load_full();
-        let response = self.post(mcp_method, None, session.as_deref(), line).await?;
+        let response = self
+            .post(&Outgoing::plain(0, mcp_method, line), session.as_deref())
+            .await?;
         if response.status().is_success() {
             Ok(())
         } else {
@@ -288,9 +290,7 @@ impl Shared {
     }
 
     async fn initialize(&self, outgoing: &Outgoing<'_>) -> Result<RawReply, Failure> {
-        let response = self
-            .post(outgoing.method, None, None, outgoing.line.clone())
-            .await?;
+        let response = self.post(outgoing, None).await?;
         let session = response.headers().get(header::SESSION_ID).cloned();
         let reply = self.read_answer(outgoing, response).await?;
         if matches!(reply, RawReply::Result(_)) {
@@ -314,13 +314,8 @@ impl Shared {
             .log
             .note("the server has forgotten the session; starting a new one");
         let id = super::calls::next_call_id();
-        let line = frame::initialize(id);
-        let outgoing = Outgoing {
-            id,
-            method: method::INITIALIZE,
-            name: None,
-            line,
-        };
+        let line = frame::initialize(id).into();
+        let outgoing = Outgoing::plain(id, method::INITIALIZE, line);
         if let RawReply::Error(error) = self.initialize(&outgoing).await? {
             return Err(Failure::NotSent(format!(
                 "a new session was refused: {}",
@@ -330,7 +325,7 @@ impl Shared {
         let dialect = *self.dialect.read();
         self.send(
             method::INITIALIZED,
-            dialect.notification(method::INITIALIZED, None),
+            dialect.notification(method::INITIALIZED, None).into(),
         )
         .await?;
         self.renewed.notify_waiters();
@@ -350,7 +345,8 @@ impl Shared {
             (true, Body::Events) => self.read_events(outgoing, response).await,
             (true, Body::Json) => {
                 let body = answer::whole(response, self.message_bytes_max).await?;
-                let message = Message::parse(&body).map_err(|error| Failure::Protocol(error.to_string()))?;
+                let message = Message::parse_within(&body, self.message_bytes_max)
+                    .map_err(|error| Failure::Protocol(error.to_string()))?;
                 answer_in(outgoing.id, &message)
                     .ok_or_else(|| Failure::Protocol("its answer is to another request".into()))
             }
@@ -363,7 +359,7 @@ impl Shared {
             (false, _) => {
                 let status = response.status().as_u16();
                 let body = answer::whole(response, self.message_bytes_max).await?;
-                let message = Message::parse(&body)
+                let message = Message::parse_within(&body, self.message_bytes_max)
                     .ok()
                     .filter(|message| message.kind == Kind::Response);
                 let error = message.as_ref().and_then(|message| message.error);
@@ -409,7 +405,8 @@ impl Shared {
     async fn received(&self, message: &Message<'_>) {
         if let Some(line) = self.wires.received(message) {
             let session = self.session.load_full();
-            if let Err(failure) = self.post("", None, session.as_deref(), line).await {
+            let outgoing = Outgoing::plain(0, "", line.into());
+            if let Err(failure) = self.post(&outgoing, session.as_deref()).await {
                 tracing::debug!(
                     reason = failure.reason(),
                     "an answer to a server's request was not taken"

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use troupe_protocol::upstream::UpstreamInfo;
 use crate::runtime::Deadline;
 
 use super::error::UpstreamError;
+use super::http::{Mirror, mirrors_of};
 use super::messages::CallOptions;
 use super::slot::Slot;
 
@@ -35,6 +37,8 @@ pub(super) struct Lists {
     epoch: Mutex<HashMap<ListKind, u64>>,
     /// Held while a list is read, so that many who need it read it once.
     reading: [tokio::sync::Mutex<()>; 4],
+    /// Arguments that are mirrored into headers, of the tools that have such; nothing until the tools have been read.
+    mirrors: ArcSwapOption<HashMap<String, Vec<Mirror>>>,
 }
 
 impl Lists {
@@ -46,6 +50,7 @@ impl Lists {
 
     /// Forgets all lists.
     pub fn forget_all(&self) {
+        self.mirrors.store(None);
         for kind in [
             ListKind::Tools,
             ListKind::Resources,
@@ -54,6 +59,34 @@ impl Lists {
         ] {
             self.forget(kind);
         }
+    }
+
+    /// The arguments of each tool that are mirrored into headers; nothing until the tools have been read.
+    pub fn mirrors(&self) -> Option<Arc<HashMap<String, Vec<Mirror>>>> {
+        self.mirrors.load_full()
+    }
+
+    /// Notes which arguments are mirrored into headers. Leaves out tools whose annotations are wrong, as the revision
+    /// demands; says which these are.
+    fn note_mirrors(&self, tools: &mut Vec<Descriptor>) -> Vec<String> {
+        let (mut of_tools, mut refused) = (HashMap::new(), Vec::new());
+        tools.retain(|tool| {
+            if !tool.raw.get().contains("x-mcp-header") {
+                return true;
+            }
+            match mirrors_of(&tool.tool().input_schema) {
+                Ok(mirrors) => {
+                    of_tools.insert(tool.name.clone(), mirrors);
+                    true
+                }
+                Err(wrong) => {
+                    refused.push(format!("tool {} is left out: {wrong}", tool.name));
+                    false
+                }
+            }
+        });
+        self.mirrors.store(Some(Arc::new(of_tools)));
+        refused
     }
 
     /// How many items each kept list has.
@@ -105,7 +138,8 @@ impl Slot {
         }
         let _only_one =
             tokio::time::timeout_at(deadline.instant(), self.lists.reading[kind as usize].lock()).await;
-        let info = Arc::clone(&self.ready(deadline).await?.info);
+        let connection = self.ready(deadline).await?;
+        let info = &connection.info;
         if let Some(items) = self.lists.get(kind) {
             return Ok(items);
         }
@@ -114,11 +148,18 @@ impl Slot {
             return Ok(Arc::default());
         }
         let epoch = self.lists.epoch(kind);
-        let (items, ttl_ms) = self.read_pages(kind, deadline).await?;
+        let (mut items, ttl_ms) = self.read_pages(kind, deadline).await?;
+        if kind == ListKind::Tools && connection.mirrors_arguments() {
+            self.lists
+                .note_mirrors(&mut items)
+                .iter()
+                .for_each(|refused| self.log.note(refused));
+        }
         let items = Arc::new(items);
         let kept_for = ttl_ms.map(Duration::from_millis).or_else(|| {
-            let is_silent = !announces(&info, kind);
-            is_silent.then(|| Duration::from_millis(self.settings.list_age_ms_max))
+            // Over HTTP an announcement may be missed while the stream is being opened again.
+            let may_be_missed = self.transport.lock().kind() != "stdio" || !announces(info, kind);
+            may_be_missed.then(|| Duration::from_millis(self.settings.list_age_ms_max))
         });
         let until = kept_for.map(|time| Instant::now() + time);
         self.lists.keep(

@@ -337,6 +337,7 @@ impl Actor for UpstreamActor {
             "connection": slot.state_for_people(),
             "info": slot.info.load_full(),
             "calls_in_flight": slot.calls.len(),
+            "calls": slot.calls.begun(),
             "failures": self.lifecycle.failures(),
             "last_error": self.last_error.as_ref().map(ToString::to_string),
             "lists": lists.collect::<serde_json::Map<_, _>>(),

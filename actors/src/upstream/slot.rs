@@ -5,6 +5,7 @@
 //! connection with it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::Era;
+use troupe_protocol::mcp::{Era, ListKind, method};
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::trace::Outcome;
 use troupe_protocol::upstream::{UpstreamInfo, UpstreamState};
@@ -27,6 +28,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
 use super::frame;
+use super::http::Mirror;
 use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
@@ -270,7 +272,7 @@ impl Slot {
     /// Sends a request over the connection of the moment, and again over the next one as long as it is certain that
     /// it has not reached the server.
     async fn send_until_sent(
-        &self,
+        self: &Arc<Self>,
         id: u64,
         outgoing: &Unsent<'_>,
         deadline: Deadline,
@@ -284,20 +286,26 @@ impl Slot {
         } = *outgoing;
         loop {
             let connection = self.ready(deadline).await?;
+            let mirrors = self.mirrors(&connection, method, deadline).await;
+            let mirrors = mirrors
+                .as_ref()
+                .zip(name)
+                .and_then(|(of_tools, tool)| of_tools.get(tool));
             let abandon = AbandonOnDrop {
                 connection: Some(&connection),
                 id,
             };
-            let answered = connection
-                .call(&Call {
-                    id,
-                    method,
-                    name,
-                    params,
-                    client,
-                    wants_progress,
-                })
-                .await;
+            let mirrors = mirrors.map(Vec::as_slice);
+            let call = Call {
+                id,
+                method,
+                name,
+                params,
+                client,
+                wants_progress,
+                mirrors,
+            };
+            let answered = connection.call(&call).await;
             abandon.disarm();
             match answered {
                 Ok(reply) => return Ok(reply),
@@ -305,6 +313,24 @@ impl Slot {
                 Err(failure) => return Err(failure.into_error(&self.name, method)),
             }
         }
+    }
+
+    /// The arguments that are mirrored into headers. To know them, the tools of a modern HTTP server must have been
+    /// read once.
+    async fn mirrors(
+        self: &Arc<Self>,
+        connection: &Connection,
+        method: &str,
+        deadline: Deadline,
+    ) -> Option<Arc<HashMap<String, Vec<Mirror>>>> {
+        if method != method::TOOLS_CALL || !connection.mirrors_arguments() {
+            return None;
+        }
+        if self.lists.mirrors().is_none() {
+            // If they cannot be read, the server will say what is missing.
+            let _ = Box::pin(self.list(ListKind::Tools, deadline)).await;
+        }
+        self.lists.mirrors()
     }
 
     /// Sends a notification over the connection of the moment.

@@ -167,6 +167,8 @@ struct Pump {
 
 impl Pump {
     async fn run(self, mut tree: ProcessTree, pipes: Pipes, lines: mpsc::Receiver<Outgoing>) {
+        // Should this task itself fail, nobody must wait for it.
+        let _lost = LostOnDrop(Arc::clone(&self.wires));
         let Pipes {
             stdin,
             stdout,
@@ -236,7 +238,7 @@ impl Pump {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        match Message::parse(line) {
+        match Message::parse_within(line, self.message_bytes_max) {
             Ok(message) => {
                 if let Some(answer) = self.wires.received(&message) {
                     self.answer(answer);
@@ -303,6 +305,15 @@ impl Pump {
                 }
             }
         }
+    }
+}
+
+/// Ends the calls of a connection whose task has ended, however it has.
+struct LostOnDrop(Arc<Wires>);
+
+impl Drop for LostOnDrop {
+    fn drop(&mut self) {
+        self.0.lost("the task that served it has ended");
     }
 }
 

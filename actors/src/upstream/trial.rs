@@ -44,6 +44,7 @@ pub(super) async fn tools(
         params,
         client: &client,
         wants_progress: false,
+        mirrors: None,
     };
     let reply = timeout_at(deadline.instant(), connection.call(&call)).await;
     let reply = reply.unwrap_or_else(|_| {

@@ -1,6 +1,6 @@
 //! What a link and its connection share: the calls, the log, and how the connection's owner hears of things.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub(super) struct Wires {
     on_notice: OnNotice,
     gone: CancellationToken,
     reason: OnceLock<String>,
+    /// Whether the connection is being ended on purpose: then its end is no news.
+    is_closing: AtomicBool,
 }
 
 impl Wires {
@@ -53,6 +55,7 @@ impl Wires {
             on_notice,
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
+            is_closing: AtomicBool::new(false),
         })
     }
 
@@ -89,10 +92,15 @@ impl Wires {
         self.log.note(&format!("connection ended: {reason}"));
         self.gone.cancel();
         self.calls.connection_lost(self.connection, &reason);
-        self.notice(Notice::Gone {
-            connection: self.connection,
-            reason,
-        });
+        if !self.is_closing.load(Ordering::Acquire) {
+            let connection = self.connection;
+            self.notice(Notice::Gone { connection, reason });
+        }
+    }
+
+    /// The connection is about to be ended on purpose: its owner need not hear of it.
+    pub fn closing(&self) {
+        self.is_closing.store(true, Ordering::Release);
     }
 
     /// Why the connection is gone.

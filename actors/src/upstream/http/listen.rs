@@ -21,10 +21,7 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
     let mut last_event_id: Option<String> = None;
     while !shared.wires.is_gone() {
         let opened = match &listen {
-            Some(listen) => shared
-                .post(listen.method, None, None, listen.line.clone())
-                .await
-                .ok(),
+            Some(listen) => shared.post(listen, None).await.ok(),
             None => open(&shared, last_event_id.as_deref()).await,
         };
         if let Some(response) = opened {

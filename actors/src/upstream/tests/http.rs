@@ -108,12 +108,13 @@ async fn answer(
         message["method"].as_str().unwrap_or("").to_owned(),
     );
     fake.seen.lock().push(format!(
-        "{http} {method} version={} session={} mcp-method={} mcp-name={} auth={} {}",
+        "{http} {method} version={} session={} mcp-method={} mcp-name={} auth={} region={} {}",
         header("mcp-protocol-version"),
         header("mcp-session-id"),
         header("mcp-method"),
         header("mcp-name"),
         header("authorization"),
+        header("mcp-param-region"),
         String::from_utf8_lossy(&body),
     ));
     let result = |result: Value| json!({"jsonrpc": "2.0", "id": id, "result": result});
@@ -156,6 +157,14 @@ async fn answer(
             StatusCode::BAD_REQUEST,
             json!({"jsonrpc": "2.0", "id": id, "error": error}),
         );
+    }
+    if method == "tools/list" {
+        let region = json!({"type": "string", "x-mcp-header": "Region"});
+        let good =
+            json!({"name": "regional", "inputSchema": {"type": "object", "properties": {"region": region}}});
+        let wrong = json!({"name": "wrong", "inputSchema": {"anyOf": [{"x-mcp-header": "A"}]}});
+        let body = json!({"resultType": "complete", "tools": [good, wrong], "ttlMs": 60000});
+        return json_answer(StatusCode::OK, result(body));
     }
     match message["params"]["name"].as_str().unwrap_or("") {
         "stream" => {
@@ -346,4 +355,33 @@ async fn a_server_that_is_not_there_is_named_with_its_reason() {
     let error = bed.call("nobody", "x").await.unwrap_err();
     assert_eq!(error.code(), Code::UpstreamUnreachable);
     assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn arguments_are_mirrored_into_headers_as_the_tools_schema_says() {
+    let (bed, server) = (Bed::new().await, serve(Era::Modern, 0).await);
+    bed.register_url("web", &server.url());
+    let upstream = bed.upstreams.get(&name("web"), soon()).await.unwrap();
+    let params = raw(json!({"name": "regional", "arguments": {"region": "us-west1"}}));
+    upstream
+        .request(method::TOOLS_CALL, params, CallOptions::own(soon()))
+        .await
+        .unwrap();
+    assert_eq!(
+        server
+            .fake
+            .seen("mcp-name=regional auth=Bearer s3cr3t-t0k3n region=us-west1"),
+        1
+    );
+    let tools = upstream.tools(soon()).await.unwrap();
+    assert_eq!(
+        tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(),
+        ["regional"]
+    );
+    let log = bed.upstreams.logs(&name("web"));
+    assert!(
+        log.iter()
+            .any(|line| line.text.starts_with("tool wrong is left out")),
+        "{log:?}"
+    );
 }

@@ -28,6 +28,26 @@ async fn a_changed_transport_is_followed() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_disabled_and_enabled_again_is_started_anew() {
+    let bed = Bed::new().await;
+    for _ in 0..3 {
+        bed.register_script("shell", LEGACY);
+        assert!(bed.call("shell", "pid").await.is_ok());
+        bed.disable("shell");
+        let stopped = || matches!(bed.upstreams.state(&name("shell")), UpstreamState::Idle);
+        testkit::eventually(Duration::from_secs(5), stopped)
+            .await
+            .unwrap();
+    }
+    assert_eq!(bed.log().matches("end ").count(), 3);
+    assert_eq!(
+        bed.system.dead_letters().total(),
+        0,
+        "an end on purpose is no news"
+    );
+}
+
+#[tokio::test]
 async fn a_crash_of_the_actor_disturbs_no_call() {
     let bed = Arc::new(Bed::new().await);
     bed.register_script("shell", LEGACY);
