@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { ActorReport } from "$lib/types";
 import { type Sample, sample } from "./rates";
-import { CHILDREN_SHOWN_MAX, descendantsOf, grow, nameOf } from "./tree";
+import { CHILDREN_SHOWN_MAX, descendantsOf, grow, nameOf, placesOf } from "./tree";
 
 const LATENCY = { count: 0, p50_us: 0, p95_us: 0, p99_us: 0, max_us: 0 };
 let id = 0;
@@ -57,6 +57,19 @@ describe("grow", () => {
     expect(root?.children.some((child) => child.name === "z")).toBe(true);
     expect(root?.children.at(-1)).toMatchObject({ report: null, leftOut: 501 - CHILDREN_SHOWN_MAX });
     expect(grow(many, new Set(), new Set(["node"]))[0]?.children).toHaveLength(501);
+  });
+});
+
+describe("placesOf", () => {
+  const roots = grow([actor("node"), actor("node/a"), actor("node/a/x"), actor("node/a/y"), actor("node/b")], new Set(), new Set());
+  const at = (indented: boolean) => placesOf(roots, indented).map(({ branch, column, row }) => `${branch.path} ${column},${row}`);
+
+  it("puts a supervisor beside its first child", () => {
+    expect(at(false)).toEqual(["node 0,0", "node/a 1,0", "node/a/x 2,0", "node/a/y 2,1", "node/b 1,2"]);
+  });
+
+  it("gives everything a row of its own when indented", () => {
+    expect(at(true)).toEqual(["node 0,0", "node/a 1,1", "node/a/x 2,2", "node/a/y 2,3", "node/b 1,4"]);
   });
 });
 

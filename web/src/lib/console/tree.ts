@@ -88,3 +88,22 @@ function nearestKnown(path: string | null, known: ReadonlySet<string>): string |
 function byPath(a: ActorReport, b: ActorReport): number {
   return a.path.localeCompare(b.path);
 }
+
+export type Place = { branch: Branch; column: number; row: number; parent: { column: number; row: number } | null };
+
+/**
+ * Where each branch stands. Spread out, a supervisor stands beside the first of its children and each leaf has a row;
+ * indented, everything has a row of its own, for narrow windows.
+ */
+export function placesOf(roots: readonly Branch[], indented: boolean): Place[] {
+  const places: Place[] = [];
+  let nextRow = 0;
+  const put = (branch: Branch, column: number, parent: Place["parent"]) => {
+    const place = { branch, column, row: nextRow, parent };
+    places.push(place);
+    if (indented || branch.children.length === 0) nextRow++;
+    for (const child of branch.children) put(child, column + 1, { column, row: place.row });
+  };
+  for (const root of roots) put(root, 0, null);
+  return places;
+}
