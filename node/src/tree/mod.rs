@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::Instant;
+use tokio::{net::TcpSocket, time::Instant};
 use troupe_actors::{
     access::{self, AccessError, FirstStart},
     audit::{self, AuditError, AuditSettings},
@@ -38,6 +38,9 @@ use crate::{
 };
 
 const EDGE_MAILBOX_MESSAGES_MAX: u32 = 16;
+/// Connections that wait to be accepted. The standard library's 128 overflow when many clients come at once, and those
+/// over it try again only after a second.
+const CONNECTIONS_WAITING_MAX: u32 = 4_096;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -226,9 +229,13 @@ fn key_source(config: &Config) -> Result<KeySource, ConfigError> {
 fn listen(config: &mut Config) -> Result<Arc<StdListener>, StartError> {
     let address = config.edge.listen;
     let bind = || {
-        let listener = StdListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok((listener.local_addr()?, listener))
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // As the standard library does: a node that is started again need not wait for old connections to time out.
+        #[cfg(not(windows))]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(CONNECTIONS_WAITING_MAX)?;
+        Ok((listener.local_addr()?, listener.into_std()?))
     };
     let (bound, listener) = bind().map_err(|reason| StartError::Listen { address, reason })?;
     config.edge.listen = bound;
