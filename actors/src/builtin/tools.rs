@@ -79,7 +79,7 @@ pub fn descriptions() -> Vec<Value> {
 
 /// The tools as they are listed to clients.
 pub fn descriptors() -> Vec<ToolDescriptor> {
-    let descriptor = |tool: Value| Descriptor::read(ListKind::Tools, &*to_raw_value(&tool).ok()?);
+    let descriptor = |tool: Value| Descriptor::read(ListKind::Tools, &to_raw_value(&tool).ok()?);
     descriptions().into_iter().filter_map(descriptor).collect()
 }
 

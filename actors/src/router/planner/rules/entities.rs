@@ -170,17 +170,10 @@ fn paths(text: &str, taken: &[Range<usize>]) -> Vec<Piece> {
         let Some(path) = captures.get(1) else { break };
         let span = from + path.start()..from + path.end();
         let written = path.as_str();
-        let is_zone = place::zone_of(written).is_some();
-        if !is_zone && written.len() > 1 && taken.iter().all(|other| !overlaps(other, &span)) {
-            found.push(Piece {
-                span: span.clone(),
-                text: written.to_owned(),
-            });
-        } else if written == "/" {
-            found.push(Piece {
-                span: span.clone(),
-                text: written.to_owned(),
-            });
+        let is_free = taken.iter().all(|other| !overlaps(other, &span));
+        let is_path = written.len() > 1 && place::zone_of(written).is_none();
+        if written == "/" || (is_path && is_free) {
+            found.push(Piece { span: span.clone(), text: written.to_owned() });
         }
         from = span.end.max(from + 1);
     }

@@ -92,7 +92,8 @@ static DAY_MONTH: LazyLock<Regex> = LazyLock::new(|| {
 /// The times of day in a question, in order.
 pub fn clock_times(question: &str) -> Vec<ClockTime> {
     let mut found: Vec<ClockTime> = Vec::new();
-    let readers: [(&Regex, fn(&Captures<'_>) -> Option<(u8, u8)>); 4] = [
+    type Read = fn(&Captures<'_>) -> Option<(u8, u8)>;
+    let readers: [(&Regex, Read); 4] = [
         (&TWELVE_HOURS, twelve_hours),
         (&TWENTY_FOUR_HOURS, |c| Some((number(c, 1)?, number(c, 2)?))),
         (&NAMED_HOUR, |c| {

@@ -70,8 +70,7 @@ pub fn is_denied(text: &str, name: &str) -> bool {
     let words: Vec<String> = text.split_whitespace().map(clean).collect();
     let first = analysis::terms(name).into_iter().next();
     words.iter().enumerate().any(|(at, word)| {
-        let is_flag =
-            analysis::terms(word).first().is_some() && analysis::terms(word).into_iter().next() == first;
+        let is_flag = first.is_some() && analysis::terms(word).into_iter().next() == first;
         let before = words[at.saturating_sub(2)..at].iter();
         is_flag
             && before
@@ -138,7 +137,7 @@ pub fn quoted_after_name(entities: &Entities<'_>, parameter: &Parameter<'_>) -> 
             .split_whitespace()
             .rev()
             .take(2)
-            .flat_map(|word| analysis::terms(word))
+            .flat_map(analysis::terms)
             .collect();
         wanted.iter().any(|noun| near.contains(noun))
     })?;
