@@ -15,6 +15,7 @@
 //! | [`trace`] | following one request through the actors |
 //! | [`dead_letters`] | what could not be delivered |
 //! | [`system`] | all of it together, one per node |
+//! | [`warnings`] | what a person should look at |
 //! | [`testkit`] | probe actors and crash injection for tests |
 //!
 //! A mailbox is made before its actor and outlives each of the actor's lives: whoever holds it need not know about
@@ -33,6 +34,7 @@ pub mod supervisor;
 pub mod system;
 pub mod testkit;
 pub mod trace;
+pub mod warnings;
 
 pub use actor::{Actor, ActorError, Message};
 pub use context::{Context, TimerHandle};

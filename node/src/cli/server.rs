@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use troupe_protocol::{
-    health::{HealthStatus, TestReport},
+    health::{HealthReport, HealthStatus, TestReport},
     server::{ImportReport, NewServer, ServerDetail, ServerPage, ServerSummary},
 };
 
@@ -29,7 +29,7 @@ pub enum ServerCommand {
         /// Its name.
         name: String,
     },
-    /// Connect to a server without registering it: as `add`.
+    /// Probe a registered server, or connect to one without registering it: as `add`.
     Test(AddArgs),
     /// De-register a server.
     Remove {
@@ -217,9 +217,26 @@ fn status_name(status: HealthStatus) -> &'static str {
 
 async fn test(client: &Client, args: AddArgs, output: Output) -> Result<ExitCode, CliError> {
     let name = args.name.clone();
+    if args.url.is_none() && args.command.is_empty() {
+        return probe(client, &name, output).await;
+    }
     let report = client.post(&["servers", "test"], &args.into_server()?).await?;
     let ok = report["ok"] == true;
     output.show(report, |report: TestReport| test_in_words(&name, &report))?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A registered server is tested as it is registered.
+async fn probe(client: &Client, name: &str, output: Output) -> Result<ExitCode, CliError> {
+    let report = client.post(&["servers", name, "probe"], &json!({})).await?;
+    let ok = matches!(report["status"].as_str(), Some("online" | "degraded"));
+    output.show(report, |report: HealthReport| {
+        let said = report.last_error.as_deref().unwrap_or("no answer");
+        match ok {
+            true => format!("{name}: {}, {} ms", status_name(report.status), or_dash(report.latency_ms.map(f64::round))),
+            false => format!("{name}: {}: {said}", status_name(report.status)),
+        }
+    })?;
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

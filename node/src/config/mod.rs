@@ -137,7 +137,7 @@ impl Default for EdgeConfig {
             open: false,
             hosts_allowed: Vec::new(),
             origins_allowed: Vec::new(),
-            body_bytes_max: const { Bounded::new(4 * MIB) },
+            body_bytes_max: const { Bounded::new(16 * MIB) },
             body_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
             header_timeout_ms: const { Bounded::new(30 * SECOND_MS) },
             header_bytes_max: const { Bounded::new(64 * KIB) },
@@ -252,6 +252,8 @@ pub struct HealthConfig {
     pub probe_interval_ms: Bounded<{ SECOND_MS / 10 }, { 24 * HOUR_MS }>,
     /// Longest wait for a probe's answer.
     pub probe_timeout_ms: Bounded<100, { 10 * MINUTE_MS }>,
+    /// From which round-trip time on a server counts as degraded.
+    pub slow_from_ms: Bounded<1, { 10 * MINUTE_MS }>,
 }
 
 impl Default for HealthConfig {
@@ -259,6 +261,7 @@ impl Default for HealthConfig {
         Self {
             probe_interval_ms: const { Bounded::new(30 * SECOND_MS) },
             probe_timeout_ms: const { Bounded::new(10 * SECOND_MS) },
+            slow_from_ms: const { Bounded::new(2 * SECOND_MS) },
         }
     }
 }
@@ -297,18 +300,12 @@ impl Default for RouterConfig {
 pub struct ConversationConfig {
     /// Longest turn, from question to answer.
     pub turn_timeout_ms: Bounded<SECOND_MS, HOUR_MS>,
-    /// A conversation without a message for this long leaves memory; it stays on disk.
-    pub idle_timeout_ms: Bounded<SECOND_MS, { 24 * HOUR_MS }>,
-    /// Longest question.
-    pub text_bytes_max: Bounded<256, { 4 * MIB }>,
 }
 
 impl Default for ConversationConfig {
     fn default() -> Self {
         Self {
             turn_timeout_ms: const { Bounded::new(2 * MINUTE_MS) },
-            idle_timeout_ms: const { Bounded::new(10 * MINUTE_MS) },
-            text_bytes_max: const { Bounded::new(64 * KIB) },
         }
     }
 }

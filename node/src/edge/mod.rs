@@ -21,13 +21,17 @@ mod errors_page;
 mod extract;
 mod headers;
 pub mod listener;
+pub mod live;
 mod mcp;
+mod metrics;
 mod official;
 mod origin;
 mod probes;
 mod problem;
 mod rules;
 mod stall;
+#[cfg(test)]
+mod tests;
 pub mod state;
 mod trace;
 
@@ -69,6 +73,7 @@ pub fn router(state: EdgeState) -> Router {
         .merge(mcp::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/errors/{code}", get(errors_page::error_page))
         .fallback(assets::serve)
         .method_not_allowed_fallback(method_not_allowed)

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
-use troupe_protocol::api::Readiness;
+use troupe_protocol::{api::Readiness, observe::ActorStatus};
 
 use super::state::EdgeState;
 
@@ -13,7 +13,12 @@ pub async fn healthz() -> &'static str {
 
 /// 200 when every part has started, else 503 with what is missing.
 pub async fn readyz(State(state): State<EdgeState>) -> impl IntoResponse {
-    let ready = !state.stopping.is_cancelled();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, waiting_for: Vec::new() }))
+    let ready = state.is_ready();
+    if ready {
+        return (StatusCode::OK, Json(Readiness { ready, waiting_for: Vec::new() }));
+    }
+    let reports = state.system.directory().reports();
+    let starting = reports.iter().filter(|report| report.status == ActorStatus::Starting);
+    let waiting_for = starting.map(|report| report.path.to_string()).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready, waiting_for }))
 }

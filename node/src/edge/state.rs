@@ -1,11 +1,19 @@
 //! What every request handler can reach: the settings and the handles of the actors.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio_util::sync::CancellationToken;
 use troupe_actors::{
     access::AccessHandle,
     audit::{AuditHandle, NewAuditEvent},
+    conversation::ConversationsHandle,
+    health::HealthHandle,
     registry::RegistryHandle,
     router::RouterHandle,
     runtime::{ActorPath, System},
@@ -18,7 +26,7 @@ use troupe_protocol::{
     id::NodeId,
 };
 
-use super::{Caller, body::BodyBudget, listener::ConnectionCounts, origin::Neighbourhood};
+use super::{Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -45,8 +53,12 @@ pub struct Handles {
     pub sessions: SessionsHandle,
     /// Answers MCP clients.
     pub gateway: Gateway,
+    /// How servers fare.
+    pub health: HealthHandle,
     /// Finds and chooses tools.
     pub router: RouterHandle,
+    /// Questions and answers.
+    pub conversations: ConversationsHandle,
 }
 
 /// See [`EdgeState`].
@@ -63,6 +75,10 @@ pub struct Shared {
     pub started: Instant,
     /// Open and refused connections.
     pub connections: ConnectionCounts,
+    /// Where events for live clients go.
+    pub live: LiveChannels,
+    live_clients: Arc<AtomicUsize>,
+    has_been_ready: AtomicBool,
     /// What the bodies of all requests in hand may hold together.
     pub bodies: BodyBudget,
     /// Cancelled when the node begins to stop: streams end themselves.
@@ -89,6 +105,7 @@ impl EdgeState {
     /// The state for these settings.
     pub fn new(config: Config, handles: Handles, edge_path: ActorPath) -> Self {
         let edge = &config.edge;
+        let live = LiveChannels::new(edge.live_queue_events_max.count());
         let neighbourhood = Neighbourhood::new(edge.listen, &edge.hosts_allowed, &edge.origins_allowed);
         Self(Arc::new(Shared {
             config,
@@ -97,9 +114,35 @@ impl EdgeState {
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
+            live,
+            live_clients: Arc::default(),
+            has_been_ready: AtomicBool::new(false),
             bodies: BodyBudget::default(),
             stopping: CancellationToken::new(),
         }))
+    }
+
+    /// Whether every part has started. A part that is started again later does not make the node unready.
+    pub fn is_ready(&self) -> bool {
+        if self.stopping.is_cancelled() {
+            return false;
+        }
+        let ready = self.has_been_ready.load(Ordering::Relaxed) || self.system.directory().all_started();
+        self.has_been_ready.store(ready, Ordering::Relaxed);
+        ready
+    }
+
+    /// A place for one more live client, if there is one.
+    pub fn enter_live(&self) -> Option<LiveClient> {
+        let places_max = self.config.edge.live_clients_max.count();
+        let enter = |taken| (taken < places_max).then_some(taken + 1);
+        let entered = self.live_clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
+        entered.is_ok().then(|| LiveClient(Arc::clone(&self.live_clients)))
+    }
+
+    /// Live clients there are.
+    pub fn live_clients(&self) -> usize {
+        self.live_clients.load(Ordering::Relaxed)
     }
 
     /// Writes down who did what, and how it ended.
@@ -135,5 +178,14 @@ impl EdgeState {
     /// Whose browser session this is.
     pub fn authenticate_session(&self, token: &str) -> Option<Principal> {
         self.access.authenticate_session(token)
+    }
+}
+
+/// The place of a live client; free again when dropped.
+pub struct LiveClient(Arc<AtomicUsize>);
+
+impl Drop for LiveClient {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -17,6 +17,8 @@ use tokio::{net::TcpSocket, time::Instant};
 use troupe_actors::{
     access::{self, AccessError, FirstStart},
     audit::{self, AuditError, AuditSettings},
+    conversation::{ConversationError, ConversationServices, ConversationsHandle},
+    health::{self, HealthSettings},
     runtime::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
@@ -34,7 +36,7 @@ use sources::{RegisteredServers, VaultSecrets};
 
 use crate::{
     config::{Config, ConfigError, read_secret_file},
-    edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits, state::Handles},
+    edge::{self, EdgeState, actor::Edge, listener::ConnectionLimits, live, state::Handles},
 };
 
 const EDGE_MAILBOX_MESSAGES_MAX: u32 = 16;
@@ -60,6 +62,9 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The conversations.
+    #[error(transparent)]
+    Conversations(#[from] ConversationError),
     /// The port.
     #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
     Listen {
@@ -122,6 +127,21 @@ impl Node {
         let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
         let limits_of_calls = gateway_limits(&config);
         let gateway = Gateway::new(upstreams.clone(), registry.clone(), sessions.clone(), limits_of_calls);
+        let (health_child, health) = health::child(
+            &system,
+            top.child("health"),
+            health_settings(&config),
+            registry.clone(),
+            upstreams.clone(),
+        );
+        let services = ConversationServices {
+            store: store.clone(),
+            router: router.clone(),
+            caller: Arc::new(upstreams.clone()),
+            call_within: config.upstream.call_timeout_ms.millis(),
+        };
+        let (conversations, conversations_child) =
+            ConversationsHandle::build(&system, top.child("conversations"), services)?;
         let handles = Handles {
             node_id: node_id(&store).await?,
             system: system.clone(),
@@ -132,10 +152,12 @@ impl Node {
             upstreams,
             sessions,
             gateway,
+            health,
             router,
+            conversations,
         };
         let state = EdgeState::new(config, handles, top.child("edge"));
-        let spec = SupervisorSpec::new(&system, top)
+        let spec = SupervisorSpec::new(&system, top.clone())
             .strategy(Strategy::OneForOne)
             .intensity(intensity)
             .child(audit_child)
@@ -143,8 +165,11 @@ impl Node {
             .child(vault_child)
             .child(registry_child)
             .child(upstreams_child)
+            .child(health_child)
             .child(router_child)
+            .child(conversations_child)
             .child(sessions_child)
+            .child(live::child(&state, top.child("live")))
             .child(edge_child(&state, limits, listener));
         let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { state, data, first_start, root })
@@ -189,6 +214,14 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         restart_wait_ms_max: settings.restart_wait_ms_max.get(),
         backoff_ms_max: settings.backoff_ms_max.get(),
         list_age_ms_max: settings.list_age_ms_max.get(),
+    }
+}
+
+fn health_settings(config: &Config) -> HealthSettings {
+    HealthSettings {
+        probe_interval: config.health.probe_interval_ms.millis(),
+        probe_timeout: config.health.probe_timeout_ms.millis(),
+        slow_from: config.health.slow_from_ms.millis(),
     }
 }
 

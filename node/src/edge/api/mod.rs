@@ -3,6 +3,8 @@
 //! Each handler stands with its path and types in one place; the router and the OpenAPI document are both made from
 //! that, so neither can have a route that the other lacks.
 
+mod builtin;
+mod conversations;
 mod keys;
 mod observe;
 mod offers;
@@ -10,14 +12,17 @@ pub mod openapi;
 mod secrets;
 mod servers;
 mod session;
+mod status;
 mod tools;
 
 use axum::Router;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::state::EdgeState;
+pub use status::status_of;
 
-/// The routes of the API, without the live WebSocket.
+use super::{live, state::EdgeState};
+
+/// The routes of the API.
 pub fn routes() -> Router<EdgeState> {
     documented().split_for_parts().0
 }
@@ -28,6 +33,9 @@ fn documented() -> OpenApiRouter<EdgeState> {
         .merge(servers::routes())
         .merge(offers::routes())
         .merge(tools::routes())
+        .merge(conversations::routes())
+        .merge(status::routes())
+        .routes(routes!(live::live))
         .merge(observe::routes())
         .merge(secrets::routes())
         .merge(keys::routes())

@@ -1,28 +1,33 @@
 //! Registered servers: reading and changing the registry.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use troupe_actors::registry::{Health, RegistryError};
+use troupe_actors::{
+    registry::{RegistryError, transport_to_test},
+    runtime::Deadline,
+};
 use troupe_protocol::{
-    health::HealthHistory,
+    health::{HealthHistory, HealthReport, TestReport},
     server::{
         ImportReport, ImportSource, NewServer, ServerDetail, ServerName, ServerPage, ServerPatch, ServerQuery,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::builtin;
 use crate::edge::{ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new()
         .routes(routes!(list_servers, register_server))
         .routes(routes!(import_servers))
+        .routes(routes!(test_server))
+        .routes(routes!(probe_server))
+        .routes(routes!(show_history))
         .routes(routes!(show_server, change_server, remove_server))
 }
 
@@ -35,7 +40,9 @@ async fn list_servers(
     State(state): State<EdgeState>,
     ApiQuery(query): ApiQuery<ServerQuery>,
 ) -> ApiResult<Json<ServerPage>> {
-    Ok(Json(state.registry.view().list(&query, &health_of(&state))?))
+    let mut page = state.registry.view().list(&query, &state.health.view())?;
+    builtin::add_to(&mut page, &query, &state);
+    Ok(Json(page))
 }
 
 /// Registers a server. Values of headers and environment are sealed in the vault.
@@ -82,7 +89,7 @@ async fn show_server(
     State(state): State<EdgeState>,
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<Json<ServerDetail>> {
-    Ok(Json(detail_of(&state, &known(&state, &name)?)?))
+    Ok(Json(detail_of(&state, &reachable(&state, &name)?)?))
 }
 
 /// Changes a server; absent fields stay.
@@ -96,7 +103,7 @@ async fn change_server(
     ApiPath(name): ApiPath<String>,
     ApiJson(patch): ApiJson<ServerPatch>,
 ) -> ApiResult<Json<ServerDetail>> {
-    let name = known(&state, &name)?;
+    let name = reachable(&state, &name)?;
     let action = match patch.enabled {
         Some(true) => "server.enable",
         Some(false) => "server.disable",
@@ -118,16 +125,11 @@ async fn remove_server(
     caller: Caller,
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
-    let name = known(&state, &name)?;
+    let name = reachable(&state, &name)?;
     let removed = state.registry.remove(&name).await;
     state.audit(&caller, "server.remove", name.as_str(), &removed);
     removed?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A registered name. What is no slug cannot be registered, so it is not found rather than invalid.
-fn known(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
-    reachable(state, name)
 }
 
 /// A registered name, or that of a server which is part of the node.
@@ -137,15 +139,60 @@ pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
     Ok(known.ok_or_else(|| RegistryError::NotFound { name: name.to_owned() })?)
 }
 
-pub fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
-    let detail = state.registry.view().detail(name.as_str(), &health_of(state), history_of(state, name));
+fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
+    let detail = if name.is_builtin() {
+        builtin::detail(state)
+    } else {
+        state.registry.view().detail(name.as_str(), &state.health.view(), state.health.history(name))
+    };
     Ok(detail.ok_or_else(|| RegistryError::NotFound { name: name.to_string() })?)
 }
 
-fn health_of(_state: &EdgeState) -> Arc<Health> {
-    Arc::default()
+/// Connects to a server without registering it. That it does not answer is a report, not an error.
+#[utoipa::path(
+    post, path = "/api/v1/servers/test", tag = "servers", request_body = NewServer,
+    responses((status = 200, body = TestReport))
+)]
+async fn test_server(
+    State(state): State<EdgeState>,
+    caller: Caller,
+    ApiJson(new): ApiJson<NewServer>,
+) -> ApiResult<Json<TestReport>> {
+    let subject = new.name.clone().unwrap_or_default();
+    let transport = transport_to_test(new)?;
+    let deadline = Deadline::within(state.config.upstream.start_timeout_ms.millis());
+    let report = state.health.test(&transport, deadline).await;
+    state.record(&caller.principal, "server.test", &subject);
+    Ok(Json(report))
 }
 
-fn history_of(_state: &EdgeState, _name: &ServerName) -> HealthHistory {
-    HealthHistory::default()
+/// Probes a registered server at once.
+#[utoipa::path(
+    post, path = "/api/v1/servers/{name}/probe", tag = "servers", params(("name" = ServerName, Path)),
+    responses((status = 200, body = HealthReport))
+)]
+async fn probe_server(
+    State(state): State<EdgeState>,
+    ApiPath(name): ApiPath<String>,
+) -> ApiResult<Json<HealthReport>> {
+    let name = reachable(&state, &name)?;
+    if name.is_builtin() {
+        return Ok(Json(detail_of(&state, &name)?.health));
+    }
+    let settings = &state.config;
+    let within = settings.health.probe_timeout_ms.millis() + settings.upstream.start_timeout_ms.millis();
+    let report = state.health.probe(&name, Deadline::within(within)).await?;
+    Ok(Json(HealthReport::clone(&report)))
+}
+
+/// How a server fared in the last 24 hours.
+#[utoipa::path(
+    get, path = "/api/v1/servers/{name}/health", tag = "servers", params(("name" = ServerName, Path)),
+    responses((status = 200, body = HealthHistory))
+)]
+async fn show_history(
+    State(state): State<EdgeState>,
+    ApiPath(name): ApiPath<String>,
+) -> ApiResult<Json<HealthHistory>> {
+    Ok(Json(state.health.history(&reachable(&state, &name)?)))
 }
