@@ -1,4 +1,4 @@
-//! The error reference: `/errors/T1001` for one code, and the text of `ERRORS.md` for all.
+//! The error reference: `/errors/T1001` for one code, `/errors` (the text of `ERRORS.md`) for all.
 
 use std::fmt::Write;
 
@@ -32,6 +32,11 @@ pub async fn error_page(ApiPath(code): ApiPath<String>, headers: HeaderMap) -> R
         action = entry.action,
     ))
     .into_response()
+}
+
+/// All codes.
+pub async fn error_reference() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], reference())
 }
 
 /// The whole reference as Markdown: `ERRORS.md` is exactly this.

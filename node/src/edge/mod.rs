@@ -55,7 +55,7 @@ use tower_http::{
 use troupe_protocol::error::Code;
 
 pub use auth::{Caller, Proof};
-pub use extract::{ApiJson, ApiPath, ApiQuery, parse_json};
+pub use extract::{ApiJson, ApiPath, ApiQuery};
 pub use problem::{ApiError, ApiResult};
 pub use state::EdgeState;
 
@@ -74,6 +74,7 @@ pub fn router(state: EdgeState) -> Router {
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(metrics::metrics))
+        .route("/errors", get(errors_page::error_reference))
         .route("/errors/{code}", get(errors_page::error_page))
         .fallback(assets::serve)
         .method_not_allowed_fallback(method_not_allowed)

@@ -1,7 +1,7 @@
 //! What the edge answers when it cannot do what was asked: problem documents (RFC 9457) with a stable code.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use troupe_protocol::error::{Code, Coded, Problem};
 
 /// The media type of problem documents.
@@ -36,12 +36,6 @@ impl ApiError {
     /// There is nothing at `path`.
     pub fn not_found(path: &str) -> Self {
         Self::new(Code::NotFound, format!("there is nothing at {path}; /api/openapi.json lists what there is"))
-    }
-
-    /// Adds a header to the answer.
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
     }
 
     /// The document that the client gets.

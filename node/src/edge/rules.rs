@@ -37,6 +37,7 @@ const ADMIN: Access = Access::Role(Role::Admin);
 pub const RULES: &[Rule] = &[
     rule("GET", "/healthz", Access::Public),
     rule("GET", "/readyz", Access::Public),
+    rule("GET", "/errors", Access::Public),
     rule("GET", "/errors/{code}", Access::Public),
     rule("GET", "/metrics", OPERATOR),
     rule("GET", "/api/openapi.json", USER),

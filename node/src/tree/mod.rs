@@ -123,7 +123,6 @@ impl Node {
         );
         let (router, router_child) =
             routing::build(&system, top.child("router"), &config, &store, &registry, &upstreams)?;
-        builtin::register(&system, &registry, &router, &upstreams, Arc::default)?;
         let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
         let limits_of_calls = gateway_limits(&config);
         let gateway = Gateway::new(upstreams.clone(), registry.clone(), sessions.clone(), limits_of_calls);
@@ -134,6 +133,8 @@ impl Node {
             registry.clone(),
             upstreams.clone(),
         );
+        let fares = health.clone();
+        builtin::register(&system, &registry, &router, &upstreams, move || fares.view())?;
         let services = ConversationServices {
             store: store.clone(),
             router: router.clone(),
