@@ -41,6 +41,11 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cancellations on their way to one server; more are not sent, as a server that takes so few would not act upon them.
 const FAREWELLS_MAX: usize = 256;
 
+/// How often the stream of one request is taken up again.
+const RESUMPTIONS_MAX: usize = 1_000;
+/// The longest pause before that, whatever the server wishes.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 /// A request as it goes out.
 pub(super) struct Outgoing<'a> {
     pub id: u64,
@@ -371,20 +376,58 @@ impl Shared {
         }
     }
 
-    /// Reads the stream of one request up to its response.
+    /// Reads the stream of one request up to its response. A legacy server may end the stream early and have it taken
+    /// up again where it was, at the last event with an id.
     async fn read_events(&self, outgoing: &Outgoing<'_>, response: Response) -> Result<RawReply, Failure> {
+        let mut resume = Resume::default();
+        let mut response = response;
+        for _ in 0..RESUMPTIONS_MAX {
+            let ended = match self.read_stream(outgoing, response, &mut resume).await {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => Failure::Lost("the stream ended before the answer".to_owned()),
+                Err(failure @ Failure::Lost(_)) => failure,
+                Err(failure) => return Err(failure),
+            };
+            let is_legacy = self.dialect.read().era() == Era::Legacy;
+            let Some(last_event_id) = resume.last_event_id.as_deref().filter(|_| is_legacy) else {
+                return Err(ended);
+            };
+            tokio::time::sleep(resume.pause).await;
+            let resumed = listen::open(self, Some(last_event_id)).await;
+            let is_stream = |resumed: &Response| {
+                answer::body_of(resumed) == Body::Events && resumed.status().is_success()
+            };
+            response = resumed.filter(is_stream).ok_or(ended)?;
+        }
+        Err(Failure::Lost(format!(
+            "the stream ended {RESUMPTIONS_MAX} times before the answer"
+        )))
+    }
+
+    async fn read_stream(
+        &self,
+        outgoing: &Outgoing<'_>,
+        response: Response,
+        resume: &mut Resume,
+    ) -> Result<Option<RawReply>, Failure> {
         let mut events = answer::events(response, self.message_bytes_max);
         while let Some(event) = events.next().await {
-            let Some(data) = event?.data.filter(|data| !data.is_empty()) else {
+            let event = event?;
+            resume.last_event_id = event.id.or(resume.last_event_id.take());
+            resume.pause = event
+                .retry
+                .map_or(resume.pause, Duration::from_millis)
+                .min(RESUME_PAUSE_MAX);
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else {
                 continue;
             };
             let message = Message::parse_str(&data).map_err(|error| Failure::Protocol(error.to_string()))?;
             if let Some(reply) = answer_in(outgoing.id, &message) {
-                return Ok(reply);
+                return Ok(Some(reply));
             }
             self.received_with_call(outgoing.id, &message).await;
         }
-        Err(Failure::Lost("the stream ended before the answer".to_owned()))
+        Ok(None)
     }
 
     /// Handles a message that came on the stream of a call.
@@ -412,6 +455,21 @@ impl Shared {
                     "an answer to a server's request was not taken"
                 );
             }
+        }
+    }
+}
+
+/// Where a stream that ended early is taken up again, and after what pause.
+struct Resume {
+    last_event_id: Option<String>,
+    pause: Duration,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Self {
+            last_event_id: None,
+            pause: Duration::from_secs(1),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::header::ACCEPT;
 use reqwest::{Method, Response, StatusCode};
+use tokio::time::Instant;
 use troupe_protocol::jsonrpc::Message;
 use troupe_protocol::mcp::header;
 
@@ -14,6 +15,9 @@ use super::{Outgoing, Shared};
 /// The pauses before the stream is opened again.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A stream that lasted this long was a good one: the next is opened soon.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Keeps the stream open for as long as the server supports it and the connection lives.
 pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) {
@@ -29,8 +33,11 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
             let will_never_be =
                 response.status().is_client_error() && response.status() != StatusCode::NOT_FOUND;
             if is_stream {
-                pause = PAUSE_MIN;
+                let opened_at = Instant::now();
                 read(&shared, response, &mut last_event_id).await;
+                if opened_at.elapsed() >= STABLE_AFTER {
+                    pause = PAUSE_MIN;
+                }
             } else if will_never_be || response.status().is_success() {
                 // 405: the server does not talk unasked.
                 return;
@@ -50,7 +57,8 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
     }
 }
 
-async fn open(shared: &Shared, last_event_id: Option<&str>) -> Option<Response> {
+/// Opens a legacy server's stream, or takes one up again after the event with this id.
+pub(super) async fn open(shared: &Shared, last_event_id: Option<&str>) -> Option<Response> {
     let mut request = shared.request(Method::GET).header(ACCEPT, "text/event-stream");
     request = request.header(header::PROTOCOL_VERSION, shared.version());
     if let Some(session) = shared.session.load_full() {

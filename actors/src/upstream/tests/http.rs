@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +28,8 @@ struct Fake {
     session: AtomicUsize,
     seen: Mutex<Vec<String>>,
     dropped: Arc<AtomicUsize>,
+    /// The id of the request whose stream was ended early.
+    interrupted: AtomicU64,
 }
 
 impl Fake {
@@ -59,6 +61,7 @@ async fn serve(era: Era, port: u16) -> Running {
         session: AtomicUsize::new(0),
         seen: Mutex::default(),
         dropped: Arc::default(),
+        interrupted: AtomicU64::new(0),
     };
     let fake = Arc::new(fake);
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -141,6 +144,16 @@ async fn answer(
                 return response;
             }
             (_, _, session) if session != current => return StatusCode::NOT_FOUND.into_response(),
+            ("GET", ..) if header("last-event-id") == "e1" => {
+                let id = fake.interrupted.load(Ordering::SeqCst);
+                let content = json!({"content": [{"type": "text", "text": "resumed"}]});
+                let response = json!({"jsonrpc": "2.0", "id": id, "result": content});
+                return (
+                    [("content-type", "text/event-stream")],
+                    format!("data: {response}\n\n"),
+                )
+                    .into_response();
+            }
             ("GET", ..) => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
             ("DELETE", ..) => return StatusCode::OK.into_response(),
             (_, method, _) if method.starts_with("notifications/") => {
@@ -177,6 +190,14 @@ async fn answer(
                 result(content)
             );
             ([("content-type", "text/event-stream")], events).into_response()
+        }
+        "interrupted" => {
+            fake.interrupted.store(id.as_u64().unwrap(), Ordering::SeqCst);
+            (
+                [("content-type", "text/event-stream")],
+                "id: e1\nretry: 10\ndata: \n\n",
+            )
+                .into_response()
         }
         "hang" => {
             let dropped = CountDrop(Arc::clone(&fake.dropped));
@@ -383,5 +404,17 @@ async fn arguments_are_mirrored_into_headers_as_the_tools_schema_says() {
         log.iter()
             .any(|line| line.text.starts_with("tool wrong is left out")),
         "{log:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_a_legacy_server_ends_early_is_taken_up_again() {
+    let (bed, server) = (Bed::new().await, serve(Era::Legacy, 0).await);
+    bed.register_url("web", &server.url());
+    assert_eq!(text(&bed.call("web", "interrupted").await.unwrap()), "resumed");
+    assert_eq!(
+        server.fake.seen("POST tools/call"),
+        1,
+        "the call itself is not repeated"
     );
 }
