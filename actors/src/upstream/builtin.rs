@@ -13,6 +13,9 @@ use troupe_protocol::upstream::UpstreamInfo;
 
 use crate::runtime::Deadline;
 
+use super::calls::{CallTable, NewCall};
+use super::error::UpstreamError;
+use super::frame;
 use super::messages::CallOptions;
 
 /// A server that is part of the node and offers tools.
@@ -53,8 +56,47 @@ impl Coded for BuiltinError {
     }
 }
 
+/// A server of the node's own, and the calls in flight to it.
+pub(super) struct Builtin {
+    pub server: Arc<dyn BuiltinServer>,
+    pub calls: Arc<CallTable>,
+}
+
+impl Builtin {
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: &CallOptions,
+    ) -> Result<RawReply, UpstreamError> {
+        let server = self.calls.server();
+        let call = NewCall {
+            method: method.to_owned(),
+            name: frame::name_of(method, params),
+            principal: options.principal.as_ref().map(|principal| principal.name.clone()),
+            correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
+            progress: None,
+        };
+        let mut open = self
+            .calls
+            .begin(call)
+            .map_err(|failure| failure.into_error(server, method))?;
+        let (server, method_name, began) = (server.clone(), method.to_owned(), open.began);
+        tokio::select! {
+            biased;
+            reply = answer(&*self.server, method, params, options) => Ok(reply),
+            Ok(()) = &mut open.cancelled => Err(UpstreamError::Cancelled { server, method: method_name }),
+            () = tokio::time::sleep_until(options.deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
+                server,
+                method: method_name,
+                waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+}
+
 /// Answers a request to a server of the node's own.
-pub(super) async fn answer(
+async fn answer(
     server: &dyn BuiltinServer,
     method: &str,
     params: Option<&RawValue>,

@@ -18,12 +18,11 @@ use troupe_protocol::upstream::{CallId, CallInFlight, LogLine, UpstreamInfo, Ups
 
 use crate::runtime::{AskError, ChildSpec, Deadline, Mailbox, SupervisorHandle, SupervisorSpec, System};
 
-use super::builtin::{self, BuiltinServer};
-use super::calls::{CallTable, NewCall};
+use super::builtin::{Builtin, BuiltinServer};
+use super::calls::CallTable;
 use super::connect::{Ground, connect};
 use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
-use super::frame;
 use super::log::LogRing;
 use super::messages::{CallOptions, StarterMessage, UpstreamEvent, connect_error};
 use super::slot::Slot;
@@ -48,11 +47,6 @@ pub(super) struct Shared {
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
     builtins: ArcSwap<HashMap<ServerName, Arc<Builtin>>>,
     starter: Mailbox<StarterMessage>,
-}
-
-struct Builtin {
-    server: Arc<dyn BuiltinServer>,
-    calls: Arc<CallTable>,
 }
 
 impl Shared {
@@ -421,38 +415,5 @@ impl UpstreamHandle {
     /// [`UpstreamError`].
     pub async fn prompts(&self, deadline: Deadline) -> Result<Arc<Vec<PromptDescriptor>>, UpstreamError> {
         self.list(ListKind::Prompts, deadline).await
-    }
-}
-
-impl Builtin {
-    async fn request(
-        &self,
-        method: &str,
-        params: Option<&RawValue>,
-        options: &CallOptions,
-    ) -> Result<RawReply, UpstreamError> {
-        let server = self.calls.server();
-        let call = NewCall {
-            method: method.to_owned(),
-            name: frame::name_of(method, params),
-            principal: options.principal.as_ref().map(|principal| principal.name.clone()),
-            correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
-            progress: None,
-        };
-        let mut open = self
-            .calls
-            .begin(call)
-            .map_err(|failure| failure.into_error(server, method))?;
-        let (server, method_name, began) = (server.clone(), method.to_owned(), open.began);
-        tokio::select! {
-            biased;
-            reply = builtin::answer(&*self.server, method, params, options) => Ok(reply),
-            Ok(()) = &mut open.cancelled => Err(UpstreamError::Cancelled { server, method: method_name }),
-            () = tokio::time::sleep_until(options.deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
-                server,
-                method: method_name,
-                waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            }),
-        }
     }
 }

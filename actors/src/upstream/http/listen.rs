@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use troupe_protocol::jsonrpc::Message;
 use troupe_protocol::mcp::header;
 
+use super::Outgoing;
 use super::answer::{self, Body};
-use super::{Outgoing, Shared};
+use super::exchange::Shared;
 
 /// The pauses before the stream is opened again.
 const PAUSE_MIN: Duration = Duration::from_millis(500);

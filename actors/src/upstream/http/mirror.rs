@@ -1,14 +1,15 @@
-//! Arguments of tools that are mirrored into headers (`x-mcp-header`, revision 2026-07-28, transports). Pure.
+//! What of a request travels in headers too (revision 2026-07-28, transports): names, and the arguments of tools that
+//! are annotated with `x-mcp-header`. Pure.
 
 use std::collections::HashSet;
 
-use reqwest::header::{HeaderMap, HeaderName};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::{edit, string_of};
 use troupe_protocol::mcp::header;
-
-use super::header_value;
 
 /// The annotation in a property's schema.
 const ANNOTATION: &str = "x-mcp-header";
@@ -114,6 +115,24 @@ fn mirror(annotation: &Value, kind: Option<&Value>, path: &[String]) -> Result<M
     })
 }
 
+/// A value as the modern revision writes it into a header: as it is where that is safe, else in base64.
+pub(super) fn header_value(text: &str) -> HeaderValue {
+    let is_plain = text
+        .bytes()
+        .all(|byte| (0x20..0x7f).contains(&byte) || byte == b'\t');
+    let is_padded = text.trim() != text;
+    let looks_encoded = text.starts_with("=?base64?") && text.ends_with("?=");
+    if is_plain
+        && !is_padded
+        && !looks_encoded
+        && let Ok(value) = HeaderValue::from_str(text)
+    {
+        return value;
+    }
+    let encoded = format!("=?base64?{}?=", BASE64.encode(text));
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -158,5 +177,18 @@ mod tests {
             "b": {"type": "string", "x-mcp-header": "same"},
         }});
         assert!(mirrors_of(&twice).is_err());
+    }
+
+    #[test]
+    fn header_values_are_encoded_as_the_revision_says() {
+        for (text, expected) in [
+            ("us-west1", "us-west1"),
+            ("Hello, 世界", "=?base64?SGVsbG8sIOS4lueVjA==?="),
+            (" padded ", "=?base64?IHBhZGRlZCA=?="),
+            ("line1\nline2", "=?base64?bGluZTEKbGluZTI=?="),
+            ("=?base64?literal?=", "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="),
+        ] {
+            assert_eq!(header_value(text), expected);
+        }
     }
 }

@@ -1,0 +1,319 @@
+//! One request over HTTP: sent, within a session if there is one, and its answer read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use troupe_protocol::jsonrpc::{ErrorObject, Kind, Message, RawReply};
+use troupe_protocol::mcp::{Era, header, method};
+
+use crate::upstream::calls;
+use crate::upstream::error::Failure;
+use crate::upstream::frame::{self, Dialect};
+use crate::upstream::incoming::{Incoming, decide};
+use crate::upstream::wires::{Notice, Wires, reply_of};
+
+use super::Outgoing;
+use super::answer::{self, Body};
+use super::client::{Target, in_words};
+use super::listen;
+use super::mirror::header_value;
+
+/// How often the stream of one request is taken up again.
+const RESUMPTIONS_MAX: usize = 1_000;
+/// The longest pause before that, whatever the server wishes.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A session that a legacy server gave us.
+pub(super) struct Session {
+    pub id: HeaderValue,
+}
+
+/// What a link and its streams share.
+pub(super) struct Shared {
+    pub target: Target,
+    /// The headers that the entry gives; some hold secrets.
+    pub headers: HeaderMap,
+    pub message_bytes_max: usize,
+    pub wires: Arc<Wires>,
+    pub dialect: RwLock<Dialect>,
+    pub session: ArcSwapOption<Session>,
+    /// Held while a session is made, so that many calls that meet a forgotten session make one new one.
+    pub renewal: tokio::sync::Mutex<()>,
+    pub renewed: tokio::sync::Notify,
+}
+
+impl Shared {
+    pub fn request(&self, http_method: Method) -> RequestBuilder {
+        let request = self
+            .target
+            .client
+            .request(http_method, self.target.url.as_ref().clone());
+        request.headers(self.headers.clone())
+    }
+
+    pub fn version(&self) -> HeaderValue {
+        HeaderValue::from_static(self.dialect.read().version.as_str())
+    }
+
+    pub async fn post(
+        &self,
+        outgoing: &Outgoing<'_>,
+        session: Option<&Session>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(Method::POST);
+        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request = request.header(
+            ACCEPT,
+            HeaderValue::from_static("application/json, text/event-stream"),
+        );
+        if let Some(session) = session {
+            request = request.header(header::SESSION_ID, session.id.clone());
+        }
+        if outgoing.method != method::INITIALIZE {
+            request = request.header(header::PROTOCOL_VERSION, self.version());
+        }
+        if self.dialect.read().era() == Era::Modern {
+            request = request.header(header::METHOD, header_value(outgoing.method));
+            if let Some(name) = outgoing.name {
+                request = request.header(header::NAME, header_value(name));
+            }
+            request = request.headers(outgoing.mirrored.clone());
+        }
+        request.body(outgoing.line.clone()).send().await.map_err(|error| {
+            let words = in_words(&error);
+            if !error.is_connect() {
+                return Failure::Lost(words);
+            }
+            // Whoever owns the connection makes a new one; this request is free to wait for it.
+            self.wires.lost(&words);
+            Failure::NotSent(words)
+        })
+    }
+
+    pub async fn call(&self, outgoing: &Outgoing<'_>) -> Result<RawReply, Failure> {
+        let session = self.session.load_full();
+        let response = self.post(outgoing, session.as_deref()).await?;
+        if response.status() != StatusCode::NOT_FOUND || session.is_none() {
+            return self.read_answer(outgoing, response).await;
+        }
+        // Either the session is forgotten, or the server has its own idea of which errors are 404.
+        let body = answer::whole(response, self.message_bytes_max).await?;
+        let ours = Message::parse_within(&body, self.message_bytes_max)
+            .ok()
+            .filter(|message| message.id_u64() == Some(outgoing.id));
+        if let Some(reply) = ours.as_ref().and_then(reply_of) {
+            return Ok(reply);
+        }
+        self.renew(session.as_ref()).await?;
+        let session = self.session.load_full();
+        let again = self.post(outgoing, session.as_deref()).await?;
+        self.read_answer(outgoing, again).await
+    }
+
+    pub async fn send(&self, mcp_method: &str, line: Bytes) -> Result<(), Failure> {
+        let session = self.session.load_full();
+        let response = self
+            .post(&Outgoing::plain(0, mcp_method, line), session.as_deref())
+            .await?;
+        if response.status().is_success() {
+            Ok(())
+        } else {
+            Err(answer::refusal(response).await)
+        }
+    }
+
+    pub async fn initialize(&self, outgoing: &Outgoing<'_>) -> Result<RawReply, Failure> {
+        let response = self.post(outgoing, None).await?;
+        let session = response.headers().get(header::SESSION_ID).cloned();
+        let reply = self.read_answer(outgoing, response).await?;
+        if matches!(reply, RawReply::Result(_)) {
+            self.session.store(session.map(|id| Arc::new(Session { id })));
+        }
+        Ok(reply)
+    }
+
+    /// Makes a new session in place of one that the server has forgotten, unless another call has done so meanwhile.
+    async fn renew(&self, forgotten: Option<&Arc<Session>>) -> Result<(), Failure> {
+        let _only_one = self.renewal.lock().await;
+        let current = self.session.load_full();
+        let is_renewed = match (&current, forgotten) {
+            (Some(current), Some(forgotten)) => !Arc::ptr_eq(current, forgotten),
+            (current, forgotten) => current.is_some() != forgotten.is_some(),
+        };
+        if is_renewed {
+            return Ok(());
+        }
+        self.wires
+            .log
+            .note("the server has forgotten the session; starting a new one");
+        let id = calls::next_call_id();
+        let line = frame::initialize(id).into();
+        let outgoing = Outgoing::plain(id, method::INITIALIZE, line);
+        if let RawReply::Error(error) = self.initialize(&outgoing).await? {
+            return Err(Failure::NotSent(format!(
+                "a new session was refused: {}",
+                error.get()
+            )));
+        }
+        let dialect = *self.dialect.read();
+        self.send(
+            method::INITIALIZED,
+            dialect.notification(method::INITIALIZED, None).into(),
+        )
+        .await?;
+        self.renewed.notify_waiters();
+        // A server that forgets its sessions has probably been restarted: what it lists may have changed.
+        use troupe_protocol::mcp::ListKind::{Prompts, ResourceTemplates, Resources, Tools};
+        self.wires.notice(Notice::ListChanged(&[
+            Tools,
+            Resources,
+            ResourceTemplates,
+            Prompts,
+        ]));
+        Ok(())
+    }
+
+    async fn read_answer(&self, outgoing: &Outgoing<'_>, response: Response) -> Result<RawReply, Failure> {
+        match (response.status().is_success(), answer::body_of(&response)) {
+            (true, Body::Events) => self.read_events(outgoing, response).await,
+            (true, Body::Json) => {
+                let body = answer::whole(response, self.message_bytes_max).await?;
+                let message = Message::parse_within(&body, self.message_bytes_max)
+                    .map_err(|error| Failure::Protocol(error.to_string()))?;
+                answer_in(outgoing.id, &message)
+                    .ok_or_else(|| Failure::Protocol("its answer is to another request".into()))
+            }
+            (true, Body::Other) => {
+                let status = response.status().as_u16();
+                Err(Failure::Protocol(format!(
+                    "HTTP {status} with neither JSON nor an event stream"
+                )))
+            }
+            (false, _) => {
+                let status = response.status().as_u16();
+                let body = answer::whole(response, self.message_bytes_max).await?;
+                let message = Message::parse_within(&body, self.message_bytes_max)
+                    .ok()
+                    .filter(|message| message.kind == Kind::Response);
+                let error = message.as_ref().and_then(|message| message.error);
+                match error.filter(|error| ErrorObject::read(error).is_some()) {
+                    Some(error) => Ok(RawReply::Error(error.to_owned())),
+                    None => Err(answer::refused(status, &body)),
+                }
+            }
+        }
+    }
+
+    /// Reads the stream of one request up to its response. A legacy server may end the stream early and have it taken
+    /// up again where it was, at the last event with an id.
+    async fn read_events(&self, outgoing: &Outgoing<'_>, response: Response) -> Result<RawReply, Failure> {
+        let mut resume = Resume::default();
+        let mut response = response;
+        for _ in 0..RESUMPTIONS_MAX {
+            let ended = match self.read_stream(outgoing, response, &mut resume).await {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => Failure::Lost("the stream ended before the answer".to_owned()),
+                Err(failure @ Failure::Lost(_)) => failure,
+                Err(failure) => return Err(failure),
+            };
+            let is_legacy = self.dialect.read().era() == Era::Legacy;
+            let Some(last_event_id) = resume.last_event_id.as_deref().filter(|_| is_legacy) else {
+                return Err(ended);
+            };
+            tokio::time::sleep(resume.pause).await;
+            let resumed = listen::open(self, Some(last_event_id)).await;
+            let is_stream = |resumed: &Response| {
+                answer::body_of(resumed) == Body::Events && resumed.status().is_success()
+            };
+            response = resumed.filter(is_stream).ok_or(ended)?;
+        }
+        Err(Failure::Lost(format!(
+            "the stream ended {RESUMPTIONS_MAX} times before the answer"
+        )))
+    }
+
+    async fn read_stream(
+        &self,
+        outgoing: &Outgoing<'_>,
+        response: Response,
+        resume: &mut Resume,
+    ) -> Result<Option<RawReply>, Failure> {
+        let mut events = answer::events(response, self.message_bytes_max);
+        while let Some(event) = events.next().await {
+            let event = event?;
+            resume.last_event_id = event.id.or(resume.last_event_id.take());
+            resume.pause = event
+                .retry
+                .map_or(resume.pause, Duration::from_millis)
+                .min(RESUME_PAUSE_MAX);
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else {
+                continue;
+            };
+            let message = Message::parse_str(&data).map_err(|error| Failure::Protocol(error.to_string()))?;
+            if let Some(reply) = answer_in(outgoing.id, &message) {
+                return Ok(Some(reply));
+            }
+            self.received_with_call(outgoing.id, &message).await;
+        }
+        Ok(None)
+    }
+
+    /// Handles a message that came on the stream of a call.
+    async fn received_with_call(&self, call: u64, message: &Message<'_>) {
+        match decide(message) {
+            Incoming::Progress(id) => self.wires.calls.progress(id, message),
+            Incoming::Log { level, text } => {
+                self.wires
+                    .log
+                    .push(troupe_protocol::upstream::LogSource::Message, level, &text);
+                self.wires.calls.forward(call, message);
+            }
+            _ => self.received(message).await,
+        }
+    }
+
+    /// Handles a message and answers it if it is a request.
+    pub async fn received(&self, message: &Message<'_>) {
+        if let Some(line) = self.wires.received(message) {
+            let session = self.session.load_full();
+            let outgoing = Outgoing::plain(0, "", line.into());
+            if let Err(failure) = self.post(&outgoing, session.as_deref()).await {
+                tracing::debug!(
+                    reason = failure.reason(),
+                    "an answer to a server's request was not taken"
+                );
+            }
+        }
+    }
+}
+
+/// Where a stream that ended early is taken up again, and after what pause.
+struct Resume {
+    last_event_id: Option<String>,
+    pause: Duration,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Self {
+            last_event_id: None,
+            pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The reply, if the message is the response to this request. Some servers answer errors with `id: null`.
+fn answer_in(id: u64, message: &Message<'_>) -> Option<RawReply> {
+    let is_ours = message.id_u64() == Some(id);
+    let is_nobodys_error = message.error.is_some() && message.id.is_none_or(|id| id.get() == "null");
+    if message.kind == Kind::Response && (is_ours || is_nobodys_error) {
+        reply_of(message)
+    } else {
+        None
+    }
+}
