@@ -1,5 +1,8 @@
 // Numbers, spans of time and moments as people read them. Pure.
 
+/** Between a number and its unit: the two stay on one line. */
+const GAP = "\u00a0";
+
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
@@ -8,10 +11,10 @@ const DAY_MS = 24 * HOUR_MS;
 export function duration(ms: number | null | undefined): string {
   if (ms == null || !Number.isFinite(ms)) return "–";
   if (ms < 0) return `−${duration(-ms)}`;
-  if (ms === 0) return "0 ms";
-  if (ms < 0.9995) return `${significant(ms * 1000)} µs`;
-  if (ms < 999.5) return `${significant(ms)} ms`;
-  if (ms < MINUTE_MS) return `${significant(ms / 1000)} s`;
+  if (ms === 0) return `0${GAP}ms`;
+  if (ms < 0.9995) return `${significant(ms * 1000)}${GAP}µs`;
+  if (ms < 999.5) return `${significant(ms)}${GAP}ms`;
+  if (ms < MINUTE_MS) return `${significant(ms / 1000)}${GAP}s`;
   if (ms < HOUR_MS) return pair(ms, MINUTE_MS, "min", 1000, "s");
   if (ms < DAY_MS) return pair(ms, HOUR_MS, "h", MINUTE_MS, "min");
   return pair(ms, DAY_MS, "d", HOUR_MS, "h");
@@ -20,7 +23,8 @@ export function duration(ms: number | null | undefined): string {
 function pair(ms: number, large: number, largeUnit: string, small: number, smallUnit: string): string {
   const whole = Math.floor(ms / large);
   const rest = Math.floor((ms - whole * large) / small);
-  return rest === 0 ? `${whole} ${largeUnit}` : `${whole} ${largeUnit} ${rest} ${smallUnit}`;
+  const first = `${whole}${GAP}${largeUnit}`;
+  return rest === 0 ? first : `${first} ${rest}${GAP}${smallUnit}`;
 }
 
 function significant(value: number): string {
@@ -66,9 +70,9 @@ export function rate(perSecond: number | null | undefined): string {
 /** A share of one as a percentage that shows 100 % only when it is whole. */
 export function percent(share: number | null | undefined): string {
   if (share == null) return "–";
-  if (share >= 1) return "100 %";
+  if (share >= 1) return `100${GAP}%`;
   const floored = Math.floor(share * 1000) / 10;
-  return `${floored.toFixed(floored >= 10 || floored === 0 ? 1 : 2).replace(/\.0+$/, "")} %`;
+  return `${floored.toFixed(1).replace(/\.0$/, "")}${GAP}%`;
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });

@@ -26,6 +26,11 @@ export const registry = {
     post<CallToolResponse>(path`/servers/${name}/prompts/${prompt}/get`, { arguments: args }, options),
 };
 
+/** The server that is part of every node: it cannot be changed, nor probed. */
+export function isBuiltIn(server: { transport: string | null }): boolean {
+  return server.transport === "builtin";
+}
+
 /** A list as a page of ours or in MCP's own wrapping. */
 function itemsOf<T>(answer: unknown, key: string): T[] {
   if (Array.isArray(answer)) return answer as T[];
