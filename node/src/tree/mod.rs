@@ -5,6 +5,8 @@ mod builtin;
 mod routing;
 mod sealer;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
