@@ -7,28 +7,26 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;
 use troupe_tests::mcp::{self, Era};
-use troupe_tests::{Answer, Api, Node, NodeOptions, binary};
+use troupe_tests::{Answer, Api, Node, NodeOptions, binary, eventually};
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 
-/// The code in the login link that the node printed.
-fn login_code(node: &Node) -> String {
-    let log = node.log();
+/// The code in the login link that the node prints once it is up.
+async fn login_code(node: &Node) -> String {
     let start = format!("http://{}/#/login?code=", node.listen);
-    let after = log
-        .split_once(&start)
-        .unwrap_or_else(|| panic!("no link {start}… in:\n{log}"))
-        .1;
-    after
-        .chars()
-        .take_while(|letter| letter.is_ascii_alphanumeric() || "-_".contains(*letter))
-        .collect()
+    let after = eventually("the login link printed", Duration::from_secs(5), async || {
+        let log = node.log();
+        log.split_once(&start).map(|(_, after)| after.to_owned()).filter(|after| after.contains('\n'))
+    });
+    let is_code = |letter: &char| letter.is_ascii_alphanumeric() || "-_".contains(*letter);
+    after.await.chars().take_while(is_code).collect()
 }
 
 #[tokio::test]
 async fn the_administrator_key_is_printed_once_and_kept_from_others() {
     let mut node = Node::start().await;
     assert!(node.key.starts_with("trp_"), "{}", node.key);
+    login_code(&node).await; // the last that it prints
     assert_eq!(
         node.log().matches(&node.key).count(),
         1,
@@ -56,7 +54,7 @@ async fn the_administrator_key_is_printed_once_and_kept_from_others() {
 async fn the_login_link_works_once_and_gives_the_browser_a_session() {
     let node = Node::start().await;
     let nobody = node.api.with_key(None);
-    let code = login_code(&node);
+    let code = login_code(&node).await;
 
     let login = nobody.post("/api/v1/login", &json!({ "code": code })).await;
     let cookie = login.headers["set-cookie"].to_str().unwrap().to_owned();
