@@ -1,5 +1,6 @@
 //! The node's HTTP API as JSON. Types are not shared with the node: what is asserted is what is on the wire.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use serde_json::Value;
 
 /// Long enough for the slowest real server to start on a loaded machine.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Characters of an answer that a failing test shows.
+const TEXT_SHOWN: usize = 2_000;
 
 /// A client with or without a key.
 #[derive(Clone)]
@@ -19,7 +22,6 @@ pub struct Api {
 }
 
 /// One answer, read whole.
-#[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -82,6 +84,13 @@ impl Api {
 
     pub async fn delete(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::DELETE, path)).await
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.headers.get("content-type");
+        write!(f, "{} {kind:?} {}", self.status, self.text.chars().take(TEXT_SHOWN).collect::<String>())
     }
 }
 
