@@ -13,8 +13,8 @@ before(async () => {
   browser = await launch();
   await node.addServer("time", servers.time);
   await node.addServer("everything", servers.everything);
-  node.cli("server", "add", "broken", "--", "sh", "-c", "echo out of ink >&2; exit 3");
-  const answer = node.cli("ask", "what time is it in Tokyo?");
+  await node.cli("server", "add", "broken", "--", "sh", "-c", "echo out of ink >&2; exit 3");
+  const answer = await node.cli("ask", "what time is it in Tokyo?");
   const actors = await node.get("/api/v1/actors");
   const list = actors.items ?? actors;
   const registry = list.find(({ path }) => path === "node/registry");

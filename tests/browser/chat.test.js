@@ -49,7 +49,7 @@ test("without a key there is only the door, and a wrong key is refused", async (
 });
 
 test("a login link works once", async () => {
-  const link = node.loginLink();
+  const link = await node.loginLink();
   const first = await open(browser);
   await first.goto(link);
   await first.getByRole("navigation", { name: "Places" }).waitFor();

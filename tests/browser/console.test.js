@@ -100,7 +100,7 @@ test("an actor is restarted and killed after typing its name, and comes back wit
 });
 
 test("a trace is read as a waterfall", async () => {
-  const answer = node.cli("ask", "what time is it in Tokyo?");
+  const answer = await node.cli("ask", "what time is it in Tokyo?");
   const page = await loggedIn(browser, node);
   await page.goto(`${node.base}/#/console/traces/${answer.correlation_id}`);
   const waterfall = page.getByRole("region", { name: "Waterfall" });
@@ -115,7 +115,7 @@ test("a trace is read as a waterfall", async () => {
 });
 
 test("a user sees no console", async () => {
-  const { key } = node.cli("key", "add", "una", "--role", "user");
+  const { key } = await node.cli("key", "add", "una", "--role", "user");
   const page = await loggedIn(browser, node, {}, key);
   assert.equal(await page.getByRole("link", { name: "Console" }).count(), 0);
   await page.goto(`${node.base}/#/console`);

@@ -204,7 +204,7 @@ async fn the_api_refuses_wrong_bodies_with_their_place() {
     node.api
         .post("/api/v1/servers", &json!({ "name": "empty" }))
         .await
-        .problem(409, "T2008");
+        .problem(422, "T1002");
     let kind = node
         .api
         .request(Method::POST, "/api/v1/servers")

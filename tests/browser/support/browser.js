@@ -54,7 +54,7 @@ export async function open(browser, { theme = "light", viewport = DESKTOP } = {}
 /** A page that is logged in: by a link as the administrator, or with a key as its owner. */
 export async function loggedIn(browser, node, options, key) {
   const page = await open(browser, options);
-  await page.goto(key === undefined ? node.loginLink() : node.base);
+  await page.goto(key === undefined ? await node.loginLink() : node.base);
   if (key !== undefined) {
     await page.getByLabel("Key").fill(key);
     await page.getByRole("button", { name: "Log in" }).click();

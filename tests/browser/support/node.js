@@ -1,10 +1,11 @@
 // A real `troupe` process with real MCP servers, started for one test file.
-import { spawn, execFileSync } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { mkdtempSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
+import { promisify } from "node:util";
 
 const TESTS = resolve(import.meta.dirname, "../..");
 const CACHE = join(TESTS, ".cache");
@@ -69,10 +70,11 @@ export class TroupeNode {
   }
 
   /** Runs a troupe command against this node; answers the JSON it printed. */
-  cli(...argv) {
+  async cli(...argv) {
     const own = argv.includes("--") ? argv.indexOf("--") : argv.length;
     const line = [...argv.slice(0, own), "--json", "--data", this.data, ...argv.slice(own)];
-    return JSON.parse(execFileSync(BINARY, line, { encoding: "utf8" }));
+    const { stdout } = await promisify(execFile)(BINARY, line);
+    return JSON.parse(stdout);
   }
 
   async get(path) {
@@ -83,7 +85,7 @@ export class TroupeNode {
 
   /** Registers a server by the command line and waits until it is online. */
   async addServer(name, command) {
-    this.cli("server", "add", name, "--", ...command);
+    await this.cli("server", "add", name, "--", ...command);
     await eventually(`server ${name} online`, ONLINE_WITHIN_MS, async () => {
       const { status } = await this.get(`/api/v1/servers/${name}`);
       return status === "online";
@@ -91,8 +93,8 @@ export class TroupeNode {
   }
 
   /** A login link, as the administrator makes one. */
-  loginLink() {
-    const printed = JSON.stringify(this.cli("key", "login-link"));
+  async loginLink() {
+    const printed = JSON.stringify(await this.cli("key", "login-link"));
     return printed.match(/http:\/\/[^"\\]*\/#\/login\?code=[\w-]+/)[0];
   }
 
