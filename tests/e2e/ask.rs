@@ -58,7 +58,6 @@ async fn tokyo_is_answered_by_the_time_server_without_a_model() {
     let Some(time) = parts::time() else { return };
     let node = Node::start().await;
     node.add_server("time", &time).await;
-    node.wait_tools(7).await;
     assert_eq!(
         node.api.get("/api/v1/status").await.ok()["model"]["state"],
         "missing"
@@ -73,7 +72,6 @@ async fn tokyo_is_answered_by_the_time_server_with_the_model() {
     };
     let node = NodeOptions::default().models(models).start().await;
     node.add_server("time", &time).await;
-    node.wait_tools(7).await;
     assert_eq!(
         node.api.get("/api/v1/status").await.ok()["model"]["state"],
         "ready"
@@ -95,7 +93,6 @@ async fn the_right_server_is_chosen_among_several() {
     node.add_server("time", &time).await;
     node.add_server("everything", &everything).await;
     node.add_server_with("memory", &["--env", &file], &memory).await;
-    node.wait_tools(20).await;
     assert_tokyo(&node).await;
     let found = node
         .api

@@ -159,7 +159,6 @@ async fn a_question_is_routed_quickly() {
     let Some(time) = parts::time() else { return };
     let node = Node::start().await;
     node.add_server("time", &time).await;
-    node.wait_tools(7).await;
     node.ask("what time is it in Tokyo?").await;
     let mut samples = Vec::new();
     for _ in 0..20 {

@@ -44,8 +44,7 @@ async fn every_command_prints_json_when_asked_to() {
     ];
     for command in commands {
         let printed = node.cli(&[command, &["--json"][..]].concat()).await;
-        let value: Value = printed.json();
-        assert!(!value.is_null(), "{command:?}");
+        let _: Value = printed.json();
     }
 }
 

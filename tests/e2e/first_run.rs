@@ -16,7 +16,9 @@ async fn login_code(node: &Node) -> String {
     let start = format!("http://{}/#/login?code=", node.listen);
     let after = eventually("the login link printed", Duration::from_secs(5), async || {
         let log = node.log();
-        log.split_once(&start).map(|(_, after)| after.to_owned()).filter(|after| after.contains('\n'))
+        log.split_once(&start)
+            .map(|(_, after)| after.to_owned())
+            .filter(|after| after.contains('\n'))
     });
     let is_code = |letter: &char| letter.is_ascii_alphanumeric() || "-_".contains(*letter);
     after.await.chars().take_while(is_code).collect()

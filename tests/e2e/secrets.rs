@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use troupe_tests::{Node, eventually, parts};
 
 /// Three secrets, one by each way in. Long and odd, so that a match is no coincidence.
@@ -81,7 +82,7 @@ fn the_search_finds_what_is_planted() {
 async fn a_planted_secret_is_found_nowhere_but_in_its_server() {
     let Some(time) = parts::time() else { return };
     let mut node = Node::start().await;
-    let (listener, remote) = listen().await;
+    let (remote, first_request) = refusing_server().await;
     plant(&node, &time, &remote).await;
 
     // the server's process has them in clear: this is what they are for
@@ -101,7 +102,10 @@ async fn a_planted_secret_is_found_nowhere_but_in_its_server() {
         "{environment}"
     );
     std::fs::remove_file(&file).unwrap();
-    let request = first_request(listener).await;
+    let request = tokio::time::timeout(Duration::from_secs(20), first_request)
+        .await
+        .expect("it is called")
+        .unwrap();
     assert!(request.contains(&format!("Bearer {BY_HEADER}")), "{request}");
 
     node.ask("what time is it in Tokyo?").await;
@@ -159,16 +163,11 @@ async fn plant(node: &Node, time: &[String], remote: &str) {
     assert_clean("the answer to a test", test.text.as_bytes());
 }
 
-/// A remote server that refuses everybody and repeats what it was sent, as bad ones do.
-async fn listen() -> (TcpListener, String) {
+/// A remote server that refuses everybody: its URL, and the first request that it gets.
+async fn refusing_server() -> (String, oneshot::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-    (listener, url)
-}
-
-/// Answers every connection with an error; the first request is kept.
-async fn first_request(listener: TcpListener) -> String {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         let mut sender = Some(sender);
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -182,10 +181,7 @@ async fn first_request(listener: TcpListener) -> String {
             }
         }
     });
-    tokio::time::timeout(Duration::from_secs(60), receiver)
-        .await
-        .expect("the remote is called")
-        .unwrap()
+    (url, receiver)
 }
 
 /// Reads every answer of the API that can be read, every actor's state and every trace among them.

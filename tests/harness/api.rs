@@ -90,7 +90,12 @@ impl Api {
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.headers.get("content-type");
-        write!(f, "{} {kind:?} {}", self.status, self.text.chars().take(TEXT_SHOWN).collect::<String>())
+        write!(
+            f,
+            "{} {kind:?} {}",
+            self.status,
+            self.text.chars().take(TEXT_SHOWN).collect::<String>()
+        )
     }
 }
 

@@ -142,6 +142,7 @@ impl Node {
         arguments.extend(command.iter().map(String::as_str));
         self.cli(&arguments).await.ok();
         self.wait_online(name).await;
+        self.wait_tools(name).await;
     }
 
     /// Waits until the prober reports the server online; answers its detail.
@@ -158,14 +159,18 @@ impl Node {
         .await
     }
 
-    /// Waits until the tool index of the router holds this many tools or more.
-    pub async fn wait_tools(&self, at_least: u64) {
+    /// Waits until the tools of this server are found.
+    pub async fn wait_tools(&self, server: &str) {
         eventually(
-            &format!("{at_least} tools in the list"),
+            &format!("tools of {server} in the index"),
             ONLINE_WITHIN,
             async || {
-                let listed = self.api.get("/api/v1/tools?limit=1").await.ok();
-                (listed["total"].as_u64()? >= at_least).then_some(())
+                let listed = self
+                    .api
+                    .get(&format!("/api/v1/tools?server={server}&limit=1"))
+                    .await
+                    .ok();
+                (listed["total"].as_u64()? > 0).then_some(())
             },
         )
         .await;
