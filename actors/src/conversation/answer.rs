@@ -11,6 +11,10 @@ use crate::router::selection::OFFERED_TOOLS;
 const ANSWER_BYTES_MAX: usize = 32 * 1024;
 /// Most rows of a table.
 const TABLE_ROWS_MAX: usize = 50;
+/// Deepest object that is shown as a list.
+const LIST_DEPTH_MAX: usize = 3;
+/// Most lines of an object that is shown as a list.
+const LIST_LINES_MAX: usize = 60;
 /// Most columns of a table.
 const TABLE_COLUMNS_MAX: usize = 8;
 /// Longest cell, in characters.
@@ -110,14 +114,34 @@ fn of_text(text: &str) -> String {
 
 fn of_json(value: &Value) -> String {
     match value {
-        Value::Object(object) if is_flat(object) && !object.is_empty() => {
-            let lines: Vec<String> = object.iter().map(|(name, value)| format!("- {name}: {}", plain(value))).collect();
-            lines.join("\n")
-        }
-        Value::Array(rows) if !rows.is_empty() => table(rows).or_else(|| list(rows)).unwrap_or_else(|| code(value)),
-        Value::Object(_) | Value::Array(_) => code(value),
+        Value::Array(rows) if rows.is_empty() => "The result is an empty list.".to_owned(),
+        Value::Array(rows) => table(rows).or_else(|| list(rows)).unwrap_or_else(|| code(value)),
+        Value::Object(object) if object.is_empty() => "The result is empty.".to_owned(),
+        Value::Object(object) => outline(object).unwrap_or_else(|| code(value)),
         scalar => plain(scalar),
     }
+}
+
+/// An object as a list of its members, those of members below them; nothing if it is too deep, too long or holds lists.
+fn outline(object: &Map<String, Value>) -> Option<String> {
+    let mut lines = Vec::new();
+    outline_into(&mut lines, object, 0)?;
+    Some(lines.join("\n"))
+}
+
+fn outline_into(lines: &mut Vec<String>, object: &Map<String, Value>, depth: usize) -> Option<()> {
+    for (name, value) in object {
+        let indent = "  ".repeat(depth);
+        match value {
+            Value::Object(inner) if depth + 1 < LIST_DEPTH_MAX && !inner.is_empty() => {
+                lines.push(format!("{indent}- {name}:"));
+                outline_into(lines, inner, depth + 1)?;
+            }
+            Value::Object(_) | Value::Array(_) => return None,
+            scalar => lines.push(format!("{indent}- {name}: {}", plain(scalar))),
+        }
+    }
+    (lines.len() <= LIST_LINES_MAX).then_some(())
 }
 
 fn is_flat(object: &Map<String, Value>) -> bool {
@@ -209,7 +233,9 @@ mod tests {
             "| name | n |\n| --- | --- |\n| a\\|b | 1 |\n| c | – |"
         );
         assert_eq!(of(json!([{"type": "text", "text": "[1,2]"}])), "- 1\n- 2");
-        assert!(of(json!([{"type": "text", "text": r#"{"a":{"b":1}}"#}])).starts_with("```json\n{"));
+        assert_eq!(of(json!([{"type": "text", "text": r#"{"a":{"b":1},"c":2}"#}])), "- a:\n  - b: 1\n- c: 2");
+        assert_eq!(of(json!([{"type": "text", "text": "[]"}])), "The result is an empty list.");
+        assert!(of(json!([{"type": "text", "text": r#"{"a":[{"b":[1]}]}"#}])).starts_with("```json\n{"));
         assert_eq!(of(json!([{"type": "text", "text": "{not json"}])), "{not json");
     }
 

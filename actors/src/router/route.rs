@@ -20,6 +20,8 @@ const CONTENDERS_MAX: usize = 8;
 const FILLABLE_BONUS: f32 = 0.15;
 /// … and for each argument that was found there.
 const ARGUMENT_BONUS: f32 = 0.08;
+/// The best score that a tool can have then: what is shown is a share of it.
+const SCORE_MAX: f32 = 1.0 + FILLABLE_BONUS + ARGUMENTS_COUNTED as f32 * ARGUMENT_BONUS;
 /// What that is worth as evidence that the tool is meant, in logits …
 const FILLABLE_EVIDENCE: f32 = 0.8;
 /// … what an SQL statement is worth for a tool that takes one …
@@ -153,6 +155,7 @@ fn settle(ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
         if is_contender { weighed(ranked, request) } else { Contender { ranked, filled: None } }
     };
     let mut contenders: Vec<Contender> = ranked.into_iter().enumerate().map(weigh).collect();
+    contenders.iter_mut().for_each(|contender| contender.ranked.score /= SCORE_MAX);
     contenders.sort_by(|a, b| b.ranked.score.total_cmp(&a.ranked.score));
     yield_to_others(&mut contenders);
     contenders.into_iter().map(|contender| contender.ranked).collect()
