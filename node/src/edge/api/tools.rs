@@ -56,7 +56,7 @@ async fn list_tools(
         let of_server = query.server.as_deref().is_none_or(|server| *tool.server == *server);
         of_server && words.iter().all(|word| mentions(tool, word))
     });
-    let page = Page::slice(tools.iter().map(|tool| listing(tool)), query.cursor.as_deref(), query.limit);
+    let page = Page::slice(tools.iter().map(listing), query.cursor.as_deref(), query.limit);
     Json(page)
 }
 
