@@ -3,11 +3,13 @@ import type { Component } from "svelte";
 import type { RouteDefinition } from "svelte-spa-router";
 import { wrap } from "svelte-spa-router/wrap";
 import Loading from "../components/Loading.svelte";
+import LoadFailed from "./LoadFailed.svelte";
 
 // biome-ignore lint: pages take whatever parameters their address has
 type Page = () => Promise<{ default: Component<any> }>;
 
-function page(asyncComponent: Page) {
+function page(load: Page) {
+  const asyncComponent: Page = () => load().catch(() => ({ default: LoadFailed }));
   return wrap({ asyncComponent, loadingComponent: Loading });
 }
 
