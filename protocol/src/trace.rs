@@ -163,7 +163,11 @@ impl SpanTree {
             .map(|child| Self::grow(child, started_at, children_of))
             .collect();
         let offset_us = offset_us(&span, started_at);
-        Self { span, offset_us, children }
+        Self {
+            span,
+            offset_us,
+            children,
+        }
     }
 }
 

@@ -52,7 +52,11 @@ pub fn paths() -> impl Iterator<Item = Cow<'static, str>> {
 fn media_type(file: &EmbeddedFile) -> String {
     let essence = file.metadata.mimetype();
     let is_text = essence.starts_with("text/") || essence == "application/json";
-    if is_text && !essence.contains("charset") { format!("{essence}; charset=utf-8") } else { essence.to_owned() }
+    if is_text && !essence.contains("charset") {
+        format!("{essence}; charset=utf-8")
+    } else {
+        essence.to_owned()
+    }
 }
 
 /// Half of the content's SHA-256 is more than enough to tell two builds apart.
@@ -89,15 +93,23 @@ mod tests {
             .filter_map(|part| part.strip_prefix('/'))
             .filter(|path| path.contains('.'))
             .collect();
-        assert!(named.iter().any(|path| path.starts_with(HASHED_FOLDER)), "the index names no built file");
+        assert!(
+            named.iter().any(|path| path.starts_with(HASHED_FOLDER)),
+            "the index names no built file"
+        );
         for path in named {
-            assert!(asset(path).is_some(), "{path} is named by the index but not in the bundle");
+            assert!(
+                asset(path).is_some(),
+                "{path} is named by the index but not in the bundle"
+            );
         }
     }
 
     #[test]
     fn built_files_are_immutable_and_typed() {
-        let script = paths().find(|path| path.starts_with(HASHED_FOLDER) && path.ends_with(".js")).unwrap();
+        let script = paths()
+            .find(|path| path.starts_with(HASHED_FOLDER) && path.ends_with(".js"))
+            .unwrap();
         let script = asset(&script).unwrap();
         assert!(script.immutable);
         assert_eq!(script.mime, "text/javascript; charset=utf-8");

@@ -92,7 +92,11 @@ impl Builtin {
             capabilities: json!({ "tools": {} }),
             instructions: Some(DESCRIPTION.to_owned()),
         };
-        Self { services, info: Arc::new(info), tools: Arc::new(tools::descriptors()) }
+        Self {
+            services,
+            info: Arc::new(info),
+            tools: Arc::new(tools::descriptors()),
+        }
     }
 
     fn list_servers(&self, arguments: Value) -> Result<Value, BuiltinError> {
@@ -114,7 +118,10 @@ impl Builtin {
         if servers.is_empty() {
             return Ok(said("No server is registered that fits."));
         }
-        Ok(structured(Value::Array(servers.clone()), json!({ "servers": servers, "total": page.total })))
+        Ok(structured(
+            Value::Array(servers.clone()),
+            json!({ "servers": servers, "total": page.total }),
+        ))
     }
 
     async fn find_tools(
@@ -125,7 +132,11 @@ impl Builtin {
     ) -> Result<Value, BuiltinError> {
         let FindTools { query, limit } = read(arguments)?;
         let limit = limit.unwrap_or(FOUND_TOOLS_DEFAULT);
-        let found = self.services.router.find_tools(&query, principal, limit, deadline).await;
+        let found = self
+            .services
+            .router
+            .find_tools(&query, principal, limit, deadline)
+            .await;
         if found.is_empty() {
             return Ok(said("No tool fits."));
         }
@@ -150,22 +161,38 @@ impl Builtin {
         principal: &Principal,
         deadline: Deadline,
     ) -> Result<Value, BuiltinError> {
-        let CallTool { server, tool, arguments } = read(arguments)?;
+        let CallTool {
+            server,
+            tool,
+            arguments,
+        } = read(arguments)?;
         if server == SERVER_NAME {
-            return Ok(failed(&format!("the tools of {SERVER_NAME} are called by their own names")));
+            return Ok(failed(&format!(
+                "the tools of {SERVER_NAME} are called by their own names"
+            )));
         }
         // A tool that the caller may not use does not exist for the caller.
         let Some(known) = self.services.router.tool(&server, &tool, principal) else {
-            return Ok(failed(&format!("there is no tool {server}/{tool}; find_tools finds those there are")));
+            return Ok(failed(&format!(
+                "there is no tool {server}/{tool}; find_tools finds those there are"
+            )));
         };
         let faults = schema::faults(&known.input_schema, &arguments);
         if !faults.is_empty() {
-            return Ok(failed(&format!("the arguments do not fit {server}/{tool}: {}", faults.join("; "))));
+            return Ok(failed(&format!(
+                "the arguments do not fit {server}/{tool}: {}",
+                faults.join("; ")
+            )));
         }
-        let Some(caller) = (self.services.caller)() else { return Ok(failed("the node is stopping")) };
+        let Some(caller) = (self.services.caller)() else {
+            return Ok(failed("the node is stopping"));
+        };
         match caller.call(&server, &tool, arguments, principal, deadline).await {
             Ok(result) => Ok(result),
-            Err(failure) => Ok(failed(&format!("{} ({})", failure.problem.detail, failure.problem.code))),
+            Err(failure) => Ok(failed(&format!(
+                "{} ({})",
+                failure.problem.detail, failure.problem.code
+            ))),
         }
     }
 
@@ -216,12 +243,22 @@ impl BuiltinServer for Builtin {
 /// Holds the arguments against the schema that clients are shown.
 fn check(tool: &str, arguments: &Value) -> Result<(), BuiltinError> {
     let descriptions = tools::descriptions();
-    let Some(description) = descriptions.iter().find(|description| description["name"] == tool) else {
+    let Some(description) = descriptions
+        .iter()
+        .find(|description| description["name"] == tool)
+    else {
         return Err(BuiltinError::ToolNotFound(tool.to_owned()));
     };
     let empty = Arguments::new();
-    let faults = schema::faults(&description["inputSchema"], arguments.as_object().unwrap_or(&empty));
-    if faults.is_empty() { Ok(()) } else { Err(BuiltinError::InvalidArguments(faults.join("; "))) }
+    let faults = schema::faults(
+        &description["inputSchema"],
+        arguments.as_object().unwrap_or(&empty),
+    );
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(BuiltinError::InvalidArguments(faults.join("; ")))
+    }
 }
 
 fn read<T: for<'de> Deserialize<'de>>(arguments: Value) -> Result<T, BuiltinError> {
@@ -265,25 +302,48 @@ mod tests {
 
     fn time(timezone: Option<&str>) -> Result<Value, BuiltinError> {
         let now: Timestamp = "2026-11-22T12:30:00Z".parse().unwrap();
-        current_time(CurrentTime { timezone: timezone.map(str::to_owned) }, now)
+        current_time(
+            CurrentTime {
+                timezone: timezone.map(str::to_owned),
+            },
+            now,
+        )
     }
 
     #[test]
     fn the_time_is_told_in_any_zone() {
         let tokyo = time(Some("Asia/Tokyo")).unwrap();
-        assert_eq!(tokyo["structuredContent"]["datetime"], "2026-11-22T21:30:00+09:00");
+        assert_eq!(
+            tokyo["structuredContent"]["datetime"],
+            "2026-11-22T21:30:00+09:00"
+        );
         assert_eq!(tokyo["structuredContent"]["day_of_week"], "Sunday");
-        assert_eq!(time(None).unwrap()["structuredContent"]["datetime"], "2026-11-22T12:30:00+00:00");
+        assert_eq!(
+            time(None).unwrap()["structuredContent"]["datetime"],
+            "2026-11-22T12:30:00+00:00"
+        );
         assert_eq!(time(Some("tokyo")).unwrap(), tokyo);
-        assert!(matches!(time(Some("Mars/Olympus")), Err(BuiltinError::InvalidArguments(_))));
+        assert!(matches!(
+            time(Some("Mars/Olympus")),
+            Err(BuiltinError::InvalidArguments(_))
+        ));
     }
 
     #[test]
     fn arguments_are_held_against_the_schema() {
         assert!(check("find_tools", &json!({"query": "x"})).is_ok());
-        assert!(matches!(check("find_tools", &json!({})), Err(BuiltinError::InvalidArguments(_))));
-        assert!(matches!(check("current_time", &json!({"zone": "x"})), Err(BuiltinError::InvalidArguments(_))));
-        assert!(matches!(check("nothing", &json!({})), Err(BuiltinError::ToolNotFound(_))));
+        assert!(matches!(
+            check("find_tools", &json!({})),
+            Err(BuiltinError::InvalidArguments(_))
+        ));
+        assert!(matches!(
+            check("current_time", &json!({"zone": "x"})),
+            Err(BuiltinError::InvalidArguments(_))
+        ));
+        assert!(matches!(
+            check("nothing", &json!({})),
+            Err(BuiltinError::ToolNotFound(_))
+        ));
     }
 
     #[test]

@@ -53,14 +53,18 @@ impl ToolCaller for UpstreamsHandle {
                 is_retryable: false,
             })?;
             let upstream = self.get(&name, deadline).await.map_err(|error| failure(&error))?;
-            let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).map_err(|error| CallFailure {
-                problem: Problem::new(Code::Internal, error.to_string()),
-                may_have_had_effects: false,
-                is_retryable: false,
+            let params = to_raw_value(&json!({ "name": tool, "arguments": arguments })).map_err(|error| {
+                CallFailure {
+                    problem: Problem::new(Code::Internal, error.to_string()),
+                    may_have_had_effects: false,
+                    is_retryable: false,
+                }
             })?;
             let options = CallOptions::on_behalf_of(principal.clone(), deadline);
             match upstream.request(method::TOOLS_CALL, Some(params), options).await {
-                Ok(RawReply::Result(result)) => serde_json::from_str(result.get()).map_err(|error| broken(&error)),
+                Ok(RawReply::Result(result)) => {
+                    serde_json::from_str(result.get()).map_err(|error| broken(&error))
+                }
                 Ok(RawReply::Error(error)) => Err(refused(error.get())),
                 Err(error) => Err(failure(&error)),
             }
@@ -90,14 +94,23 @@ fn failure(error: &UpstreamError) -> CallFailure {
 
 /// A JSON-RPC error is the server's answer that it did not do it.
 fn refused(error: &str) -> CallFailure {
-    let message = serde_json::from_str::<Value>(error).ok().and_then(|e| Some(e.get("message")?.as_str()?.to_owned()));
+    let message = serde_json::from_str::<Value>(error)
+        .ok()
+        .and_then(|e| Some(e.get("message")?.as_str()?.to_owned()));
     let detail = message.unwrap_or_else(|| error.chars().take(500).collect());
-    CallFailure { problem: Problem::new(Code::UpstreamError, detail), may_have_had_effects: false, is_retryable: false }
+    CallFailure {
+        problem: Problem::new(Code::UpstreamError, detail),
+        may_have_had_effects: false,
+        is_retryable: false,
+    }
 }
 
 fn broken(error: &serde_json::Error) -> CallFailure {
     CallFailure {
-        problem: Problem::new(Code::UpstreamProtocol, format!("the result cannot be read: {error}")),
+        problem: Problem::new(
+            Code::UpstreamProtocol,
+            format!("the result cannot be read: {error}"),
+        ),
         may_have_had_effects: true,
         is_retryable: false,
     }

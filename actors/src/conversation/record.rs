@@ -72,7 +72,10 @@ impl ConversationTrees {
 
     /// All conversations.
     pub fn conversations(&self) -> Result<Vec<ConversationRecord>, StoreError> {
-        self.conversations.scan_prefix("").map(|entry| Ok(entry?.1)).collect()
+        self.conversations
+            .scan_prefix("")
+            .map(|entry| Ok(entry?.1))
+            .collect()
     }
 
     /// One conversation.
@@ -82,12 +85,17 @@ impl ConversationTrees {
 
     /// Writes a conversation.
     pub async fn put(&self, record: &ConversationRecord) -> Result<(), StoreError> {
-        self.conversations.put(&record.summary.id.to_string(), record).await
+        self.conversations
+            .put(&record.summary.id.to_string(), record)
+            .await
     }
 
     /// The steps of a conversation, oldest first.
     pub fn steps(&self, id: ConversationId) -> Result<Vec<FlowEvent>, StoreError> {
-        self.steps.scan_prefix(&format!("{id}/")).map(|entry| Ok(entry?.1)).collect()
+        self.steps
+            .scan_prefix(&format!("{id}/"))
+            .map(|entry| Ok(entry?.1))
+            .collect()
     }
 
     /// Writes a step: the `number`th of its turn.
@@ -137,6 +145,8 @@ impl ConversationTrees {
     async fn remove_steps(&self, prefix: &str) -> Result<(), StoreError> {
         let keys: Result<Vec<String>, StoreError> =
             self.steps.scan_prefix(prefix).map(|entry| Ok(entry?.0)).collect();
-        self.steps.batch(keys?.into_iter().map(Change::Remove).collect()).await
+        self.steps
+            .batch(keys?.into_iter().map(Change::Remove).collect())
+            .await
     }
 }

@@ -30,7 +30,10 @@ struct OneServer(Vec<Value>);
 
 impl ToolSource for OneServer {
     fn live(&self) -> Vec<LiveServer> {
-        vec![LiveServer { name: "s".parse().unwrap(), description: String::new() }]
+        vec![LiveServer {
+            name: "s".parse().unwrap(),
+            description: String::new(),
+        }]
     }
 
     fn tools<'a>(
@@ -75,7 +78,9 @@ impl ToolCaller for Script {
         _: Deadline,
     ) -> BoxFuture<'a, Result<Value, CallFailure>> {
         Box::pin(async move {
-            self.calls.lock().push((tool.to_owned(), arguments, principal.name.clone()));
+            self.calls
+                .lock()
+                .push((tool.to_owned(), arguments, principal.name.clone()));
             self.called.notify_one();
             let answer = self.answers.lock().pop_front();
             match answer {
@@ -124,8 +129,14 @@ async fn node(store: &Store, script: &Arc<Script>) -> Node {
     let (conversations, spec) =
         ConversationsHandle::build(&system, ActorPath::new("node/conversations"), services).unwrap();
     let root = testkit::start(&system, vec![router_spec, spec]).await.unwrap();
-    eventually(Duration::from_secs(5), || router.status().servers == 2).await.unwrap();
-    Node { conversations, system, root }
+    eventually(Duration::from_secs(5), || router.status().servers == 2)
+        .await
+        .unwrap();
+    Node {
+        conversations,
+        system,
+        root,
+    }
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -135,7 +146,11 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn ada() -> Principal {
-    Principal { name: "ada".to_owned(), role: Role::User, key_id: None }
+    Principal {
+        name: "ada".to_owned(),
+        role: Role::User,
+        key_id: None,
+    }
 }
 
 fn text(text: &str) -> Value {
@@ -147,7 +162,10 @@ fn soon() -> Deadline {
 }
 
 fn scripted(answers: Vec<Result<Value, CallFailure>>) -> Arc<Script> {
-    Arc::new(Script { answers: Mutex::new(answers.into()), ..Script::default() })
+    Arc::new(Script {
+        answers: Mutex::new(answers.into()),
+        ..Script::default()
+    })
 }
 
 #[tokio::test]
@@ -157,8 +175,15 @@ async fn a_question_is_answered_streamed_and_kept() {
     let node = node(&store, &script).await;
     let id = node.conversations.open(&ada()).await.unwrap().id;
     let mut events = node.conversations.subscribe(id, &ada()).unwrap();
-    let answer = node.conversations.ask("what time is it in Tokyo?", Some(id), &ada(), soon()).await.unwrap();
-    assert_eq!((answer.turn.status, answer.turn.answer.as_str()), (TurnStatus::Answered, "half past nine"));
+    let answer = node
+        .conversations
+        .ask("what time is it in Tokyo?", Some(id), &ada(), soon())
+        .await
+        .unwrap();
+    assert_eq!(
+        (answer.turn.status, answer.turn.answer.as_str()),
+        (TurnStatus::Answered, "half past nine")
+    );
     let (tool, arguments, who) = script.calls.lock()[0].clone();
     assert_eq!((tool.as_str(), who.as_str()), ("get_current_time", "ada"));
     assert_eq!(Value::Object(arguments), json!({"timezone": "Asia/Tokyo"}));
@@ -180,12 +205,19 @@ async fn a_question_is_answered_streamed_and_kept() {
     assert_eq!(heard, ["started", "routing", "calling", "calling", "ended"]);
     assert_eq!(streamed, "half past nine");
 
-    let second = node.conversations.ask("and in Paris?", Some(id), &ada(), soon()).await.unwrap();
+    let second = node
+        .conversations
+        .ask("and in Paris?", Some(id), &ada(), soon())
+        .await
+        .unwrap();
     assert_eq!(second.turn.answer, "half past one");
     assert_eq!(script.calls.lock()[1].1["timezone"], "Europe/Paris");
 
     let summary = node.conversations.list(&ada()).pop().unwrap();
-    assert_eq!((summary.title.as_str(), summary.turns), ("what time is it in Tokyo?", 2));
+    assert_eq!(
+        (summary.title.as_str(), summary.turns),
+        ("what time is it in Tokyo?", 2)
+    );
     assert_eq!(node.conversations.get(id, &ada()).await.unwrap().history.len(), 2);
 }
 
@@ -194,17 +226,40 @@ async fn a_conversation_is_its_owners_alone() {
     let (_folder, store) = store();
     let node = node(&store, &scripted(Vec::new())).await;
     let id = node.conversations.open(&ada()).await.unwrap().id;
-    let bob = Principal { name: "bob".to_owned(), ..ada() };
+    let bob = Principal {
+        name: "bob".to_owned(),
+        ..ada()
+    };
     assert!(node.conversations.list(&bob).is_empty());
     let refused = node.conversations.get(id, &bob).await.unwrap_err();
     assert_eq!(refused.code(), Code::ConversationNotFound);
     assert!(node.conversations.subscribe(id, &bob).is_err());
-    assert!(node.conversations.say(id, UserInput { text: "hi".to_owned() }, &bob).await.is_err());
+    assert!(
+        node.conversations
+            .say(
+                id,
+                UserInput {
+                    text: "hi".to_owned()
+                },
+                &bob
+            )
+            .await
+            .is_err()
+    );
     assert!(node.conversations.delete(id, &bob).await.is_err());
 
-    let renamed = node.conversations.change(id, Some("Clocks".to_owned()), Some(true), &ada()).await.unwrap();
+    let renamed = node
+        .conversations
+        .change(id, Some("Clocks".to_owned()), Some(true), &ada())
+        .await
+        .unwrap();
     assert_eq!((renamed.title.as_str(), renamed.pinned), ("Clocks", true));
-    assert!(node.conversations.change(id, Some("  ".to_owned()), None, &ada()).await.is_err());
+    assert!(
+        node.conversations
+            .change(id, Some("  ".to_owned()), None, &ada())
+            .await
+            .is_err()
+    );
     node.conversations.delete(id, &ada()).await.unwrap();
     assert!(node.conversations.list(&ada()).is_empty());
     assert!(node.conversations.get(id, &ada()).await.is_err());
@@ -215,14 +270,26 @@ async fn a_missing_argument_is_asked_for_and_small_talk_names_the_nearest() {
     let (_folder, store) = store();
     let script = scripted(vec![Ok(text("sent"))]);
     let node = node(&store, &script).await;
-    let asked = node.conversations.ask("send a mail message", None, &ada(), soon()).await.unwrap();
+    let asked = node
+        .conversations
+        .ask("send a mail message", None, &ada(), soon())
+        .await
+        .unwrap();
     assert_eq!(asked.turn.status, TurnStatus::ArgumentNeeded, "{:?}", asked.turn);
     assert!(asked.turn.answer.contains("the email"), "{}", asked.turn.answer);
     let id = Some(asked.conversation_id);
-    let sent = node.conversations.ask("to bob@example.org please", id, &ada(), soon()).await.unwrap();
+    let sent = node
+        .conversations
+        .ask("to bob@example.org please", id, &ada(), soon())
+        .await
+        .unwrap();
     assert_eq!(sent.turn.answer, "sent", "{:?}", sent.turn);
     assert_eq!(script.calls.lock()[0].1["email"], "bob@example.org");
-    let lost = node.conversations.ask("sing me a song about the time", id, &ada(), soon()).await.unwrap();
+    let lost = node
+        .conversations
+        .ask("sing me a song about the time", id, &ada(), soon())
+        .await
+        .unwrap();
     assert_eq!(lost.turn.status, TurnStatus::NothingFits, "{:?}", lost.turn);
     assert!(lost.turn.answer.contains("1. "), "{}", lost.turn.answer);
 }
@@ -233,21 +300,37 @@ async fn cancelling_stops_the_call() {
     let script = scripted(Vec::new());
     let node = node(&store, &script).await;
     let id = node.conversations.open(&ada()).await.unwrap().id;
-    let question = UserInput { text: "what time is it in Tokyo?".to_owned() };
-    node.conversations.say(id, question.clone(), &ada()).await.unwrap();
+    let question = UserInput {
+        text: "what time is it in Tokyo?".to_owned(),
+    };
+    node.conversations
+        .say(id, question.clone(), &ada())
+        .await
+        .unwrap();
     script.called.notified().await;
     let busy = node.conversations.say(id, question, &ada()).await.unwrap_err();
     assert_eq!(busy.code(), Code::TurnInProgress);
     assert!(node.conversations.cancel(id, &ada()).await.unwrap());
-    eventually(Duration::from_secs(5), || *script.dropped.lock() == 1).await.unwrap();
+    eventually(Duration::from_secs(5), || *script.dropped.lock() == 1)
+        .await
+        .unwrap();
     let history = node.conversations.get(id, &ada()).await.unwrap().history;
     assert_eq!(history[0].status, TurnStatus::Cancelled);
-    assert!(!node.conversations.cancel(id, &ada()).await.unwrap(), "there is nothing left to cancel");
+    assert!(
+        !node.conversations.cancel(id, &ada()).await.unwrap(),
+        "there is nothing left to cancel"
+    );
 }
 
 async fn actor_id(node: &Node, id: ConversationId) -> troupe_protocol::id::ActorId {
     let path = format!("node/conversations/{id}");
-    node.system.directory().reports().into_iter().find(|report| report.path.as_str() == path).unwrap().id
+    node.system
+        .directory()
+        .reports()
+        .into_iter()
+        .find(|report| report.path.as_str() == path)
+        .unwrap()
+        .id
 }
 
 #[tokio::test]
@@ -261,8 +344,19 @@ async fn after_a_crash_a_harmless_call_is_made_again_and_another_is_reported() {
     ] {
         script.calls.lock().clear();
         let id = node.conversations.open(&ada()).await.unwrap().id;
-        node.conversations.say(id, UserInput { text: question.to_owned() }, &ada()).await.unwrap();
-        eventually(Duration::from_secs(5), || script.calls.lock().len() == 1).await.unwrap();
+        node.conversations
+            .say(
+                id,
+                UserInput {
+                    text: question.to_owned(),
+                },
+                &ada(),
+            )
+            .await
+            .unwrap();
+        eventually(Duration::from_secs(5), || script.calls.lock().len() == 1)
+            .await
+            .unwrap();
         script.answers.lock().push_back(Ok(text("done")));
         testkit::crash(&node.system, actor_id(&node, id).await, Crash::Panic).unwrap();
         let mut events = node.conversations.subscribe(id, &ada()).unwrap();
@@ -274,7 +368,11 @@ async fn after_a_crash_a_harmless_call_is_made_again_and_another_is_reported() {
             }
         });
         let turn = ended.await.unwrap();
-        assert_eq!((turn.status, script.calls.lock().len()), (status, called), "{question}: {turn:?}");
+        assert_eq!(
+            (turn.status, script.calls.lock().len()),
+            (status, called),
+            "{question}: {turn:?}"
+        );
         script.answers.lock().clear();
     }
 }
@@ -285,7 +383,9 @@ async fn a_conversation_outlives_the_node() {
     let script = scripted(Vec::new());
     let first = node(&store, &script).await;
     let id = first.conversations.open(&ada()).await.unwrap().id;
-    let question = UserInput { text: "what time is it in Tokyo?".to_owned() };
+    let question = UserInput {
+        text: "what time is it in Tokyo?".to_owned(),
+    };
     first.conversations.say(id, question, &ada()).await.unwrap();
     script.called.notified().await;
     first.root.shutdown().await;

@@ -30,7 +30,10 @@ impl ToolSource for NodeServers {
         registered
             .enabled()
             .filter(|entry| answers(&entry.name))
-            .map(|entry| LiveServer { name: entry.name.clone(), description: entry.manifest.description.clone() })
+            .map(|entry| LiveServer {
+                name: entry.name.clone(),
+                description: entry.manifest.description.clone(),
+            })
             .collect()
     }
 
@@ -40,7 +43,11 @@ impl ToolSource for NodeServers {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Arc<Vec<ToolDescriptor>>, String>> {
         Box::pin(async move {
-            let upstream = self.upstreams.get(server, deadline).await.map_err(|error| error.to_string())?;
+            let upstream = self
+                .upstreams
+                .get(server, deadline)
+                .await
+                .map_err(|error| error.to_string())?;
             upstream.tools(deadline).await.map_err(|error| error.to_string())
         })
     }
@@ -52,11 +59,16 @@ impl ToolSource for NodeServers {
             _ => vec![ToolChange::Servers],
         });
         let connected = BroadcastStream::new(self.upstreams.subscribe()).map(|event| match event {
-            Ok(UpstreamEvent::ListChanged { server, kind: ListKind::Tools }) => vec![ToolChange::Tools(server)],
+            Ok(UpstreamEvent::ListChanged {
+                server,
+                kind: ListKind::Tools,
+            }) => vec![ToolChange::Tools(server)],
             Ok(UpstreamEvent::Up { server, .. }) => vec![ToolChange::Servers, ToolChange::Tools(server)],
             Ok(UpstreamEvent::ListChanged { .. } | UpstreamEvent::ResourceUpdated { .. }) => Vec::new(),
             Ok(UpstreamEvent::Down { .. }) | Err(_) => vec![ToolChange::Servers],
         });
-        select_all([registered.boxed(), connected.boxed()]).flat_map(futures::stream::iter).boxed()
+        select_all([registered.boxed(), connected.boxed()])
+            .flat_map(futures::stream::iter)
+            .boxed()
     }
 }

@@ -147,15 +147,23 @@ struct Contender {
 
 /// Moves up the contenders whose arguments are in the question.
 fn settle(ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
-    let Some(best) = ranked.first().map(|first| first.score) else { return ranked };
+    let Some(best) = ranked.first().map(|first| first.score) else {
+        return ranked;
+    };
     let weigh = |(place, ranked): (usize, Ranked)| {
         let is_contender = place < CONTENDERS_MAX
             && ranked.score >= best * CONTENDER_SHARE
             && ranked.confidence >= CONTENDER_CONFIDENCE_MIN;
-        if is_contender { weighed(ranked, request) } else { Contender { ranked, filled: None } }
+        if is_contender {
+            weighed(ranked, request)
+        } else {
+            Contender { ranked, filled: None }
+        }
     };
     let mut contenders: Vec<Contender> = ranked.into_iter().enumerate().map(weigh).collect();
-    contenders.iter_mut().for_each(|contender| contender.ranked.score /= SCORE_MAX);
+    contenders
+        .iter_mut()
+        .for_each(|contender| contender.ranked.score /= SCORE_MAX);
     contenders.sort_by(|a, b| b.ranked.score.total_cmp(&a.ranked.score));
     yield_to_others(&mut contenders);
     contenders.into_iter().map(|contender| contender.ranked).collect()
@@ -163,11 +171,16 @@ fn settle(ranked: Vec<Ranked>, request: RouteRequest<'_>) -> Vec<Ranked> {
 
 /// A built-in tool lets a registered one go first that fits about as well and has its arguments.
 fn yield_to_others(contenders: &mut [Contender]) {
-    let Some(first) = contenders.first().filter(|first| first.ranked.yields) else { return };
+    let Some(first) = contenders.first().filter(|first| first.ranked.yields) else {
+        return;
+    };
     let fits_as_well = |other: &Contender| {
         !other.ranked.yields
-            && other.filled.is_some_and(|found| found >= first.filled.unwrap_or(0))
-            && other.ranked.confidence >= selection::CALL_CONFIDENCE_MIN.max(first.ranked.confidence * YIELD_SHARE)
+            && other
+                .filled
+                .is_some_and(|found| found >= first.filled.unwrap_or(0))
+            && other.ranked.confidence
+                >= selection::CALL_CONFIDENCE_MIN.max(first.ranked.confidence * YIELD_SHARE)
     };
     if let Some(place) = contenders.iter().position(fits_as_well) {
         contenders[..=place].rotate_right(1);
@@ -175,13 +188,28 @@ fn yield_to_others(contenders: &mut [Contender]) {
 }
 
 fn weighed(mut ranked: Ranked, request: RouteRequest<'_>) -> Contender {
-    let RouteRequest { question, context, now, within } = request;
+    let RouteRequest {
+        question,
+        context,
+        now,
+        within,
+    } = request;
     let bonus = |found: usize| found.min(ARGUMENTS_COUNTED) as f32 * ARGUMENT_BONUS;
-    let plan = rules::plan(PlanRequest { question, tool: &ranked.tool, context, now, within });
+    let plan = rules::plan(PlanRequest {
+        question,
+        tool: &ranked.tool,
+        context,
+        now,
+        within,
+    });
     let (score, evidence, filled) = match plan {
         Plan::Filled(filled) => {
             let found = found_in_question(&filled);
-            (FILLABLE_BONUS + bonus(found), evidence(&filled, found), Some(found))
+            (
+                FILLABLE_BONUS + bonus(found),
+                evidence(&filled, found),
+                Some(found),
+            )
         }
         Plan::Missing { filled, .. } => (bonus(found_in_question(&filled)) / 2.0, MISSING_EVIDENCE, None),
         Plan::Refused { .. } => (0.0, MISSING_EVIDENCE, None),

@@ -30,11 +30,14 @@ impl Servers {
     fn set(&self, server: &str, tools: &[(&str, &str)]) {
         let tool = |(name, description): &(&str, &str)| {
             let schema = json!({"type": "object", "properties": {"timezone": {"type": "string"}}});
-            let raw = to_raw_value(&json!({"name": name, "description": description, "inputSchema": schema})).unwrap();
+            let raw = to_raw_value(&json!({"name": name, "description": description, "inputSchema": schema}))
+                .unwrap();
             Descriptor::read(ListKind::Tools, &raw).unwrap()
         };
         let name: ServerName = server.parse().unwrap();
-        self.tools.lock().insert(name.clone(), tools.iter().map(tool).collect());
+        self.tools
+            .lock()
+            .insert(name.clone(), tools.iter().map(tool).collect());
         let _ = self.changes.send(ToolChange::Servers);
         let _ = self.changes.send(ToolChange::Tools(name));
     }
@@ -48,7 +51,13 @@ impl Servers {
 impl ToolSource for Servers {
     fn live(&self) -> Vec<LiveServer> {
         let tools = self.tools.lock();
-        tools.keys().map(|name| LiveServer { name: name.clone(), description: String::new() }).collect()
+        tools
+            .keys()
+            .map(|name| LiveServer {
+                name: name.clone(),
+                description: String::new(),
+            })
+            .collect()
     }
 
     fn tools<'a>(
@@ -61,7 +70,9 @@ impl ToolSource for Servers {
     }
 
     fn changes(&self) -> BoxStream<'static, ToolChange> {
-        BroadcastStream::new(self.changes.subscribe()).filter_map(|change| async { change.ok() }).boxed()
+        BroadcastStream::new(self.changes.subscribe())
+            .filter_map(|change| async { change.ok() })
+            .boxed()
     }
 }
 
@@ -69,7 +80,10 @@ impl ToolSource for Servers {
 async fn the_index_follows_the_servers() {
     let system = System::new(SystemConfig::default());
     let (changes, _) = broadcast::channel(64);
-    let servers = Arc::new(Servers { tools: Mutex::default(), changes });
+    let servers = Arc::new(Servers {
+        tools: Mutex::default(),
+        changes,
+    });
     let services = RouterServices {
         servers: Arc::clone(&servers) as Arc<dyn ToolSource>,
         embedder: Embedder::start(Vec::new()),
@@ -82,22 +96,61 @@ async fn the_index_follows_the_servers() {
     let built_in = router.status().tools;
     assert!(built_in >= 4, "the built-in tools are there from the beginning");
 
-    servers.set("time", &[("get_current_time", "Get current time in a specific timezone")]);
-    eventually(Duration::from_secs(5), || router.status().tools == built_in + 1).await.unwrap();
+    servers.set(
+        "time",
+        &[("get_current_time", "Get current time in a specific timezone")],
+    );
+    eventually(Duration::from_secs(5), || router.status().tools == built_in + 1)
+        .await
+        .unwrap();
     let deadline = Deadline::within(Duration::from_secs(5));
     let somebody = Principal::anonymous();
-    let routing = router.route("what time is it in Tokyo?", &PlanContext::default(), &somebody, deadline).await;
+    let routing = router
+        .route(
+            "what time is it in Tokyo?",
+            &PlanContext::default(),
+            &somebody,
+            deadline,
+        )
+        .await;
     let route = routing.to_route().unwrap();
-    assert_eq!((route.decision, route.server.as_str(), route.tool.as_str()), (Decision::Call, "time", "get_current_time"));
+    assert_eq!(
+        (route.decision, route.server.as_str(), route.tool.as_str()),
+        (Decision::Call, "time", "get_current_time")
+    );
     assert_eq!(route.arguments, json!({"timezone": "Asia/Tokyo"}));
     assert!(!route.why.is_empty() && route.candidates.len() > 1);
 
-    servers.set("time", &[("get_current_time", "Get current time"), ("alarm", "Wake somebody")]);
-    eventually(Duration::from_secs(5), || router.status().tools == built_in + 2).await.unwrap();
-    assert_eq!(router.find_tools("wake somebody", &somebody, 3, deadline).await[0].tool, "alarm");
+    servers.set(
+        "time",
+        &[
+            ("get_current_time", "Get current time"),
+            ("alarm", "Wake somebody"),
+        ],
+    );
+    eventually(Duration::from_secs(5), || router.status().tools == built_in + 2)
+        .await
+        .unwrap();
+    assert_eq!(
+        router.find_tools("wake somebody", &somebody, 3, deadline).await[0].tool,
+        "alarm"
+    );
 
     servers.remove("time");
-    eventually(Duration::from_secs(5), || router.status().tools == built_in).await.unwrap();
-    let route = router.route("what time is it in Tokyo?", &PlanContext::default(), &somebody, deadline).await;
-    assert_eq!(route.to_route().unwrap().tool, "current_time", "a fresh node answers by itself");
+    eventually(Duration::from_secs(5), || router.status().tools == built_in)
+        .await
+        .unwrap();
+    let route = router
+        .route(
+            "what time is it in Tokyo?",
+            &PlanContext::default(),
+            &somebody,
+            deadline,
+        )
+        .await;
+    assert_eq!(
+        route.to_route().unwrap().tool,
+        "current_time",
+        "a fresh node answers by itself"
+    );
 }

@@ -40,18 +40,30 @@ impl VectorTree {
 
     fn get(&self, hash: &ContentHash) -> Option<Vector> {
         // A record that cannot be read is computed again.
-        let stored = self.0.get(&hex::encode(hash.0)).ok().flatten().filter(|stored| stored.model == MODEL)?;
+        let stored = self
+            .0
+            .get(&hex::encode(hash.0))
+            .ok()
+            .flatten()
+            .filter(|stored| stored.model == MODEL)?;
         let bytes = BASE64.decode(stored.values).ok()?;
         let (values, rest) = bytes.as_chunks::<4>();
-        rest.is_empty().then(|| values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+        rest.is_empty()
+            .then(|| values.iter().map(|value| f32::from_le_bytes(*value)).collect())
     }
 
     async fn put(&self, vectors: &[(ContentHash, Vector)]) -> Result<(), StoreError> {
         let record = |vector: &Vector| {
             let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
-            StoredVector { model: MODEL.to_owned(), values: BASE64.encode(bytes) }
+            StoredVector {
+                model: MODEL.to_owned(),
+                values: BASE64.encode(bytes),
+            }
         };
-        let changes = vectors.iter().map(|(hash, vector)| Change::Put(hex::encode(hash.0), record(vector))).collect();
+        let changes = vectors
+            .iter()
+            .map(|(hash, vector)| Change::Put(hex::encode(hash.0), record(vector)))
+            .collect();
         self.0.batch(changes).await
     }
 }

@@ -17,7 +17,11 @@ const RESTARTS: u32 = 3;
 pub fn warnings(reports: &[ActorReport], model: &ModelStatus) -> Vec<Warning> {
     let mut found: Vec<Warning> = reports.iter().flat_map(of_actor).collect();
     found.extend(of_model(model));
-    found.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.subject.cmp(&b.subject)));
+    found.sort_by(|a, b| {
+        b.severity
+            .cmp(&a.severity)
+            .then_with(|| a.subject.cmp(&b.subject))
+    });
     found
 }
 
@@ -39,7 +43,9 @@ fn of_actor(report: &ActorReport) -> Vec<Warning> {
             format!("{} of {bound} messages wait in its mailbox", report.mailbox_depth),
         );
     }
-    if let Some(waiting_ms) = report.oldest_waiting_ms.filter(|waiting_ms| *waiting_ms >= WAITING_MS)
+    if let Some(waiting_ms) = report
+        .oldest_waiting_ms
+        .filter(|waiting_ms| *waiting_ms >= WAITING_MS)
         && report.status != ActorStatus::Suspended
     {
         warn(
@@ -54,7 +60,11 @@ fn of_actor(report: &ActorReport) -> Vec<Warning> {
         warn(
             "slow_handler",
             Severity::Warning,
-            format!("{} has been at work for {} s", current.message, current.since_ms / 1_000),
+            format!(
+                "{} has been at work for {} s",
+                current.message,
+                current.since_ms / 1_000
+            ),
         );
     }
     if report.status == ActorStatus::Restarting || report.restarts >= RESTARTS {
@@ -72,7 +82,10 @@ fn of_actor(report: &ActorReport) -> Vec<Warning> {
         warn(
             "overloaded",
             Severity::Warning,
-            format!("{} messages were refused because its mailbox was full", report.overloaded),
+            format!(
+                "{} messages were refused because its mailbox was full",
+                report.overloaded
+            ),
         );
     }
     found

@@ -88,7 +88,11 @@ pub fn read_private(path: &Path) -> Result<Option<String>, StoreError> {
 /// When the system refuses.
 pub fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     // The parent of a relative path such as `data` is the empty path: the current folder.
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| StoreError::file("sync the folder", folder, &error))
 }

@@ -56,7 +56,11 @@ fn measure(args: &RoutingArgs) -> Result<RoutingReport, CliError> {
     if let Some(distractors) = &args.distractors {
         catalog.extend(lines(distractors)?);
     }
-    let mut model = if args.lexical { None } else { Some(model(args.models.as_deref())?) };
+    let mut model = if args.lexical {
+        None
+    } else {
+        Some(model(args.models.as_deref())?)
+    };
     let embed = model.as_mut().map(|model| model as &mut dyn Embed);
     bench::run(catalog, &queries, embed).map_err(|error| CliError::Failed(error.to_string()))
 }
@@ -75,8 +79,17 @@ fn lines<Line: for<'de> serde::Deserialize<'de>>(path: &Path) -> Result<Vec<Line
 }
 
 fn in_words(report: &RoutingReport) -> String {
-    let RoutingReport { tools, queries, unanswerable, .. } = report;
-    let how = if report.with_model { "words and meaning" } else { "words alone" };
+    let RoutingReport {
+        tools,
+        queries,
+        unanswerable,
+        ..
+    } = report;
+    let how = if report.with_model {
+        "words and meaning"
+    } else {
+        "words alone"
+    };
     let mut text = format!(
         "{queries} queries on {tools} tools, by {how} ({unanswerable} cannot be answered)\n\
          hit@1 {:.3}   hit@3 {:.3}   hit@5 {:.3}   MRR {:.3}   nDCG@10 {:.3}\n\
@@ -96,8 +109,13 @@ fn in_words(report: &RoutingReport) -> String {
         report.embed_query_us_p50,
     );
     for miss in &report.misses {
-        let place = miss.rank.map_or("not found".to_owned(), |rank| format!("place {rank}"));
-        text.push_str(&format!("\n{}: wanted {}, found {} ({place})", miss.id, miss.wanted, miss.found));
+        let place = miss
+            .rank
+            .map_or("not found".to_owned(), |rank| format!("place {rank}"));
+        text.push_str(&format!(
+            "\n{}: wanted {}, found {} ({place})",
+            miss.id, miss.wanted, miss.found
+        ));
     }
     text
 }

@@ -54,16 +54,28 @@ pub struct Which {
 pub async fn run(client: &Client, command: ActorCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
         ActorCommand::Tree => {
-            output.show(client.get(&["actors", "tree"], &[]).await?, |roots: Vec<ActorTree>| tree_in_words(&roots))?;
+            output.show(
+                client.get(&["actors", "tree"], &[]).await?,
+                |roots: Vec<ActorTree>| tree_in_words(&roots),
+            )?;
         }
         ActorCommand::List => {
-            output.show(client.get(&["actors"], &[]).await?, |page: Page<ActorReport>| list_in_words(&page.items))?;
+            output.show(client.get(&["actors"], &[]).await?, |page: Page<ActorReport>| {
+                list_in_words(&page.items)
+            })?;
         }
         ActorCommand::Show(Which { actor }) => {
-            output.show(client.get(&["actors", &actor], &[]).await?, |detail: ActorDetail| detail_in_words(&detail))?;
+            output.show(
+                client.get(&["actors", &actor], &[]).await?,
+                |detail: ActorDetail| detail_in_words(&detail),
+            )?;
         }
-        ActorCommand::Trace { correlation_id: Some(id) } => {
-            output.show(client.get(&["traces", &id], &[]).await?, |trace: Trace| trace_in_words(&trace))?;
+        ActorCommand::Trace {
+            correlation_id: Some(id),
+        } => {
+            output.show(client.get(&["traces", &id], &[]).await?, |trace: Trace| {
+                trace_in_words(&trace)
+            })?;
         }
         ActorCommand::Trace { correlation_id: None } => {
             let traces = client.get(&["traces"], &[]).await?;
@@ -86,7 +98,9 @@ pub async fn run(client: &Client, command: ActorCommand, output: Output) -> Resu
 async fn control(client: &Client, which: &Which, verb: &str, output: Output) -> Result<(), CliError> {
     let detail = client.get(&["actors", &which.actor], &[]).await?;
     let confirm = detail["report"]["path"].as_str().unwrap_or(&which.actor);
-    let done: Value = client.post(&["actors", &which.actor, verb], &json!({ "confirm": confirm })).await?;
+    let done: Value = client
+        .post(&["actors", &which.actor, verb], &json!({ "confirm": confirm }))
+        .await?;
     output.show(done, |done: ActorCommandResponse| match done.children {
         0 => format!("{verb}: {}", done.path),
         children => format!("{verb}: {} and {children} below it", done.path),
@@ -103,13 +117,30 @@ fn tree_in_words(roots: &[ActorTree]) -> String {
 
 fn write_branch(text: &mut String, branch: &ActorTree, before: &str, corner: &str, below: &str) {
     let report = &branch.report;
-    let waiting = if report.mailbox_depth > 0 { format!(", {} waiting", report.mailbox_depth) } else { String::new() };
-    let restarts = if report.restarts > 0 { format!(", {} restarts", report.restarts) } else { String::new() };
-    let _ = writeln!(text, "{before}{corner}{} ({}{waiting}{restarts})", name_of(&report.path), report.status);
+    let waiting = if report.mailbox_depth > 0 {
+        format!(", {} waiting", report.mailbox_depth)
+    } else {
+        String::new()
+    };
+    let restarts = if report.restarts > 0 {
+        format!(", {} restarts", report.restarts)
+    } else {
+        String::new()
+    };
+    let _ = writeln!(
+        text,
+        "{before}{corner}{} ({}{waiting}{restarts})",
+        name_of(&report.path),
+        report.status
+    );
     let before = format!("{before}{below}");
     for (at, child) in branch.children.iter().enumerate() {
         let is_last = at + 1 == branch.children.len();
-        let (corner, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        let (corner, below) = if is_last {
+            ("└─ ", "   ")
+        } else {
+            ("├─ ", "│  ")
+        };
         write_branch(text, child, &before, corner, below);
     }
 }
@@ -119,8 +150,17 @@ fn name_of(path: &ActorPath) -> &str {
 }
 
 fn list_in_words(reports: &[ActorReport]) -> String {
-    let mut table =
-        Table::new(&["id", "path", "status", "waiting", "handled", "p50", "p99", "restarts", "last error"]);
+    let mut table = Table::new(&[
+        "id",
+        "path",
+        "status",
+        "waiting",
+        "handled",
+        "p50",
+        "p99",
+        "restarts",
+        "last error",
+    ]);
     for report in reports {
         table.row([
             report.id.to_string(),
@@ -131,7 +171,10 @@ fn list_in_words(reports: &[ActorReport]) -> String {
             micros(report.handling.p50_us),
             micros(report.handling.p99_us),
             report.restarts.to_string(),
-            report.last_error.as_ref().map_or_else(|| "-".to_owned(), |error| shortened(&error.error, 50)),
+            report
+                .last_error
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |error| shortened(&error.error, 50)),
         ]);
     }
     table.or("no actors")
@@ -156,17 +199,32 @@ fn detail_in_words(detail: &ActorDetail) -> String {
             micros(latency.max_us)
         )
     };
-    let mut text = format!("{} (actor {}, {}): {}\n", report.path, report.id, report.kind, report.status);
+    let mut text = format!(
+        "{} (actor {}, {}): {}\n",
+        report.path, report.id, report.kind, report.status
+    );
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "  {label:<9} {value}");
     };
-    line("mailbox", format!("{} of {}", report.mailbox_depth, report.mailbox_messages_max));
-    line("handled", format!("{}, {} failed, {} refused", report.handled, report.failed, report.overloaded));
+    line(
+        "mailbox",
+        format!("{} of {}", report.mailbox_depth, report.mailbox_messages_max),
+    );
+    line(
+        "handled",
+        format!(
+            "{}, {} failed, {} refused",
+            report.handled, report.failed, report.overloaded
+        ),
+    );
     line("waiting", latency(&report.waiting));
     line("handling", latency(&report.handling));
     line("restarts", report.restarts.to_string());
     if let Some(error) = &report.last_error {
-        line("error", format!("{} in {}, {}", error.error, error.message, ago(error.at)));
+        line(
+            "error",
+            format!("{} in {}, {}", error.error, error.message, ago(error.at)),
+        );
     }
     for exit in &detail.exits {
         line("exit", format!("{}, {}", exit.reason, ago(exit.at)));
@@ -175,8 +233,15 @@ fn detail_in_words(detail: &ActorDetail) -> String {
         line("child", child.to_string());
     }
     for message in &detail.recent {
-        let took = format!("waited {}, took {}", micros(message.waited_us), micros(message.handled_us));
-        line("message", format!("{} {}, {took}", message.message, ago(message.at)));
+        let took = format!(
+            "waited {}, took {}",
+            micros(message.waited_us),
+            micros(message.handled_us)
+        );
+        line(
+            "message",
+            format!("{} {}, {took}", message.message, ago(message.at)),
+        );
     }
     let (freshness, state) = match &detail.snapshot {
         Snapshot::Alive { state } => ("state", Some(state)),

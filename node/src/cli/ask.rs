@@ -29,7 +29,11 @@ pub async fn run(client: &Client, args: AskArgs, output: Output) -> Result<ExitC
     let answer = client.post(&["ask"], &body).await?;
     let failed = answer["status"] == "failed";
     output.show(answer, |answer: AskAnswer| in_words(&answer))?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// The answer, and below it the way it came.
@@ -37,7 +41,11 @@ fn in_words(answer: &AskAnswer) -> String {
     let turn = &answer.turn;
     let mut text = format!("{}\n\n", turn.answer.trim_end());
     if let Some(route) = &turn.route {
-        let verb = if turn.status == TurnStatus::Answered { "by" } else { "route:" };
+        let verb = if turn.status == TurnStatus::Answered {
+            "by"
+        } else {
+            "route:"
+        };
         let _ = writeln!(
             text,
             "{verb} {} / {} {} (confidence {:.2}; {})",

@@ -54,9 +54,14 @@ impl Client {
             Some(url) => url.clone(),
             None => node_of(&folder)?.url,
         };
-        let base = Url::parse(&base).ok().filter(|url| !url.cannot_be_a_base()).ok_or_else(|| {
-            CliError::Usage(format!("--node {base}: no address; allowed: a URL such as http://127.0.0.1:7500"))
-        })?;
+        let base = Url::parse(&base)
+            .ok()
+            .filter(|url| !url.cannot_be_a_base())
+            .ok_or_else(|| {
+                CliError::Usage(format!(
+                    "--node {base}: no address; allowed: a URL such as http://127.0.0.1:7500"
+                ))
+            })?;
         let key = match &target.key {
             Some(key) => Some(key.clone()),
             // The folder's key is for the folder's node only.
@@ -97,7 +102,12 @@ impl Client {
         self.send(Method::DELETE, path, &[], None).await
     }
 
-    async fn send_body(&self, method: Method, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
+    async fn send_body(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<Value, CliError> {
         let body = serde_json::to_vec(body).map_err(|error| CliError::Failed(error.to_string()))?;
         self.send(method, path, &[], Some(body)).await
     }
@@ -120,7 +130,11 @@ impl Client {
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
-            return if bytes.is_empty() { Ok(Value::Null) } else { read_json(&bytes) };
+            return if bytes.is_empty() {
+                Ok(Value::Null)
+            } else {
+                read_json(&bytes)
+            };
         }
         Err(self.refused(status, &bytes))
     }
@@ -140,7 +154,10 @@ impl Client {
         if error.is_timeout() && !error.is_connect() {
             return CliError::Failed(format!("{} did not answer in time", self.base));
         }
-        CliError::NoNode(format!("no node answers at {}; start one with `troupe up`", self.base))
+        CliError::NoNode(format!(
+            "no node answers at {}; start one with `troupe up`",
+            self.base
+        ))
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> CliError {
@@ -158,7 +175,8 @@ impl Client {
 }
 
 fn read_json(bytes: &[u8]) -> Result<Value, CliError> {
-    serde_json::from_slice(bytes).map_err(|error| CliError::Failed(format!("the node's answer is no JSON: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| CliError::Failed(format!("the node's answer is no JSON: {error}")))
 }
 
 fn node_of(folder: &Path) -> Result<NodeFile, CliError> {
@@ -177,6 +195,9 @@ fn key_of(folder: &Path) -> Result<Option<String>, CliError> {
     match fs::read_to_string(&path) {
         Ok(key) => Ok(Some(key.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CliError::NoKey(format!("cannot read the key in {}: {error}", path.display()))),
+        Err(error) => Err(CliError::NoKey(format!(
+            "cannot read the key in {}: {error}",
+            path.display()
+        ))),
     }
 }

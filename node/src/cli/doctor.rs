@@ -56,18 +56,29 @@ struct Check {
 
 impl Check {
     fn new(check: &str, verdict: Verdict, detail: impl Into<String>) -> Self {
-        Self { check: check.to_owned(), verdict, detail: detail.into() }
+        Self {
+            check: check.to_owned(),
+            verdict,
+            detail: detail.into(),
+        }
     }
 }
 
 pub async fn run(target: &Target, args: DoctorArgs, output: Output) -> Result<ExitCode, CliError> {
     let checks = examine(target, args).await;
     let healthy = checks.iter().all(|check| check.verdict != Verdict::Error);
-    output.show(json!({ "healthy": healthy, "checks": checks }), |answer: serde_json::Value| {
-        let checks: Vec<Check> = serde_json::from_value(answer["checks"].clone()).unwrap_or_default();
-        in_words(&checks)
-    })?;
-    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output.show(
+        json!({ "healthy": healthy, "checks": checks }),
+        |answer: serde_json::Value| {
+            let checks: Vec<Check> = serde_json::from_value(answer["checks"].clone()).unwrap_or_default();
+            in_words(&checks)
+        },
+    )?;
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn in_words(checks: &[Check]) -> String {
@@ -84,12 +95,20 @@ fn in_words(checks: &[Check]) -> String {
 }
 
 async fn examine(target: &Target, args: DoctorArgs) -> Vec<Check> {
-    let flags = Flags { config: args.config, data: target.data.clone(), ..Flags::default() };
+    let flags = Flags {
+        config: args.config,
+        data: target.data.clone(),
+        ..Flags::default()
+    };
     let config = match config::load(&flags, std::env::vars()) {
         Ok(config) => config,
         Err(error) => return vec![Check::new("settings", Verdict::Error, error.to_string())],
     };
-    let mut checks = vec![Check::new("settings", Verdict::Ok, "readable, every value within its range")];
+    let mut checks = vec![Check::new(
+        "settings",
+        Verdict::Ok,
+        "readable, every value within its range",
+    )];
     let running = match Client::find(target) {
         Ok(client) => client.get(&["me"], &[]).await.is_ok(),
         Err(_) => false,
@@ -112,16 +131,32 @@ async fn examine(target: &Target, args: DoctorArgs) -> Vec<Check> {
 fn data_folder(folder: &Path) -> Check {
     let name = "data folder";
     if !folder.exists() {
-        return Check::new(name, Verdict::Ok, format!("{}: made at the first start", folder.display()));
+        return Check::new(
+            name,
+            Verdict::Ok,
+            format!("{}: made at the first start", folder.display()),
+        );
     }
     let probe = folder.join(".doctor");
     let written = fs::write(&probe, b"ok").and_then(|()| fs::remove_file(&probe));
     match written {
         Ok(()) => {
-            let running = if folder.join(NODE_FILE).exists() { "; a node runs on it" } else { "" };
-            Check::new(name, Verdict::Ok, format!("{}: writable{running}", folder.display()))
+            let running = if folder.join(NODE_FILE).exists() {
+                "; a node runs on it"
+            } else {
+                ""
+            };
+            Check::new(
+                name,
+                Verdict::Ok,
+                format!("{}: writable{running}", folder.display()),
+            )
         }
-        Err(error) => Check::new(name, Verdict::Error, format!("{}: not writable: {error}", folder.display())),
+        Err(error) => Check::new(
+            name,
+            Verdict::Error,
+            format!("{}: not writable: {error}", folder.display()),
+        ),
     }
 }
 
@@ -136,12 +171,19 @@ fn admin_key(folder: &Path) -> Check {
         use std::os::unix::fs::PermissionsExt;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            let detail = format!("{} has mode {mode:o}: others can read it; chmod 600", path.display());
+            let detail = format!(
+                "{} has mode {mode:o}: others can read it; chmod 600",
+                path.display()
+            );
             return Check::new(name, Verdict::Error, detail);
         }
     }
     let _ = metadata;
-    Check::new(name, Verdict::Ok, format!("{}: readable by its owner only", path.display()))
+    Check::new(
+        name,
+        Verdict::Ok,
+        format!("{}: readable by its owner only", path.display()),
+    )
 }
 
 fn model_files(config: &Config, data: &Path) -> Check {
@@ -149,12 +191,18 @@ fn model_files(config: &Config, data: &Path) -> Check {
         "" => data.join("models"),
         folder => folder.into(),
     };
-    let entries = fs::read_dir(&folder).map(|entries| entries.flatten().count()).unwrap_or(0);
+    let entries = fs::read_dir(&folder)
+        .map(|entries| entries.flatten().count())
+        .unwrap_or(0);
     if entries == 0 {
         let detail = format!("{}: no model; tools are found by words alone", folder.display());
         return Check::new("model files", Verdict::Warning, detail);
     }
-    Check::new("model files", Verdict::Ok, format!("{}: {entries} files", folder.display()))
+    Check::new(
+        "model files",
+        Verdict::Ok,
+        format!("{}: {entries} files", folder.display()),
+    )
 }
 
 fn port(config: &Config, running: bool) -> Check {
@@ -162,7 +210,11 @@ fn port(config: &Config, running: bool) -> Check {
     match TcpListener::bind(listen) {
         Ok(_) => Check::new("port", Verdict::Ok, format!("{listen}: free")),
         Err(_) if running => Check::new("port", Verdict::Ok, format!("{listen}: taken; a node is running")),
-        Err(error) => Check::new("port", Verdict::Warning, format!("{listen}: {error}; another with --listen")),
+        Err(error) => Check::new(
+            "port",
+            Verdict::Warning,
+            format!("{listen}: {error}; another with --listen"),
+        ),
     }
 }
 
@@ -175,7 +227,9 @@ fn open_files() -> Check {
             Some(limit) if limit < OPEN_FILES_WANTED => Check::new(
                 "open files",
                 Verdict::Warning,
-                format!("at most {limit}: fewer connections than edge.connections_max; raise it (ulimit -Hn)"),
+                format!(
+                    "at most {limit}: fewer connections than edge.connections_max; raise it (ulimit -Hn)"
+                ),
             ),
             limit => {
                 let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
@@ -184,23 +238,37 @@ fn open_files() -> Check {
         }
     }
     #[cfg(not(unix))]
-    Check::new("open files", Verdict::Ok, format!("not limited here; {OPEN_FILES_WANTED} wanted"))
+    Check::new(
+        "open files",
+        Verdict::Ok,
+        format!("not limited here; {OPEN_FILES_WANTED} wanted"),
+    )
 }
 
 /// Runs `tool --version`, for a while at most: a broken installation may hang.
 fn command(tool: &str, purpose: &str) -> Check {
     let absent = || Check::new(tool, Verdict::Warning, format!("not on the PATH ({purpose})"));
-    let started =
-        Command::new(tool).arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let started = Command::new(tool)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
     let Ok(mut child) = started else { return absent() };
     let deadline = Instant::now() + TOOL_TIMEOUT;
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => {
-                let said = child.stdout.take().and_then(|out| std::io::read_to_string(out).ok()).unwrap_or_default();
+                let said = child
+                    .stdout
+                    .take()
+                    .and_then(|out| std::io::read_to_string(out).ok())
+                    .unwrap_or_default();
                 return Check::new(tool, Verdict::Ok, said.lines().next().unwrap_or("present"));
             }
-            Ok(Some(status)) => return Check::new(tool, Verdict::Warning, format!("--version ends with {status}")),
+            Ok(Some(status)) => {
+                return Check::new(tool, Verdict::Warning, format!("--version ends with {status}"));
+            }
             Ok(None) if Instant::now() < deadline => pause(),
             _ => {
                 let _ = child.kill();
@@ -211,7 +279,10 @@ fn command(tool: &str, purpose: &str) -> Check {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command on its own thread with nothing else to do")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command on its own thread with nothing else to do"
+)]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -219,7 +290,18 @@ fn pause() {
 fn clock() -> Check {
     let now = jiff::Timestamp::now();
     if now.as_millisecond() < CLOCK_UNIX_MS_MIN {
-        return Check::new("clock", Verdict::Error, format!("says {now}, which is past; set it"));
+        return Check::new(
+            "clock",
+            Verdict::Error,
+            format!("says {now}, which is past; set it"),
+        );
     }
-    Check::new("clock", Verdict::Ok, format!("{now:.0}, zone {}", jiff::tz::TimeZone::system().iana_name().unwrap_or("unknown")))
+    Check::new(
+        "clock",
+        Verdict::Ok,
+        format!(
+            "{now:.0}, zone {}",
+            jiff::tz::TimeZone::system().iana_name().unwrap_or("unknown")
+        ),
+    )
 }

@@ -39,7 +39,9 @@ pub enum KeyCommand {
 pub async fn run(client: &Client, command: KeyCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
         KeyCommand::Add { name, role } => {
-            let made = client.post(&["keys"], &json!({ "name": name, "role": role })).await?;
+            let made = client
+                .post(&["keys"], &json!({ "name": name, "role": role }))
+                .await?;
             output.note(&format!("a key for {name} ({role}); it is not told again:"));
             output.show(made, |made: CreatedKey| made.key)?;
         }
@@ -66,7 +68,14 @@ fn list_in_words(keys: Vec<KeyInfo>) -> String {
     let mut table = Table::new(&["id", "name", "role", "key", "made", "last used"]);
     for key in keys {
         let used = or_dash(key.last_used_at.map(ago));
-        table.row([key.id.to_string(), key.name, key.role.to_string(), key.hint, ago(key.created_at), used]);
+        table.row([
+            key.id.to_string(),
+            key.name,
+            key.role.to_string(),
+            key.hint,
+            ago(key.created_at),
+            used,
+        ]);
     }
     table.or("no keys")
 }
@@ -75,6 +84,9 @@ fn list_in_words(keys: Vec<KeyInfo>) -> String {
 async fn id_of(client: &Client, key: &str) -> Result<String, CliError> {
     let keys = client.get(&["keys"], &[]).await?;
     let known = keys["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let named = known.iter().find(|known| known["name"] == key).and_then(|known| known["id"].as_str());
+    let named = known
+        .iter()
+        .find(|known| known["name"] == key)
+        .and_then(|known| known["id"].as_str());
     Ok(named.unwrap_or(key).to_owned())
 }

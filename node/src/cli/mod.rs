@@ -53,7 +53,13 @@ pub struct Target {
     #[arg(long, global = true, env = "TROUPE_NODE", value_name = "URL")]
     pub node: Option<String>,
     /// The key to present, instead of the one in the data folder.
-    #[arg(long, global = true, env = "TROUPE_KEY", value_name = "KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "TROUPE_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
     pub key: Option<String>,
     /// Write JSON, as the API gives it.
     #[arg(long, global = true)]
@@ -95,7 +101,9 @@ enum Command {
 /// Runs what the command line says.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let output = Output { json: cli.target.json };
+    let output = Output {
+        json: cli.target.json,
+    };
     let outcome = match cli.command {
         None => up::run(&cli.target, up::UpArgs::default()),
         Some(Command::Up(args)) => up::run(&cli.target, args),
@@ -149,7 +157,11 @@ mod tests {
 
     #[test]
     fn flags_may_stand_before_and_after_the_command() {
-        for line in ["troupe --json status --data /d", "troupe status --json --data /d", "troupe --data /d --json status"] {
+        for line in [
+            "troupe --json status --data /d",
+            "troupe status --json --data /d",
+            "troupe --data /d --json status",
+        ] {
             let cli = Cli::parse_from(line.split(' '));
             assert!(cli.target.json && cli.target.data.is_some(), "{line}");
         }

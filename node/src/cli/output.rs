@@ -57,7 +57,11 @@ impl Output {
 /// A closed pipe (`troupe … | head`) is no error.
 fn write_line(text: &str) {
     let mut stdout = io::stdout().lock();
-    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let newline = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     let _ = write!(stdout, "{text}{newline}");
 }
 
@@ -68,7 +72,9 @@ trait Answer: Sized {
 impl<T: DeserializeOwned> Answer for T {
     fn deserialize_answer(answer: Value) -> Result<Self, CliError> {
         serde_json::from_value(answer).map_err(|error| {
-            CliError::Failed(format!("the node's answer is of another version ({error}); --json shows it as it is"))
+            CliError::Failed(format!(
+                "the node's answer is of another version ({error}); --json shows it as it is"
+            ))
         })
     }
 }
@@ -81,7 +87,9 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|heading| heading.to_uppercase()).collect()] }
+        Self {
+            rows: vec![headings.iter().map(|heading| heading.to_uppercase()).collect()],
+        }
     }
 
     /// Adds a row with as many cells as there are headings.
@@ -91,7 +99,11 @@ impl Table {
 
     /// The table, or `otherwise` when it has no rows.
     pub fn or(self, otherwise: &str) -> String {
-        if self.rows.len() == 1 { otherwise.to_owned() } else { self.to_string() }
+        if self.rows.len() == 1 {
+            otherwise.to_owned()
+        } else {
+            self.to_string()
+        }
     }
 }
 
@@ -99,7 +111,14 @@ impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let columns = self.rows.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)
-            .map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0))
+            .map(|column| {
+                self.rows
+                    .iter()
+                    .filter_map(|row| row.get(column))
+                    .map(|cell| width(cell))
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         for row in &self.rows {
             let mut line = String::new();
@@ -162,11 +181,17 @@ mod tests {
         let mut table = Table::new(&["name", "status"]);
         table.row(["time".to_owned(), "online".to_owned()]);
         table.row(["everything".to_owned(), "off".to_owned()]);
-        assert_eq!(table.to_string(), "NAME        STATUS\ntime        online\neverything  off\n");
+        assert_eq!(
+            table.to_string(),
+            "NAME        STATUS\ntime        online\neverything  off\n"
+        );
     }
 
     #[test]
     fn durations_read_in_their_largest_unit() {
-        assert_eq!([duration(5), duration(61_000), duration(90_000_000)], ["5 ms", "1 min", "1 d"]);
+        assert_eq!(
+            [duration(5), duration(61_000), duration(90_000_000)],
+            ["5 ms", "1 min", "1 d"]
+        );
     }
 }

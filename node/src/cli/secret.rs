@@ -36,8 +36,12 @@ pub async fn run(client: &Client, command: SecretCommand, output: Output) -> Res
     match command {
         SecretCommand::Set { name } => {
             let value = read_value(&name)?;
-            let info = client.put(&["secrets", &name], &json!({ "value": value })).await?;
-            output.show(info, |_: Value| format!("set {name}; refer to it as ${{secret:{name}}}"))?;
+            let info = client
+                .put(&["secrets", &name], &json!({ "value": value }))
+                .await?;
+            output.show(info, |_: Value| {
+                format!("set {name}; refer to it as ${{secret:{name}}}")
+            })?;
         }
         SecretCommand::List => {
             let secrets = client.get(&["secrets"], &[]).await?;
@@ -59,10 +63,15 @@ fn read_value(name: &str) -> Result<String, CliError> {
         let mut text = String::new();
         io::stdin().read_to_string(&mut text).map_err(failed)?;
         let without_newline = text.strip_suffix('\n').unwrap_or(&text);
-        without_newline.strip_suffix('\r').unwrap_or(without_newline).to_owned()
+        without_newline
+            .strip_suffix('\r')
+            .unwrap_or(without_newline)
+            .to_owned()
     };
     if value.is_empty() {
-        return Err(CliError::Usage(format!("the value of {name} is empty; write it to standard input")));
+        return Err(CliError::Usage(format!(
+            "the value of {name} is empty; write it to standard input"
+        )));
     }
     Ok(value)
 }
@@ -71,7 +80,12 @@ fn list_in_words(secrets: Vec<SecretInfo>) -> String {
     let mut table = Table::new(&["name", "set", "last used", "used by"]);
     for secret in secrets {
         let used = or_dash(secret.last_used_at.map(ago));
-        table.row([secret.name.to_string(), ago(secret.updated_at), used, secret.used_by.join(", ")]);
+        table.row([
+            secret.name.to_string(),
+            ago(secret.updated_at),
+            used,
+            secret.used_by.join(", "),
+        ]);
     }
     table.or("no secrets; set one with `troupe secret set NAME`")
 }

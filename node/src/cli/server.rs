@@ -155,7 +155,10 @@ impl AddArgs {
         }
         let mut words = self.command.into_iter();
         let templates = |pairs: Vec<(String, String)>| -> BTreeMap<_, _> {
-            pairs.into_iter().map(|(key, value)| (key, value.into())).collect()
+            pairs
+                .into_iter()
+                .map(|(key, value)| (key, value.into()))
+                .collect()
         };
         Ok(NewServer {
             name: Some(self.name),
@@ -233,7 +236,11 @@ async fn probe(client: &Client, name: &str, output: Output) -> Result<ExitCode, 
     output.show(report, |report: HealthReport| {
         let said = report.last_error.as_deref().unwrap_or("no answer");
         match ok {
-            true => format!("{name}: {}, {} ms", status_name(report.status), or_dash(report.latency_ms.map(f64::round))),
+            true => format!(
+                "{name}: {}, {} ms",
+                status_name(report.status),
+                or_dash(report.latency_ms.map(f64::round))
+            ),
             false => format!("{name}: {}: {said}", status_name(report.status)),
         }
     })?;
@@ -251,7 +258,10 @@ fn test_in_words(name: &str, report: &TestReport) -> String {
             or_dash(report.latency_ms.map(f64::round))
         );
     }
-    let mut text = format!("{name}: failed: {}\n", report.error.as_deref().unwrap_or("no answer"));
+    let mut text = format!(
+        "{name}: failed: {}\n",
+        report.error.as_deref().unwrap_or("no answer")
+    );
     for line in &report.log_tail {
         let _ = writeln!(text, "  {line}");
     }
@@ -277,13 +287,19 @@ fn list_in_words(page: ServerPage) -> String {
             status_name(server.status).to_owned(),
             or_dash(server.transport),
             or_dash(server.tools_count),
-            server.latency_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms")),
+            server
+                .latency_ms
+                .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms")),
             shortened(&server.endpoint.unwrap_or_else(|| "-".to_owned()), 60),
         ]);
     }
     let text = table.or("no servers; add one with `troupe server add NAME -- COMMAND`");
     let more = page.total as usize - shown.min(page.total as usize);
-    if more == 0 { text } else { format!("{text}… and {more} more (--limit, or search)") }
+    if more == 0 {
+        text
+    } else {
+        format!("{text}… and {more} more (--limit, or search)")
+    }
 }
 
 fn detail_in_words(detail: ServerDetail) -> String {
@@ -302,8 +318,18 @@ fn detail_in_words(detail: ServerDetail) -> String {
     line("era", or_dash(server.era.as_ref()));
     line("capabilities", server.capabilities.join(", "));
     line("tools", or_dash(server.tools_count));
-    line("latency", server.latency_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")));
-    line("uptime 24 h", server.uptime_24h.map_or_else(|| "-".to_owned(), |part| format!("{:.1} %", part * 100.0)));
+    line(
+        "latency",
+        server
+            .latency_ms
+            .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
+    );
+    line(
+        "uptime 24 h",
+        server
+            .uptime_24h
+            .map_or_else(|| "-".to_owned(), |part| format!("{:.1} %", part * 100.0)),
+    );
     line("last active", or_dash(server.last_active.map(ago)));
     line("last error", or_dash(server.last_error.as_ref()));
     line("labels", server.labels.join(", "));
@@ -311,8 +337,15 @@ fn detail_in_words(detail: ServerDetail) -> String {
     text
 }
 
-async fn set_enabled(client: &Client, name: &str, enabled: bool, output: Output) -> Result<ExitCode, CliError> {
-    let detail = client.patch(&["servers", name], &json!({ "enabled": enabled })).await?;
+async fn set_enabled(
+    client: &Client,
+    name: &str,
+    enabled: bool,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    let detail = client
+        .patch(&["servers", name], &json!({ "enabled": enabled }))
+        .await?;
     let done = if enabled { "enabled" } else { "disabled" };
     output.show(detail, |_: Value| format!("{done} {name}"))?;
     Ok(ExitCode::SUCCESS)
@@ -332,7 +365,12 @@ async fn import(
         Format::Seed => "seed",
         Format::Catalog => "catalog",
     };
-    let report = client.post(&["servers", "import"], &json!({ "format": format, "content": content })).await?;
+    let report = client
+        .post(
+            &["servers", "import"],
+            &json!({ "format": format, "content": content }),
+        )
+        .await?;
     output.show(report, import_in_words)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -359,12 +397,23 @@ fn guess_format(content: &str) -> Format {
 fn import_in_words(report: ImportReport) -> String {
     const REJECTIONS_SHOWN: usize = 20;
     let rejected = report.rejected.len();
-    let mut text = format!("{} imported, {} skipped, {rejected} rejected\n", report.imported, report.skipped);
+    let mut text = format!(
+        "{} imported, {} skipped, {rejected} rejected\n",
+        report.imported, report.skipped
+    );
     for rejection in report.rejected.iter().take(REJECTIONS_SHOWN) {
-        let _ = writeln!(text, "  {} {}: {}", rejection.index, rejection.name, rejection.reason);
+        let _ = writeln!(
+            text,
+            "  {} {}: {}",
+            rejection.index, rejection.name, rejection.reason
+        );
     }
     if rejected > REJECTIONS_SHOWN {
-        let _ = writeln!(text, "  … and {} more (--json shows all)", rejected - REJECTIONS_SHOWN);
+        let _ = writeln!(
+            text,
+            "  … and {} more (--json shows all)",
+            rejected - REJECTIONS_SHOWN
+        );
     }
     text
 }

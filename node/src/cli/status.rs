@@ -4,7 +4,11 @@ use std::{fmt::Write, process::ExitCode};
 
 use troupe_protocol::api::NodeStatus;
 
-use super::{client::Client, error::CliError, output::{Output, duration}};
+use super::{
+    client::Client,
+    error::CliError,
+    output::{Output, duration},
+};
 
 pub async fn run(client: &Client, output: Output) -> Result<ExitCode, CliError> {
     let status = client.get(&["status"], &[]).await?;
@@ -36,8 +40,17 @@ fn in_words(status: NodeStatus) -> String {
     let _ = writeln!(text, "model    {} ({})", status.model.state, status.model.detail);
     let _ = writeln!(text, "planner  {}", status.planner);
     for warning in status.warnings {
-        let subject = if warning.subject.is_empty() { String::new() } else { format!(" ({})", warning.subject) };
-        let _ = writeln!(text, "{:<8} {}{subject}", warning.severity.to_string(), warning.text);
+        let subject = if warning.subject.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", warning.subject)
+        };
+        let _ = writeln!(
+            text,
+            "{:<8} {}{subject}",
+            warning.severity.to_string(),
+            warning.text
+        );
     }
     text
 }

@@ -49,7 +49,11 @@ pub enum ToolCommand {
 
 pub async fn run(client: &Client, command: ToolCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
-        ToolCommand::List { search, server, limit } => {
+        ToolCommand::List {
+            search,
+            server,
+            limit,
+        } => {
             let mut query = vec![("limit", limit.to_string())];
             query.extend(search.map(|search| ("search", search)));
             query.extend(server.map(|server| ("server", server)));
@@ -70,8 +74,15 @@ fn list_in_words(page: &Page<Value>) -> String {
     let mut table = Table::new(&["server", "tool", "description"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for tool in &page.items {
-        let description = shortened(tool["description"].as_str().unwrap_or_default(), DESCRIPTION_CHARS_MAX);
-        let name = if tool["tool"].is_string() { &tool["tool"] } else { &tool["name"] };
+        let description = shortened(
+            tool["description"].as_str().unwrap_or_default(),
+            DESCRIPTION_CHARS_MAX,
+        );
+        let name = if tool["tool"].is_string() {
+            &tool["tool"]
+        } else {
+            &tool["name"]
+        };
         table.row([text(&tool["server"]), text(name), description]);
     }
     table.or("no tools")
@@ -95,16 +106,24 @@ async fn call(client: &Client, server: &str, rest: &[String], output: Output) ->
         (Some((server, tool)), arguments) => (server, tool, arguments),
         (None, [tool, arguments @ ..]) => (server, tool.as_str(), arguments),
         (None, []) => {
-            return Err(CliError::Usage("which tool? write `tool call SERVER TOOL ARGUMENTS`".to_owned()));
+            return Err(CliError::Usage(
+                "which tool? write `tool call SERVER TOOL ARGUMENTS`".to_owned(),
+            ));
         }
     };
     let body = json!({ "arguments": read_arguments(arguments)? });
-    let answer = client.post(&["servers", server, "tools", tool, "call"], &body).await?;
+    let answer = client
+        .post(&["servers", server, "tools", tool, "call"], &body)
+        .await?;
     let failed = answer["result"]["isError"] == true;
     output.show(answer, |answer: CallToolResponse| {
         result_in_words(&serde_json::from_str(answer.result.get()).unwrap_or_default())
     })?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// One JSON object, or pairs whose values are JSON where they can be read so, else text.
@@ -119,14 +138,22 @@ fn read_arguments(words: &[String]) -> Result<Value, CliError> {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
             Ok((name.to_owned(), value))
         }
-        None => Err(CliError::Usage(format!("argument {word:?}: write NAME=VALUE, or all as one JSON object"))),
+        None => Err(CliError::Usage(format!(
+            "argument {word:?}: write NAME=VALUE, or all as one JSON object"
+        ))),
     };
-    words.iter().map(pair).collect::<Result<serde_json::Map<_, _>, _>>().map(Value::Object)
+    words
+        .iter()
+        .map(pair)
+        .collect::<Result<serde_json::Map<_, _>, _>>()
+        .map(Value::Object)
 }
 
 /// The texts of a `CallToolResult`; what is no text is named.
 fn result_in_words(result: &Value) -> String {
-    let Some(content) = result["content"].as_array() else { return format!("{result:#}") };
+    let Some(content) = result["content"].as_array() else {
+        return format!("{result:#}");
+    };
     let parts = content.iter().map(|part| match part["text"].as_str() {
         Some(text) => text.to_owned(),
         None => format!("[{}]", part["type"].as_str().unwrap_or("unknown")),
@@ -146,7 +173,10 @@ mod tests {
     #[test]
     fn arguments_are_an_object_or_pairs() {
         assert_eq!(read(&["{\"a\": 1}"]), json!({ "a": 1 }));
-        assert_eq!(read(&["a=1", "zone=Asia/Tokyo", "on=true"]), json!({ "a": 1, "zone": "Asia/Tokyo", "on": true }));
+        assert_eq!(
+            read(&["a=1", "zone=Asia/Tokyo", "on=true"]),
+            json!({ "a": 1, "zone": "Asia/Tokyo", "on": true })
+        );
         assert_eq!(read(&[]), json!({}));
         assert!(read_arguments(&["a".to_owned()]).is_err());
     }

@@ -45,9 +45,11 @@ pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
         log: args.log,
         log_format: args.log_format,
     };
-    let config = config::load(&flags, std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    }))?;
+    let config = config::load(
+        &flags,
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )?;
     start_logging(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -65,9 +67,13 @@ fn start_logging(config: &LogConfig) {
     let _ = match config.format {
         LogFormat::Human => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colour)).try_init()
+            lines
+                .with(fmt::layer().with_writer(std::io::stderr).with_ansi(colour))
+                .try_init()
         }
-        LogFormat::Json => lines.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Json => lines
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .try_init(),
     };
 }
 
@@ -101,10 +107,16 @@ async fn greet(node: &Node, url: &str) {
         println!("sign a browser in: troupe key login-link");
         return;
     };
-    println!("\nadministrator key, told this once: {}", first.key.expose_secret());
+    println!(
+        "\nadministrator key, told this once: {}",
+        first.key.expose_secret()
+    );
     println!("kept for this machine's commands in {}", first.path.display());
     match node.state.access.mint_login_code(&first.principal()).await {
-        Ok(code) => println!("open in a browser (works once, for 10 minutes): {}\n", node.state.login_url(code.expose_secret())),
+        Ok(code) => println!(
+            "open in a browser (works once, for 10 minutes): {}\n",
+            node.state.login_url(code.expose_secret())
+        ),
         Err(error) => println!("no login link: {error}; make one with `troupe key login-link`\n"),
     }
 }
@@ -152,7 +164,10 @@ struct NodeFileGuard(PathBuf);
 impl NodeFileGuard {
     fn write(node: &Node, url: &str) -> Result<Self, CliError> {
         let path = node.data.join(NODE_FILE);
-        let content = NodeFile { url: url.to_owned(), pid: std::process::id() };
+        let content = NodeFile {
+            url: url.to_owned(),
+            pid: std::process::id(),
+        };
         let text = serde_json::to_string(&content).map_err(|error| CliError::Failed(error.to_string()))?;
         fs::write(&path, text).map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
         Ok(Self(path))

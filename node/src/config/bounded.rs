@@ -35,7 +35,9 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
         let number = i64::deserialize(deserializer)?;
         match u64::try_from(number) {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            _ => Err(de::Error::custom(format!("{number} is out of range; allowed: {MIN} to {MAX}"))),
+            _ => Err(de::Error::custom(format!(
+                "{number} is out of range; allowed: {MIN} to {MAX}"
+            ))),
         }
     }
 }

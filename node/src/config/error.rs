@@ -44,14 +44,22 @@ impl ConfigError {
         let span = error.span().unwrap_or(0..0);
         let (line, column) = line_and_column(text, span.start);
         let what = describe(text, &span, error.message());
-        Self::Wrong { file: file.display().to_string(), line, column, what }
+        Self::Wrong {
+            file: file.display().to_string(),
+            line,
+            column,
+            what,
+        }
     }
 }
 
 fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 /// `edge.listen = "nowhere": invalid socket address…`, or only the message where no setting is meant.
@@ -79,9 +87,14 @@ fn setting_at(text: &str, offset: usize) -> Option<String> {
 
 /// Adds "did you mean" to serde's list of what is allowed.
 fn with_suggestion(message: &str) -> String {
-    let message = message.replace("unknown field", "unknown setting").replace("expected one of", "allowed:");
+    let message = message
+        .replace("unknown field", "unknown setting")
+        .replace("expected one of", "allowed:");
     let message = match message.split_once("invalid socket address syntax") {
-        Some(_) => "no socket address; allowed: an IP address and a port such as 127.0.0.1:7500 or [::1]:7500".to_owned(),
+        Some(_) => {
+            "no socket address; allowed: an IP address and a port such as 127.0.0.1:7500 or [::1]:7500"
+                .to_owned()
+        }
         None => message,
     };
     let mut quoted = message.split('`').skip(1).step_by(2);

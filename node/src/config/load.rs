@@ -36,7 +36,10 @@ pub struct Flags {
 ///
 /// # Errors
 /// Says which setting is wrong, where it stands and what is allowed.
-pub fn load(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+pub fn load(
+    flags: &Flags,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
     let mut config = match &flags.config {
         Some(file) => read(file)?,
         None if Path::new(FILE_DEFAULT).is_file() => read(Path::new(FILE_DEFAULT))?,
@@ -68,27 +71,42 @@ fn overlay_variable(config: Config, name: &str, value: &str) -> Result<Config, C
     if !name.starts_with(VARIABLE_PREFIX) {
         return Ok(config);
     }
-    let wrong = |what: String| ConfigError::Environment { name: name.to_owned(), what };
+    let wrong = |what: String| ConfigError::Environment {
+        name: name.to_owned(),
+        what,
+    };
     let mut sections = Table::try_from(&config).map_err(|error| wrong(error.to_string()))?;
-    if !sections.keys().any(|section| name.starts_with(&variable_name(section, ""))) {
+    if !sections
+        .keys()
+        .any(|section| name.starts_with(&variable_name(section, "")))
+    {
         return Ok(config);
     }
     let Some(slot) = setting_slot(&mut sections, name) else {
         return Err(wrong(unknown_variable(&sections, name)));
     };
     *slot = typed_like(slot, value).map_err(wrong)?;
-    sections.try_into().map_err(|error: toml::de::Error| wrong(error.message().to_owned()))
+    sections
+        .try_into()
+        .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))
 }
 
 fn setting_slot<'a>(sections: &'a mut Table, name: &str) -> Option<&'a mut Value> {
     sections.iter_mut().find_map(|(section, settings)| {
         let settings = settings.as_table_mut()?;
-        settings.iter_mut().find(|(key, _)| variable_name(section, key) == name).map(|(_, slot)| slot)
+        settings
+            .iter_mut()
+            .find(|(key, _)| variable_name(section, key) == name)
+            .map(|(_, slot)| slot)
     })
 }
 
 fn variable_name(section: &str, key: &str) -> String {
-    format!("{VARIABLE_PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase())
+    format!(
+        "{VARIABLE_PREFIX}{}_{}",
+        section.to_uppercase(),
+        key.to_uppercase()
+    )
 }
 
 fn unknown_variable(sections: &Table, name: &str) -> String {
@@ -99,22 +117,29 @@ fn unknown_variable(sections: &Table, name: &str) -> String {
         .collect();
     match nearest(name, known.iter().map(String::as_str)) {
         Some(known) => format!("no such setting; did you mean {known}?"),
-        None => "no such setting; allowed: TROUPE_ followed by section and setting, such as TROUPE_EDGE_LISTEN".to_owned(),
+        None => {
+            "no such setting; allowed: TROUPE_ followed by section and setting, such as TROUPE_EDGE_LISTEN"
+                .to_owned()
+        }
     }
 }
 
 /// Reads a variable as the type that the setting has. Lists have commas between their items.
 fn typed_like(slot: &Value, value: &str) -> Result<Value, String> {
     match slot {
-        Value::Integer(_) => {
-            value.parse().map(Value::Integer).map_err(|_| format!("{value:?} is no whole number"))
-        }
-        Value::Boolean(_) => {
-            value.parse().map(Value::Boolean).map_err(|_| format!("{value:?} is neither true nor false"))
-        }
+        Value::Integer(_) => value
+            .parse()
+            .map(Value::Integer)
+            .map_err(|_| format!("{value:?} is no whole number")),
+        Value::Boolean(_) => value
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| format!("{value:?} is neither true nor false")),
         Value::Array(_) => {
             let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+            Ok(Value::Array(
+                items.map(|item| Value::String(item.to_owned())).collect(),
+            ))
         }
         _ => Ok(Value::String(value.to_owned())),
     }
@@ -154,7 +179,8 @@ pub fn read_secret_file(setting: &str, file: &str) -> Result<SecretString, Confi
 fn check(config: &Config) -> Result<(), ConfigError> {
     if config.router.planner_url.get().is_some() && config.router.planner_model.is_empty() {
         return Err(ConfigError::Conflict(
-            "router.planner_url is set but router.planner_model is not; name the model to ask there".to_owned(),
+            "router.planner_url is set but router.planner_model is not; name the model to ask there"
+                .to_owned(),
         ));
     }
     let listen = config.edge.listen;
@@ -172,7 +198,11 @@ impl Config {
     /// # Errors
     /// When neither a setting nor the environment names a folder.
     pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
-        if self.node.data.is_empty() { data_dir_default() } else { Ok(PathBuf::from(&self.node.data)) }
+        if self.node.data.is_empty() {
+            data_dir_default()
+        } else {
+            Ok(PathBuf::from(&self.node.data))
+        }
     }
 }
 
@@ -181,13 +211,19 @@ impl Config {
 /// # Errors
 /// When the environment names no home folder.
 pub fn data_dir_default() -> Result<PathBuf, ConfigError> {
-    let folder_of = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder_of = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(data_home) = folder_of("XDG_DATA_HOME") {
         return Ok(data_home.join("troupe"));
     }
-    let home = env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(|| {
-        ConfigError::Conflict("no data folder: HOME is not set; name one with --data DIR".to_owned())
-    })?;
+    let home = env::home_dir()
+        .filter(|home| !home.as_os_str().is_empty())
+        .ok_or_else(|| {
+            ConfigError::Conflict("no data folder: HOME is not set; name one with --data DIR".to_owned())
+        })?;
     let below_home = if cfg!(target_os = "macos") {
         "Library/Application Support/troupe"
     } else if cfg!(windows) {

@@ -71,7 +71,10 @@ pub struct NodeConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { data: String::new(), shutdown_timeout_ms: const { Bounded::new(10 * SECOND_MS) } }
+        Self {
+            data: String::new(),
+            shutdown_timeout_ms: const { Bounded::new(10 * SECOND_MS) },
+        }
     }
 }
 
@@ -320,6 +323,8 @@ pub struct AuditConfig {
 
 impl Default for AuditConfig {
     fn default() -> Self {
-        Self { entries_max: const { Bounded::new(100_000) } }
+        Self {
+            entries_max: const { Bounded::new(100_000) },
+        }
     }
 }

@@ -12,13 +12,24 @@ fn wrong(text: &str) -> String {
 
 fn load_with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
-    load(&flags, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    let flags = Flags {
+        config: Some(file.path().to_owned()),
+        ..Flags::default()
+    };
+    load(
+        &flags,
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
 }
 
 #[test]
 fn the_shipped_file_says_exactly_the_defaults() {
-    assert_eq!(parse(Path::new("cluster.toml"), SHIPPED).unwrap(), Config::default());
+    assert_eq!(
+        parse(Path::new("cluster.toml"), SHIPPED).unwrap(),
+        Config::default()
+    );
 }
 
 #[test]
@@ -28,7 +39,12 @@ fn the_shipped_file_documents_every_setting() {
     let names = |table: &toml::Table| -> Vec<String> {
         let mut names: Vec<String> = table
             .iter()
-            .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| format!("{section}.{key}")))
+            .flat_map(|(section, keys)| {
+                keys.as_table()
+                    .unwrap()
+                    .keys()
+                    .map(move |key| format!("{section}.{key}"))
+            })
             .collect();
         names.sort();
         names
@@ -45,15 +61,24 @@ fn the_shipped_file_documents_every_setting() {
 #[test]
 fn an_unknown_setting_is_refused_with_its_place_and_what_is_allowed() {
     let message = wrong("[health]\nprobe_intervall_ms = 5\n");
-    assert!(message.starts_with("cluster.toml:2:1: [health] probe_intervall_ms = 5: unknown setting"), "{message}");
+    assert!(
+        message.starts_with("cluster.toml:2:1: [health] probe_intervall_ms = 5: unknown setting"),
+        "{message}"
+    );
     assert!(message.contains("`probe_timeout_ms`"), "{message}");
-    assert!(message.ends_with("did you mean `probe_interval_ms`?"), "{message}");
+    assert!(
+        message.ends_with("did you mean `probe_interval_ms`?"),
+        "{message}"
+    );
 }
 
 #[test]
 fn an_unknown_section_is_refused() {
     let message = wrong("[helth]\n");
-    assert!(message.starts_with("cluster.toml:1:2: unknown setting `helth`"), "{message}");
+    assert!(
+        message.starts_with("cluster.toml:1:2: unknown setting `helth`"),
+        "{message}"
+    );
     assert!(message.ends_with("did you mean `health`?"), "{message}");
 }
 
@@ -78,13 +103,23 @@ fn wrong_types_and_forms_are_refused() {
 
 #[test]
 fn the_environment_overrides_the_file_and_is_checked_alike() {
-    let config = load_with(&[("TROUPE_EDGE_LISTEN", "127.0.0.1:1"), ("TROUPE_EDGE_HOSTS_ALLOWED", "a, b"), ("PATH", "/")]).unwrap();
+    let config = load_with(&[
+        ("TROUPE_EDGE_LISTEN", "127.0.0.1:1"),
+        ("TROUPE_EDGE_HOSTS_ALLOWED", "a, b"),
+        ("PATH", "/"),
+    ])
+    .unwrap();
     assert_eq!(config.edge.listen.port(), 1);
     assert_eq!(config.edge.hosts_allowed, ["a", "b"]);
     let unknown = load_with(&[("TROUPE_EDGE_LISTN", "x")]).unwrap_err().to_string();
     assert!(unknown.contains("did you mean TROUPE_EDGE_LISTEN?"), "{unknown}");
-    let outside = load_with(&[("TROUPE_HEALTH_PROBE_INTERVAL_MS", "1")]).unwrap_err().to_string();
-    assert_eq!(outside, "environment variable TROUPE_HEALTH_PROBE_INTERVAL_MS: 1 is out of range; allowed: 100 to 86400000");
+    let outside = load_with(&[("TROUPE_HEALTH_PROBE_INTERVAL_MS", "1")])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        outside,
+        "environment variable TROUPE_HEALTH_PROBE_INTERVAL_MS: 1 is out of range; allowed: 100 to 86400000"
+    );
 }
 
 #[test]
@@ -95,21 +130,35 @@ fn flags_override_the_environment() {
         listen: Some("127.0.0.1:2".parse().unwrap()),
         ..Flags::default()
     };
-    let config = load(&flags, [("TROUPE_EDGE_LISTEN".to_owned(), "127.0.0.1:1".to_owned())].into_iter()).unwrap();
+    let config = load(
+        &flags,
+        [("TROUPE_EDGE_LISTEN".to_owned(), "127.0.0.1:1".to_owned())].into_iter(),
+    )
+    .unwrap();
     assert_eq!(config.edge.listen.port(), 2);
 }
 
 #[test]
 fn open_is_refused_off_loopback() {
-    let refused = load_with(&[("TROUPE_EDGE_OPEN", "true"), ("TROUPE_EDGE_LISTEN", "0.0.0.0:7500")]).unwrap_err();
+    let refused = load_with(&[
+        ("TROUPE_EDGE_OPEN", "true"),
+        ("TROUPE_EDGE_LISTEN", "0.0.0.0:7500"),
+    ])
+    .unwrap_err();
     assert!(refused.to_string().contains("loopback"), "{refused}");
 }
 
 #[test]
 fn a_missing_file_is_said_to_be_missing() {
-    let flags = Flags { config: Some("/no/such/file.toml".into()), ..Flags::default() };
+    let flags = Flags {
+        config: Some("/no/such/file.toml".into()),
+        ..Flags::default()
+    };
     let error = load(&flags, std::iter::empty()).unwrap_err().to_string();
-    assert!(error.starts_with("/no/such/file.toml: cannot read the configuration"), "{error}");
+    assert!(
+        error.starts_with("/no/such/file.toml: cannot read the configuration"),
+        "{error}"
+    );
 }
 
 #[test]

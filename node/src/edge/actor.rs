@@ -36,8 +36,18 @@ pub struct Edge {
 
 impl Edge {
     /// The edge on a bound socket.
-    pub fn new(state: EdgeState, router: Router, limits: ConnectionLimits, listener: Arc<StdListener>) -> Self {
-        Self { state, router, limits, listener }
+    pub fn new(
+        state: EdgeState,
+        router: Router,
+        limits: ConnectionLimits,
+        listener: Arc<StdListener>,
+    ) -> Self {
+        Self {
+            state,
+            router,
+            limits,
+            listener,
+        }
     }
 
     fn listen(&self) -> io::Result<TcpListener> {

@@ -32,17 +32,32 @@ pub async fn serve(request: Request) -> Response {
 }
 
 fn is_interface(path: &str) -> bool {
-    ["/api/", "/v0.1/", "/v1/", "/mcp", "/errors/"].iter().any(|prefix| path.starts_with(prefix))
+    ["/api/", "/v0.1/", "/v1/", "/mcp", "/errors/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
 }
 
 fn answer(request: &Request, asset: troupe_web::Asset) -> Response {
-    let cache = if asset.immutable { CACHE_FOREVER } else { CACHE_REVALIDATE };
+    let cache = if asset.immutable {
+        CACHE_FOREVER
+    } else {
+        CACHE_REVALIDATE
+    };
     let etag = HeaderValue::from_str(&asset.etag).unwrap_or(HeaderValue::from_static("\"\""));
-    let known = request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known == etag);
+    let known = request
+        .headers()
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known == etag);
     let caching = [(header::ETAG, etag), (header::CACHE_CONTROL, cache)];
     if known {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    let mime = HeaderValue::from_str(&asset.mime).unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    (caching, [(header::CONTENT_TYPE, mime)], Body::from(bytes::Bytes::from_owner(asset.bytes))).into_response()
+    let mime =
+        HeaderValue::from_str(&asset.mime).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    (
+        caching,
+        [(header::CONTENT_TYPE, mime)],
+        Body::from(bytes::Bytes::from_owner(asset.bytes)),
+    )
+        .into_response()
 }

@@ -44,7 +44,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(unauthenticated)
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(unauthenticated)
     }
 }
 
@@ -76,7 +80,9 @@ fn admit(state: &EdgeState, request: &Request) -> ApiResult<Option<Caller>> {
         refuse_forgery(request.method(), headers)?;
     }
     match access {
-        Access::Role(required) if !caller.principal.may(required) => Err(forbidden(&caller.principal, required)),
+        Access::Role(required) if !caller.principal.may(required) => {
+            Err(forbidden(&caller.principal, required))
+        }
         _ => Ok(Some(caller)),
     }
 }
@@ -85,14 +91,25 @@ fn admit(state: &EdgeState, request: &Request) -> ApiResult<Option<Caller>> {
 fn identify(state: &EdgeState, headers: &HeaderMap, access: Access) -> ApiResult<Caller> {
     if let Some(presented) = headers.get(header::AUTHORIZATION) {
         let key = presented.to_str().ok().and_then(bearer_key);
-        let principal = key.and_then(|key| state.authenticate_key(key)).ok_or_else(unauthenticated)?;
-        return Ok(Caller { principal, proof: Proof::Key });
+        let principal = key
+            .and_then(|key| state.authenticate_key(key))
+            .ok_or_else(unauthenticated)?;
+        return Ok(Caller {
+            principal,
+            proof: Proof::Key,
+        });
     }
     if let Some(principal) = session_token(headers).and_then(|token| state.authenticate_session(token)) {
-        return Ok(Caller { principal, proof: Proof::Session });
+        return Ok(Caller {
+            principal,
+            proof: Proof::Session,
+        });
     }
     if access == Access::Open && state.config.edge.open {
-        return Ok(Caller { principal: Principal::anonymous(), proof: Proof::None });
+        return Ok(Caller {
+            principal: Principal::anonymous(),
+            proof: Proof::None,
+        });
     }
     Err(unauthenticated())
 }
@@ -104,7 +121,10 @@ fn bearer_key(authorization: &str) -> Option<&str> {
 
 /// The token in the session cookie.
 pub fn session_token(headers: &HeaderMap) -> Option<&str> {
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let cookies = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     cookies.flat_map(|line| line.split(';')).find_map(|cookie| {
         let (name, token) = cookie.trim().split_once('=')?;
         (name == SESSION_COOKIE).then_some(token)
@@ -116,11 +136,14 @@ pub fn session_token(headers: &HeaderMap) -> Option<&str> {
 fn refuse_forgery(method: &Method, headers: &HeaderMap) -> ApiResult<()> {
     let changes_nothing = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let upgrades = headers.contains_key(header::UPGRADE);
-    let is_same_origin = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+    let is_same_origin = headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "same-origin");
     if (changes_nothing && !upgrades) || headers.contains_key(header::ORIGIN) || is_same_origin {
         return Ok(());
     }
-    let detail = "a request with a session cookie needs an Origin header too; clients other than browsers use a key";
+    let detail =
+        "a request with a session cookie needs an Origin header too; clients other than browsers use a key";
     Err(ApiError::new(Code::ForeignOrigin, detail))
 }
 
@@ -132,6 +155,9 @@ fn unauthenticated() -> ApiError {
 }
 
 fn forbidden(principal: &Principal, required: Role) -> ApiError {
-    let detail = format!("{} has the role {}; this needs the role {required}", principal.name, principal.role);
+    let detail = format!(
+        "{} has the role {}; this needs the role {required}",
+        principal.name, principal.role
+    );
     ApiError::new(Code::Forbidden, detail)
 }

@@ -14,9 +14,9 @@ pub async fn error_page(ApiPath(code): ApiPath<String>, headers: HeaderMap) -> R
         return ApiError::not_found(&format!("/errors/{code}")).into_response();
     };
     let entry = code.entry();
-    let wants_page = headers.get(header::ACCEPT).is_some_and(|accept| {
-        accept.to_str().is_ok_and(|accept| accept.contains("text/html"))
-    });
+    let wants_page = headers
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")));
     if !wants_page {
         return section(entry).into_response();
     }
@@ -36,7 +36,10 @@ pub async fn error_page(ApiPath(code): ApiPath<String>, headers: HeaderMap) -> R
 
 /// All codes.
 pub async fn error_reference() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], reference())
+    (
+        [(header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+        reference(),
+    )
 }
 
 /// The whole reference as Markdown: `ERRORS.md` is exactly this.
@@ -49,7 +52,10 @@ pub fn reference() -> String {
         .to_owned();
     for (first_digit, family) in FAMILIES {
         let _ = write!(text, "\n## {family}\n");
-        for entry in Code::TABLE.iter().filter(|entry| entry.code as u16 / 1000 == *first_digit) {
+        for entry in Code::TABLE
+            .iter()
+            .filter(|entry| entry.code as u16 / 1000 == *first_digit)
+        {
             let _ = write!(text, "\n{}", section(entry));
         }
     }
@@ -86,7 +92,14 @@ mod tests {
             std::fs::write(path, reference()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap();
-        assert!(page == reference(), "ERRORS.md differs from the table in protocol/src/error.rs");
-        assert!(Code::TABLE.iter().all(|entry| page.contains(&entry.code.to_string())));
+        assert!(
+            page == reference(),
+            "ERRORS.md differs from the table in protocol/src/error.rs"
+        );
+        assert!(
+            Code::TABLE
+                .iter()
+                .all(|entry| page.contains(&entry.code.to_string()))
+        );
     }
 }

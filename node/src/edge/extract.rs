@@ -20,12 +20,15 @@ impl<T: DeserializeOwned> FromRequest<EdgeState> for ApiJson<T> {
     async fn from_request(request: Request, state: &EdgeState) -> ApiResult<Self> {
         require_json(request.headers())?;
         let limits = &state.config.edge;
-        let bytes = read_body(request, &BodyLimits {
-            bytes_max: limits.body_bytes_max.count(),
-            timeout: limits.body_timeout_ms.millis(),
-            setting: "edge.body_bytes_max",
-            budget: &state.bodies,
-        })
+        let bytes = read_body(
+            request,
+            &BodyLimits {
+                bytes_max: limits.body_bytes_max.count(),
+                timeout: limits.body_timeout_ms.millis(),
+                setting: "edge.body_bytes_max",
+                budget: &state.bodies,
+            },
+        )
         .await?;
         parse_json(&bytes).map(Self)
     }
@@ -42,7 +45,9 @@ impl<T: DeserializeOwned + Default> FromRequest<EdgeState> for OptionalJson<T> {
         if is_empty {
             return Ok(Self(T::default()));
         }
-        ApiJson::from_request(request, state).await.map(|ApiJson(value)| Self(value))
+        ApiJson::from_request(request, state)
+            .await
+            .map(|ApiJson(value)| Self(value))
     }
 }
 
@@ -55,7 +60,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(refused) => Err(ApiError::new(Code::InvalidField, format!("query: {}", inner_text(&refused)))),
+            Err(refused) => Err(ApiError::new(
+                Code::InvalidField,
+                format!("query: {}", inner_text(&refused)),
+            )),
         }
     }
 }
@@ -69,9 +77,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ApiPath
     async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
-            Err(PathRejection::FailedToDeserializePathParams(refused)) => {
-                Err(ApiError::new(Code::InvalidField, format!("path: {}", refused.kind())))
-            }
+            Err(PathRejection::FailedToDeserializePathParams(refused)) => Err(ApiError::new(
+                Code::InvalidField,
+                format!("path: {}", refused.kind()),
+            )),
             Err(refused) => Err(ApiError::new(Code::Internal, refused.to_string())),
         }
     }
@@ -87,14 +96,26 @@ fn inner_text(error: &dyn std::error::Error) -> String {
 }
 
 fn require_json(headers: &HeaderMap) -> ApiResult<()> {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    let given = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = given
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let is_json =
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     if is_json {
         return Ok(());
     }
     let given = given.unwrap_or("nothing");
-    Err(ApiError::new(Code::UnsupportedMediaType, format!("Content-Type is {given}; allowed: application/json")))
+    Err(ApiError::new(
+        Code::UnsupportedMediaType,
+        format!("Content-Type is {given}; allowed: application/json"),
+    ))
 }
 
 /// Reads JSON; the refusal names line, column and what was expected.
@@ -103,7 +124,10 @@ fn require_json(headers: &HeaderMap) -> ApiResult<()> {
 /// `MalformedJson` (400) when it is no JSON, `InvalidField` (422) when it is JSON of another shape.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
     if let Err(error) = std::str::from_utf8(bytes) {
-        let detail = format!("the body is not UTF-8: wrong from byte {} on", error.valid_up_to());
+        let detail = format!(
+            "the body is not UTF-8: wrong from byte {} on",
+            error.valid_up_to()
+        );
         return Err(ApiError::new(Code::MalformedJson, detail));
     }
     serde_json::from_slice(bytes).map_err(|error| {

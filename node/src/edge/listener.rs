@@ -79,8 +79,15 @@ fn descriptors_for_connections() -> usize {
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: maximum, maximum };
-        let limit = if setrlimit(Resource::Nofile, raised).is_ok() { maximum } else { current };
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        let limit = if setrlimit(Resource::Nofile, raised).is_ok() {
+            maximum
+        } else {
+            current
+        };
         let Some(limit) = limit else { return usize::MAX };
         let reserved = DESCRIPTORS_RESERVED.min(limit / 2);
         usize::try_from(limit - reserved).unwrap_or(usize::MAX)
@@ -172,7 +179,10 @@ pub async fn serve(
 
 /// A connection that its client already gave up is no reason to pause; anything else is.
 async fn pause_after(error: &io::Error) {
-    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
         return;
     }
     tracing::warn!(%error, "cannot accept a connection");
@@ -221,8 +231,15 @@ async fn answer(router: Router, request: hyper::Request<Incoming>) -> axum::resp
 
 /// Tells one client too many so, in a few bytes, and closes.
 async fn refuse(mut stream: TcpStream) {
-    let problem = Problem::new(Code::TooManyRequests, "all connections are taken (edge.connections_max); try again");
-    let body = serde_json::to_string(&Problem { status: 503, ..problem }).unwrap_or_default();
+    let problem = Problem::new(
+        Code::TooManyRequests,
+        "all connections are taken (edge.connections_max); try again",
+    );
+    let body = serde_json::to_string(&Problem {
+        status: 503,
+        ..problem
+    })
+    .unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",

@@ -24,7 +24,9 @@ type Labels = Vec<(&'static str, String)>;
 pub async fn metrics(State(state): State<EdgeState>) -> Response {
     match write(&state) {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => ApiError::new(Code::Internal, format!("cannot write the figures: {error}")).into_response(),
+        Err(error) => {
+            ApiError::new(Code::Internal, format!("cannot write the figures: {error}")).into_response()
+        }
     }
 }
 
@@ -34,9 +36,21 @@ fn write(state: &EdgeState) -> Result<String, fmt::Error> {
     for (name, help, value) in [
         ("uptime_milliseconds", "Time since the start", status.uptime_ms),
         ("ready", "Whether every part has started", status.ready.into()),
-        ("calls_in_flight", "Calls to servers that wait for their answer", status.calls_in_flight),
-        ("connections_open", "Open connections of people and clients", state.connections.open() as u64),
-        ("sessions_open", "Open sessions of legacy MCP clients", state.sessions.open_count() as u64),
+        (
+            "calls_in_flight",
+            "Calls to servers that wait for their answer",
+            status.calls_in_flight,
+        ),
+        (
+            "connections_open",
+            "Open connections of people and clients",
+            state.connections.open() as u64,
+        ),
+        (
+            "sessions_open",
+            "Open sessions of legacy MCP clients",
+            state.sessions.open_count() as u64,
+        ),
         ("tools", "Tools in the index", state.router.status().tools.into()),
     ] {
         let gauge: Gauge = Gauge::default();
@@ -44,9 +58,21 @@ fn write(state: &EdgeState) -> Result<String, fmt::Error> {
         registry.register(name, help, gauge);
     }
     for (name, help, value) in [
-        ("connections_refused", "Connections beyond the bound", state.connections.refused() as u64),
-        ("dead_letters", "Messages that reached nobody", status.dead_letters),
-        ("audit_events_lost", "Audit events that could not be kept", state.audit_log.lost()),
+        (
+            "connections_refused",
+            "Connections beyond the bound",
+            state.connections.refused() as u64,
+        ),
+        (
+            "dead_letters",
+            "Messages that reached nobody",
+            status.dead_letters,
+        ),
+        (
+            "audit_events_lost",
+            "Audit events that could not be kept",
+            state.audit_log.lost(),
+        ),
     ] {
         let counter: Counter = Counter::default();
         counter.inc_by(value);
@@ -61,7 +87,9 @@ fn write(state: &EdgeState) -> Result<String, fmt::Error> {
         ("testing", counts.testing),
         ("disabled", counts.disabled),
     ] {
-        servers.get_or_create(&vec![("status", name.to_owned())]).set(count.into());
+        servers
+            .get_or_create(&vec![("status", name.to_owned())])
+            .set(count.into());
     }
     registry.register("servers", "Registered servers by how they fare", servers);
     actors(&mut registry, &state.system.directory().reports());
@@ -93,14 +121,26 @@ fn actors(registry: &mut Registry, reports: &[ActorReport]) {
         ] {
             let mut labels = labels.clone();
             labels.push(("quantile", quantile.to_owned()));
-            handling.get_or_create(&labels).set(i64::try_from(handling_us).unwrap_or(i64::MAX));
-            waiting.get_or_create(&labels).set(i64::try_from(waiting_us).unwrap_or(i64::MAX));
+            handling
+                .get_or_create(&labels)
+                .set(i64::try_from(handling_us).unwrap_or(i64::MAX));
+            waiting
+                .get_or_create(&labels)
+                .set(i64::try_from(waiting_us).unwrap_or(i64::MAX));
         }
     }
     registry.register("actor_mailbox_messages", "Messages waiting", depth);
     registry.register("actor_handled_messages", "Messages handled", handled);
-    registry.register("actor_failed_messages", "Handlers that ended in an error or a panic", failed);
-    registry.register("actor_overloaded_messages", "Messages refused by a full mailbox", overloaded);
+    registry.register(
+        "actor_failed_messages",
+        "Handlers that ended in an error or a panic",
+        failed,
+    );
+    registry.register(
+        "actor_overloaded_messages",
+        "Messages refused by a full mailbox",
+        overloaded,
+    );
     registry.register("actor_restarts", "Restarts", restarts);
     registry.register("actor_handling_microseconds", "Time in the handler", handling);
     registry.register("actor_waiting_microseconds", "Time in the mailbox", waiting);
@@ -117,7 +157,11 @@ fn process(registry: &mut Registry) {
         registry.register("process_resident_memory_bytes", "Resident memory", gauge(bytes));
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        registry.register("process_open_fds", "Open file descriptors", gauge(open.count() as u64));
+        registry.register(
+            "process_open_fds",
+            "Open file descriptors",
+            gauge(open.count() as u64),
+        );
     }
 }
 

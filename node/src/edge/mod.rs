@@ -30,9 +30,9 @@ mod probes;
 mod problem;
 mod rules;
 mod stall;
+pub mod state;
 #[cfg(test)]
 mod tests;
-pub mod state;
 mod trace;
 
 use std::any::Any;
@@ -47,10 +47,7 @@ use axum::{
 use http::{Method, Uri};
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::{
-        CompressionLayer, DefaultPredicate, Predicate,
-        predicate::SizeAbove,
-    },
+    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
 };
 use troupe_protocol::error::Code;
 
@@ -92,7 +89,10 @@ fn worth_compressing() -> impl Predicate {
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(Code::MethodNotAllowed, format!("{} has no method {method}; see the Allow header", uri.path()))
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("{} has no method {method}; see the Allow header", uri.path()),
+    )
 }
 
 async fn limit_time(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
@@ -100,7 +100,10 @@ async fn limit_time(State(state): State<EdgeState>, request: Request, next: Next
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let detail = format!("no answer within {} ms (edge.request_timeout_ms)", limit.as_millis());
+            let detail = format!(
+                "no answer within {} ms (edge.request_timeout_ms)",
+                limit.as_millis()
+            );
             ApiError::new(Code::DeadlineExceeded, detail).into_response()
         }
     }

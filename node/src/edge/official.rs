@@ -47,7 +47,12 @@ async fn versions(
     ApiPath(name): ApiPath<String>,
     ApiQuery(query): ApiQuery<Deleted>,
 ) -> ApiResult<Json<ServerList>> {
-    Ok(Json(state.registry.view().official_versions(&name, query.include_deleted)?))
+    Ok(Json(
+        state
+            .registry
+            .view()
+            .official_versions(&name, query.include_deleted)?,
+    ))
 }
 
 async fn version(
@@ -55,14 +60,23 @@ async fn version(
     ApiPath((name, version)): ApiPath<(String, String)>,
     ApiQuery(query): ApiQuery<Deleted>,
 ) -> ApiResult<Json<ServerResponse>> {
-    Ok(Json(state.registry.view().official_version(&name, &version, query.include_deleted)?))
+    Ok(Json(state.registry.view().official_version(
+        &name,
+        &version,
+        query.include_deleted,
+    )?))
 }
 
 /// Publishing by this API is optional, and here it is by `/api/v1/servers`.
 async fn publish() -> impl IntoResponse {
-    let mut problem = Problem::new(Code::NotFound, "publishing is by POST /api/v1/servers on this registry");
+    let mut problem = Problem::new(
+        Code::NotFound,
+        "publishing is by POST /api/v1/servers on this registry",
+    );
     problem.status = StatusCode::NOT_IMPLEMENTED.as_u16();
     let mut response = (StatusCode::NOT_IMPLEMENTED, Json(problem)).into_response();
-    response.headers_mut().insert(http::header::CONTENT_TYPE, PROBLEM_JSON);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, PROBLEM_JSON);
     response
 }

@@ -23,9 +23,16 @@ impl Neighbourhood {
     /// As configured.
     pub fn new(listen: SocketAddr, hosts_allowed: &[String], origins_allowed: &[String]) -> Self {
         let lower = |texts: &[String]| -> Vec<String> {
-            texts.iter().map(|text| text.trim_end_matches('/').to_ascii_lowercase()).collect()
+            texts
+                .iter()
+                .map(|text| text.trim_end_matches('/').to_ascii_lowercase())
+                .collect()
         };
-        Self { listen, hosts_allowed: lower(hosts_allowed), origins_allowed: lower(origins_allowed) }
+        Self {
+            listen,
+            hosts_allowed: lower(hosts_allowed),
+            origins_allowed: lower(origins_allowed),
+        }
     }
 
     /// Lets a request pass or says which header is foreign.
@@ -34,12 +41,15 @@ impl Neighbourhood {
     /// `ForeignOrigin` (403).
     pub fn check(&self, headers: &HeaderMap, uri: &Uri) -> ApiResult<()> {
         let host = self.check_host(headers, uri)?;
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
         let origin = origin.to_str().unwrap_or("(unreadable)");
         if self.is_own_origin(origin, &host) {
             return Ok(());
         }
-        let detail = format!("the Origin {origin:?} is foreign; allowed: the node's own, and edge.origins_allowed");
+        let detail =
+            format!("the Origin {origin:?} is foreign; allowed: the node's own, and edge.origins_allowed");
         Err(ApiError::new(Code::ForeignOrigin, detail))
     }
 
@@ -53,7 +63,10 @@ impl Neighbourhood {
         };
         let mut given = headers.get_all(header::HOST).iter();
         let host = match (given.next(), given.next(), uri.authority()) {
-            (Some(host), None, _) => host.to_str().map_err(|_| foreign("(unreadable)"))?.to_ascii_lowercase(),
+            (Some(host), None, _) => host
+                .to_str()
+                .map_err(|_| foreign("(unreadable)"))?
+                .to_ascii_lowercase(),
             (None, _, Some(authority)) => authority.as_str().to_ascii_lowercase(),
             (None, _, None) => return Err(foreign("(none)")),
             (Some(_), Some(_), _) => return Err(foreign("(several)")),
@@ -65,7 +78,12 @@ impl Neighbourhood {
 
     /// `name` is the host without its port, `host` with it.
     fn goes_by(&self, name: &str, host: &str) -> bool {
-        if name == "localhost" || self.hosts_allowed.iter().any(|allowed| allowed == name || allowed == host) {
+        if name == "localhost"
+            || self
+                .hosts_allowed
+                .iter()
+                .any(|allowed| allowed == name || allowed == host)
+        {
             return true;
         }
         // An address cannot be re-bound by a foreign name server, so every address we may listen on is ours.
@@ -93,18 +111,33 @@ mod tests {
             &["Troupe.example.org".to_owned()],
             &["https://troupe.example.org/".to_owned()],
         );
-        let headers: HeaderMap =
-            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
         neighbourhood.check(&headers, &Uri::from_static("/")).is_ok()
     }
 
     #[test]
     fn the_nodes_own_names_pass_and_foreign_ones_do_not() {
         let local = "127.0.0.1:7500";
-        for own in ["127.0.0.1:7500", "localhost:7500", "LOCALHOST", "[::1]:7500", "troupe.example.org"] {
+        for own in [
+            "127.0.0.1:7500",
+            "localhost:7500",
+            "LOCALHOST",
+            "[::1]:7500",
+            "troupe.example.org",
+        ] {
             assert!(check(local, &[("host", own)]), "{own} was refused");
         }
-        for foreign in ["evil.example", "127.0.0.1.evil.example", "192.168.1.7:7500", "a@localhost", "", "localhost.evil"] {
+        for foreign in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "192.168.1.7:7500",
+            "a@localhost",
+            "",
+            "localhost.evil",
+        ] {
             assert!(!check(local, &[("host", foreign)]), "{foreign:?} passed");
         }
         assert!(!check(local, &[]));
@@ -118,7 +151,12 @@ mod tests {
         let host = ("host", "localhost:7500");
         assert!(check(local, &[host, ("origin", "http://localhost:7500")]));
         assert!(check(local, &[host, ("origin", "https://troupe.example.org")]));
-        for foreign in ["http://localhost:3000", "http://evil.example", "null", "http://localhost:7500.evil.example"] {
+        for foreign in [
+            "http://localhost:3000",
+            "http://evil.example",
+            "null",
+            "http://localhost:7500.evil.example",
+        ] {
             assert!(!check(local, &[host, ("origin", foreign)]), "{foreign:?} passed");
         }
     }

@@ -15,10 +15,21 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(state): State<EdgeState>) -> impl IntoResponse {
     let ready = state.is_ready();
     if ready {
-        return (StatusCode::OK, Json(Readiness { ready, waiting_for: Vec::new() }));
+        return (
+            StatusCode::OK,
+            Json(Readiness {
+                ready,
+                waiting_for: Vec::new(),
+            }),
+        );
     }
     let reports = state.system.directory().reports();
-    let starting = reports.iter().filter(|report| report.status == ActorStatus::Starting);
+    let starting = reports
+        .iter()
+        .filter(|report| report.status == ActorStatus::Starting);
     let waiting_for = starting.map(|report| report.path.to_string()).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready, waiting_for }))
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        Json(Readiness { ready, waiting_for }),
+    )
 }

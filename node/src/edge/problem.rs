@@ -23,19 +23,28 @@ impl ApiError {
         let mut headers = HeaderMap::new();
         match code {
             Code::Unauthenticated => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"troupe\""));
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Bearer realm=\"troupe\""),
+                );
             }
             Code::TooManyRequests | Code::UpstreamOverloaded | Code::ActorOverloaded | Code::ShuttingDown => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
-        Self { problem: Box::new(Problem::new(code, detail)), headers }
+        Self {
+            problem: Box::new(Problem::new(code, detail)),
+            headers,
+        }
     }
 
     /// There is nothing at `path`.
     pub fn not_found(path: &str) -> Self {
-        Self::new(Code::NotFound, format!("there is nothing at {path}; /api/openapi.json lists what there is"))
+        Self::new(
+            Code::NotFound,
+            format!("there is nothing at {path}; /api/openapi.json lists what there is"),
+        )
     }
 
     /// The document that the client gets.

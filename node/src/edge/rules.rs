@@ -108,7 +108,11 @@ pub const RULES: &[Rule] = &[
 /// What the route asks of its caller. A method that the path does not have asks what the path's first line asks; a
 /// path without any line is for nobody but administrators.
 pub fn access_of(method: &Method, path: &str) -> Access {
-    let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let method = if method == Method::HEAD {
+        "GET"
+    } else {
+        method.as_str()
+    };
     let mut lines = RULES.iter().filter(|rule| rule.path == path);
     let first = lines.clone().next();
     let fitting = lines.find(|rule| rule.method == method || rule.method == "*");
@@ -117,6 +121,8 @@ pub fn access_of(method: &Method, path: &str) -> Access {
 
 /// What a path without a route asks: nothing that a caller without a key could probe, but the UI's own paths.
 pub fn access_of_unrouted(path: &str) -> Access {
-    let is_interface = ["/api/", "/v0.1/", "/mcp", "/v1/"].iter().any(|prefix| path.starts_with(prefix));
+    let is_interface = ["/api/", "/v0.1/", "/mcp", "/v1/"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix));
     if is_interface { USER } else { Access::Public }
 }

@@ -24,7 +24,11 @@ pub struct CutWhenStalled<S> {
 impl<S> CutWhenStalled<S> {
     /// Guards `stream`.
     pub fn new(stream: S, timeout: Duration) -> Self {
-        Self { stream, timeout, stalled_until: None }
+        Self {
+            stream,
+            timeout,
+            stalled_until: None,
+        }
     }
 
     /// Lets progress pass and turns waiting for too long into an error.
@@ -38,7 +42,10 @@ impl<S> CutWhenStalled<S> {
             .stalled_until
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
         ready!(sleep.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes of its answer")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes no bytes of its answer",
+        )))
     }
 }
 
@@ -53,7 +60,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CutWhenStalled<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for CutWhenStalled<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(progress, context)
     }

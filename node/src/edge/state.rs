@@ -21,12 +21,11 @@ use troupe_actors::{
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
-use troupe_protocol::{
-    access::Principal,
-    id::NodeId,
-};
+use troupe_protocol::{access::Principal, id::NodeId};
 
-use super::{Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood};
+use super::{
+    Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
+};
 use crate::config::Config;
 
 /// Shared by all handlers; cheap to clone.
@@ -136,8 +135,12 @@ impl EdgeState {
     pub fn enter_live(&self) -> Option<LiveClient> {
         let places_max = self.config.edge.live_clients_max.count();
         let enter = |taken| (taken < places_max).then_some(taken + 1);
-        let entered = self.live_clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
-        entered.is_ok().then(|| LiveClient(Arc::clone(&self.live_clients)))
+        let entered = self
+            .live_clients
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
+        entered
+            .is_ok()
+            .then(|| LiveClient(Arc::clone(&self.live_clients)))
     }
 
     /// Live clients there are.
@@ -162,7 +165,8 @@ impl EdgeState {
 
     /// Writes down that somebody did something, and succeeded.
     pub fn record(&self, principal: &Principal, action: &'static str, subject: &str) {
-        self.audit_log.record(NewAuditEvent::new(principal, action, subject));
+        self.audit_log
+            .record(NewAuditEvent::new(principal, action, subject));
     }
 
     /// What opens the UI and signs in with this code.

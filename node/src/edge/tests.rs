@@ -35,11 +35,24 @@ impl Answer {
     }
 
     fn problem(&self, status: u16, code: &str) -> Problem {
-        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json", "{}", self.text);
+        assert_eq!(
+            self.headers[header::CONTENT_TYPE],
+            "application/problem+json",
+            "{}",
+            self.text
+        );
         let problem: Problem = serde_json::from_str(&self.text).unwrap();
-        assert_eq!((self.status.as_u16(), problem.code.as_str()), (status, code), "{}", self.text);
+        assert_eq!(
+            (self.status.as_u16(), problem.code.as_str()),
+            (status, code),
+            "{}",
+            self.text
+        );
         assert_eq!(problem.status, status);
-        assert_eq!(problem.correlation_id.unwrap().to_string(), self.headers["x-correlation-id"].to_str().unwrap());
+        assert_eq!(
+            problem.correlation_id.unwrap().to_string(),
+            self.headers["x-correlation-id"].to_str().unwrap()
+        );
         problem
     }
 }
@@ -58,31 +71,50 @@ impl Bed {
         let node = Node::start(config).await.unwrap();
         let key = node.first_start.as_ref().unwrap().key.expose_secret().to_owned();
         let host = node.state.config.edge.listen.to_string();
-        Self { router: super::router(node.state.clone()), node, key, host, _folder: folder }
+        Self {
+            router: super::router(node.state.clone()),
+            node,
+            key,
+            host,
+            _folder: folder,
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
-        let request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host);
         request.header(header::AUTHORIZATION, format!("Bearer {}", self.key))
     }
 
     fn bare(&self, method: Method, path: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(path).header(header::HOST, &self.host)
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host)
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.send(self.request(Method::GET, path).body(Body::empty()).unwrap()).await
+        self.send(self.request(Method::GET, path).body(Body::empty()).unwrap())
+            .await
     }
 
     async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
-        let request = self.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
+        let request = self
+            .request(Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/json");
         self.send(request.body(body.into()).unwrap()).await
     }
 }
@@ -111,7 +143,10 @@ fn the_document_refers_to_nothing_that_is_not_there() {
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
-        assert!(document["components"]["schemas"].get(name).is_some(), "no schema {name}");
+        assert!(
+            document["components"]["schemas"].get(name).is_some(),
+            "no schema {name}"
+        );
     }
 }
 
@@ -119,13 +154,32 @@ fn the_document_refers_to_nothing_that_is_not_there() {
 async fn every_path_but_health_and_the_page_needs_a_key() {
     let bed = Bed::new().await;
     for rule in RULES {
-        let method: Method = if rule.method == "*" { Method::POST } else { rule.method.parse().unwrap() };
+        let method: Method = if rule.method == "*" {
+            Method::POST
+        } else {
+            rule.method.parse().unwrap()
+        };
         let path = rule.path.replace(['{', '}'], "");
-        let answer = bed.send(bed.bare(method, &path).body(Body::empty()).unwrap()).await;
+        let answer = bed
+            .send(bed.bare(method, &path).body(Body::empty()).unwrap())
+            .await;
         let open = rule.access == super::rules::Access::Public;
-        assert_eq!(answer.status == StatusCode::UNAUTHORIZED, !open, "{} {}: {}", rule.method, rule.path, answer.text);
+        assert_eq!(
+            answer.status == StatusCode::UNAUTHORIZED,
+            !open,
+            "{} {}: {}",
+            rule.method,
+            rule.path,
+            answer.text
+        );
     }
-    let unknown = bed.send(bed.bare(Method::GET, "/api/v1/nothing").body(Body::empty()).unwrap()).await;
+    let unknown = bed
+        .send(
+            bed.bare(Method::GET, "/api/v1/nothing")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
     unknown.problem(401, "T4001");
 }
 
@@ -141,9 +195,17 @@ async fn an_open_node_opens_tools_and_registry_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_are_told_apart() {
     let bed = Bed::new().await;
-    let made = bed.post("/api/v1/keys", json!({ "name": "eve", "role": "user" }).to_string()).await;
+    let made = bed
+        .post(
+            "/api/v1/keys",
+            json!({ "name": "eve", "role": "user" }).to_string(),
+        )
+        .await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
-    let eve = Bed { key: made.json()["key"].as_str().unwrap().to_owned(), ..bed };
+    let eve = Bed {
+        key: made.json()["key"].as_str().unwrap().to_owned(),
+        ..bed
+    };
     assert_eq!(eve.get("/api/v1/me").await.json()["role"], "user");
     let refused = eve.get("/api/v1/actors").await.problem(403, "T4002");
     assert!(refused.detail.contains("operator"), "{}", refused.detail);
@@ -155,10 +217,18 @@ async fn roles_are_told_apart() {
 async fn a_browser_signs_in_and_needs_its_own_origin_for_changes() {
     let bed = Bed::new().await;
     let link = bed.post("/api/v1/login-link", "").await.json();
-    let code = link["url"].as_str().unwrap().split("code=").nth(1).unwrap().to_owned();
+    let code = link["url"]
+        .as_str()
+        .unwrap()
+        .split("code=")
+        .nth(1)
+        .unwrap()
+        .to_owned();
     let body = json!({ "code": code }).to_string();
     let login = |body: String| {
-        let request = bed.bare(Method::POST, "/api/v1/login").header(header::CONTENT_TYPE, "application/json");
+        let request = bed
+            .bare(Method::POST, "/api/v1/login")
+            .header(header::CONTENT_TYPE, "application/json");
         bed.send(request.body(Body::from(body)).unwrap())
     };
     let answer = login(body.clone()).await;
@@ -171,34 +241,86 @@ async fn a_browser_signs_in_and_needs_its_own_origin_for_changes() {
 
     let session = cookie.split(';').next().unwrap().to_owned();
     let with_cookie = |method, path| bed.bare(method, path).header(header::COOKIE, &session);
-    let me = bed.send(with_cookie(Method::GET, "/api/v1/me").body(Body::empty()).unwrap()).await;
+    let me = bed
+        .send(
+            with_cookie(Method::GET, "/api/v1/me")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
     assert_eq!(me.json()["role"], "admin", "{}", me.text);
     let open = || with_cookie(Method::POST, "/api/v1/conversations");
-    bed.send(open().body(Body::empty()).unwrap()).await.problem(403, "T1007");
+    bed.send(open().body(Body::empty()).unwrap())
+        .await
+        .problem(403, "T1007");
     let foreign = open().header(header::ORIGIN, "http://evil.example");
-    bed.send(foreign.body(Body::empty()).unwrap()).await.problem(403, "T1007");
+    bed.send(foreign.body(Body::empty()).unwrap())
+        .await
+        .problem(403, "T1007");
     let own = open().header(header::ORIGIN, format!("http://{}", bed.host));
-    assert_eq!(bed.send(own.body(Body::empty()).unwrap()).await.status, StatusCode::CREATED);
+    assert_eq!(
+        bed.send(own.body(Body::empty()).unwrap()).await.status,
+        StatusCode::CREATED
+    );
 
-    let out = with_cookie(Method::POST, "/api/v1/logout").header(header::ORIGIN, format!("http://{}", bed.host));
-    assert_eq!(bed.send(out.body(Body::empty()).unwrap()).await.status, StatusCode::NO_CONTENT);
-    bed.send(with_cookie(Method::GET, "/api/v1/me").body(Body::empty()).unwrap()).await.problem(401, "T4001");
+    let out =
+        with_cookie(Method::POST, "/api/v1/logout").header(header::ORIGIN, format!("http://{}", bed.host));
+    assert_eq!(
+        bed.send(out.body(Body::empty()).unwrap()).await.status,
+        StatusCode::NO_CONTENT
+    );
+    bed.send(
+        with_cookie(Method::GET, "/api/v1/me")
+            .body(Body::empty())
+            .unwrap(),
+    )
+    .await
+    .problem(401, "T4001");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_bodies_are_refused_with_their_place() {
     let bed = Bed::new().await;
-    let malformed = bed.post("/api/v1/servers", "{\"name\": ").await.problem(400, "T1001");
-    assert!(malformed.detail.contains("line 1 column 9"), "{}", malformed.detail);
-    bed.post("/api/v1/servers", b"{\"name\": \"\xff\"}".to_vec()).await.problem(400, "T1001");
-    let wrong_type = bed.post("/api/v1/servers", "{\n\"name\": 7}").await.problem(422, "T1002");
-    assert!(wrong_type.detail.contains("expected a string") && wrong_type.detail.contains("line 2"), "{}", wrong_type.detail);
-    let unknown = bed.post("/api/v1/servers", "{\"colour\": 7}").await.problem(422, "T1002");
+    let malformed = bed
+        .post("/api/v1/servers", "{\"name\": ")
+        .await
+        .problem(400, "T1001");
+    assert!(
+        malformed.detail.contains("line 1 column 9"),
+        "{}",
+        malformed.detail
+    );
+    bed.post("/api/v1/servers", b"{\"name\": \"\xff\"}".to_vec())
+        .await
+        .problem(400, "T1001");
+    let wrong_type = bed
+        .post("/api/v1/servers", "{\n\"name\": 7}")
+        .await
+        .problem(422, "T1002");
+    assert!(
+        wrong_type.detail.contains("expected a string") && wrong_type.detail.contains("line 2"),
+        "{}",
+        wrong_type.detail
+    );
+    let unknown = bed
+        .post("/api/v1/servers", "{\"colour\": 7}")
+        .await
+        .problem(422, "T1002");
     assert!(unknown.detail.contains("colour"), "{}", unknown.detail);
-    let text = bed.request(Method::POST, "/api/v1/servers").header(header::CONTENT_TYPE, "text/plain");
-    bed.send(text.body(Body::from("{}")).unwrap()).await.problem(415, "T1006");
+    let text = bed
+        .request(Method::POST, "/api/v1/servers")
+        .header(header::CONTENT_TYPE, "text/plain");
+    bed.send(text.body(Body::from("{}")).unwrap())
+        .await
+        .problem(415, "T1006");
     bed.get("/api/v1/nothing").await.problem(404, "T1003");
-    let method = bed.send(bed.request(Method::DELETE, "/api/v1/status").body(Body::empty()).unwrap()).await;
+    let method = bed
+        .send(
+            bed.request(Method::DELETE, "/api/v1/status")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
     method.problem(405, "T1004");
     assert_eq!(method.headers[header::ALLOW], "GET,HEAD");
     bed.get("/api/v1/servers?limit=many").await.problem(422, "T1002");
@@ -206,7 +328,9 @@ async fn wrong_bodies_are_refused_with_their_place() {
     bed.get("/api/v1/servers/No%20Slug").await.problem(404, "T2003");
     bed.get("/api/v1/traces/xyz").await.problem(404, "T7006");
     bed.get("/api/v1/conversations/xyz").await.problem(404, "T5003");
-    bed.get("/api/v1/actors/node%2Fnobody").await.problem(404, "T7001");
+    bed.get("/api/v1/actors/node%2Fnobody")
+        .await
+        .problem(404, "T7001");
     let large = vec![b' '; 17 * 1024 * 1024];
     bed.post("/api/v1/servers", large).await.problem(413, "T1005");
 }
@@ -219,21 +343,55 @@ async fn a_server_is_registered_changed_and_removed_and_the_audit_tells() {
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
     assert_eq!(made.headers[header::LOCATION], "/api/v1/servers/slow");
     assert!(!made.text.contains("planted"), "{}", made.text);
-    bed.post("/api/v1/servers", new.to_string()).await.problem(409, "T2002");
+    bed.post("/api/v1/servers", new.to_string())
+        .await
+        .problem(409, "T2002");
 
     let listed = bed.get("/api/v1/servers?search=slow").await.json();
-    assert_eq!((&listed["total"], &listed["items"][0]["status"]), (&json!(1), &json!("disabled")), "{listed}");
-    bed.post("/api/v1/servers/slow/probe", "").await.problem(409, "T2007");
+    assert_eq!(
+        (&listed["total"], &listed["items"][0]["status"]),
+        (&json!(1), &json!("disabled")),
+        "{listed}"
+    );
+    bed.post("/api/v1/servers/slow/probe", "")
+        .await
+        .problem(409, "T2007");
     let secrets = bed.get("/api/v1/secrets").await;
-    assert!(secrets.text.contains("server/slow/env/TOKEN") && !secrets.text.contains("planted"), "{}", secrets.text);
+    assert!(
+        secrets.text.contains("server/slow/env/TOKEN") && !secrets.text.contains("planted"),
+        "{}",
+        secrets.text
+    );
 
-    let gone = bed.send(bed.request(Method::DELETE, "/api/v1/servers/slow").body(Body::empty()).unwrap()).await;
+    let gone = bed
+        .send(
+            bed.request(Method::DELETE, "/api/v1/servers/slow")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
     bed.get("/api/v1/servers/slow").await.problem(404, "T2003");
-    bed.node.state.audit_log.flush(troupe_actors::runtime::Deadline::within(std::time::Duration::from_secs(5))).await.unwrap();
+    bed.node
+        .state
+        .audit_log
+        .flush(troupe_actors::runtime::Deadline::within(
+            std::time::Duration::from_secs(5),
+        ))
+        .await
+        .unwrap();
     let audit = bed.get("/api/v1/audit?action=server").await.json();
-    let actions: Vec<&str> = audit["items"].as_array().unwrap().iter().filter_map(|event| event["action"].as_str()).collect();
-    assert_eq!(actions, ["server.remove", "server.register", "server.register"], "{audit}");
+    let actions: Vec<&str> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["action"].as_str())
+        .collect();
+    assert_eq!(
+        actions,
+        ["server.remove", "server.register", "server.register"],
+        "{audit}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,16 +400,38 @@ async fn actors_are_seen_and_controlled() {
     let tree = bed.get("/api/v1/actors/tree").await.json();
     assert_eq!(tree[0]["path"], "node", "{tree}");
     let vault = bed.get("/api/v1/actors/node%2Fvault").await.json();
-    assert_eq!((&vault["report"]["kind"], &vault["snapshot"]["answer"]), (&json!("vault"), &json!("alive")), "{vault}");
-    bed.post("/api/v1/actors/node%2Fvault/restart", "").await.problem(422, "T7005");
-    bed.post("/api/v1/actors/node%2Fvault/explode", "").await.problem(404, "T1003");
-    let restarted = bed.post("/api/v1/actors/node%2Fvault/restart", "{\"confirm\":\"node/vault\"}").await;
+    assert_eq!(
+        (&vault["report"]["kind"], &vault["snapshot"]["answer"]),
+        (&json!("vault"), &json!("alive")),
+        "{vault}"
+    );
+    bed.post("/api/v1/actors/node%2Fvault/restart", "")
+        .await
+        .problem(422, "T7005");
+    bed.post("/api/v1/actors/node%2Fvault/explode", "")
+        .await
+        .problem(404, "T1003");
+    let restarted = bed
+        .post(
+            "/api/v1/actors/node%2Fvault/restart",
+            "{\"confirm\":\"node/vault\"}",
+        )
+        .await;
     assert_eq!(restarted.status, StatusCode::OK, "{}", restarted.text);
     let id = restarted.headers["x-correlation-id"].to_str().unwrap().to_owned();
     let trace = bed.get(&format!("/api/v1/traces/{id}")).await.json();
-    assert_eq!(trace["roots"][0]["message"], "POST /api/v1/actors/{id}/{command}", "{trace}");
+    assert_eq!(
+        trace["roots"][0]["message"], "POST /api/v1/actors/{id}/{command}",
+        "{trace}"
+    );
     let metrics = bed.get("/metrics").await;
-    assert!(metrics.text.contains("troupe_actor_mailbox_messages{path=\"node/vault\"") , "{}", metrics.text);
+    assert!(
+        metrics
+            .text
+            .contains("troupe_actor_mailbox_messages{path=\"node/vault\""),
+        "{}",
+        metrics.text
+    );
     assert!(metrics.text.ends_with("# EOF\n"));
 }
 
@@ -261,12 +441,22 @@ async fn the_page_is_served_with_care() {
     let get = |path: &'static str| bed.send(bed.bare(Method::GET, path).body(Body::empty()).unwrap());
     for path in ["/", "/console/actors"] {
         let page = get(path).await;
-        assert!(page.status == StatusCode::OK && page.text.contains("<html"), "{path}: {}", page.text);
+        assert!(
+            page.status == StatusCode::OK && page.text.contains("<html"),
+            "{path}: {}",
+            page.text
+        );
         let policy = page.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe-eval"), "{policy}");
+        assert!(
+            policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe-eval"),
+            "{policy}"
+        );
         let etag = page.headers[header::ETAG].clone();
         let again = bed.bare(Method::GET, path).header(header::IF_NONE_MATCH, etag);
-        assert_eq!(bed.send(again.body(Body::empty()).unwrap()).await.status, StatusCode::NOT_MODIFIED);
+        assert_eq!(
+            bed.send(again.body(Body::empty()).unwrap()).await.status,
+            StatusCode::NOT_MODIFIED
+        );
     }
     get("/assets/nothing.js").await.problem(404, "T1003");
     let explained = get("/errors/T4001").await;
@@ -279,7 +469,9 @@ async fn a_foreign_host_is_refused_everywhere() {
     let bed = Bed::new().await;
     for path in ["/", "/healthz", "/api/v1/me", "/mcp", "/v0.1/servers"] {
         let request = Request::builder().uri(path).header(header::HOST, "evil.example");
-        bed.send(request.body(Body::empty()).unwrap()).await.problem(403, "T1007");
+        bed.send(request.body(Body::empty()).unwrap())
+            .await
+            .problem(403, "T1007");
     }
 }
 

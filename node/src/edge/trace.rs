@@ -33,7 +33,12 @@ pub async fn correlate(State(state): State<EdgeState>, request: Request, next: N
     let title = title_of(&request);
     let handled = CORRELATION.scope(id, next.run(request));
     let mut response = match title {
-        Some(title) => state.system.trace(&state.edge_path, "http", title, id, handled, outcome_of).await,
+        Some(title) => {
+            state
+                .system
+                .trace(&state.edge_path, "http", title, id, handled, outcome_of)
+                .await
+        }
         None => handled.await,
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {

@@ -25,7 +25,10 @@ pub fn register(
     health: impl Fn() -> Arc<Health> + Send + Sync + 'static,
 ) -> Result<(), StartError> {
     let weak = upstreams.downgrade();
-    let caller = move || weak.upgrade().map(|upstreams| Arc::new(upstreams) as Arc<dyn ToolCaller>);
+    let caller = move || {
+        weak.upgrade()
+            .map(|upstreams| Arc::new(upstreams) as Arc<dyn ToolCaller>)
+    };
     let services = BuiltinServices {
         registry: registry.clone(),
         health: Arc::new(health),

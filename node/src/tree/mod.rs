@@ -21,10 +21,10 @@ use troupe_actors::{
     audit::{self, AuditError, AuditSettings},
     conversation::{ConversationError, ConversationServices, ConversationsHandle},
     health::{self, HealthSettings},
+    registry,
     runtime::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
-    registry,
     session::{self, Gateway, GatewayLimits, SessionLimits, SessionsHandle},
     store::{Store, StoreError},
     upstream::{UpstreamSettings, UpstreamsHandle},
@@ -123,11 +123,22 @@ impl Node {
             Arc::new(RegisteredServers(registry.clone())),
             Arc::new(VaultSecrets(vault.clone())),
         );
-        let (router, router_child) =
-            routing::build(&system, top.child("router"), &config, &store, &registry, &upstreams)?;
+        let (router, router_child) = routing::build(
+            &system,
+            top.child("router"),
+            &config,
+            &store,
+            &registry,
+            &upstreams,
+        )?;
         let (sessions_child, sessions) = sessions_child(&system, top.child("sessions"), &config);
         let limits_of_calls = gateway_limits(&config);
-        let gateway = Gateway::new(upstreams.clone(), registry.clone(), sessions.clone(), limits_of_calls);
+        let gateway = Gateway::new(
+            upstreams.clone(),
+            registry.clone(),
+            sessions.clone(),
+            limits_of_calls,
+        );
         let (health_child, health) = health::child(
             &system,
             top.child("health"),
@@ -174,8 +185,16 @@ impl Node {
             .child(sessions_child)
             .child(live::child(&state, top.child("live")))
             .child(edge_child(&state, limits, listener));
-        let root = system.start(spec).await.map_err(|error| StartError::Tree(error.to_string()))?;
-        Ok(Self { state, data, first_start, root })
+        let root = system
+            .start(spec)
+            .await
+            .map_err(|error| StartError::Tree(error.to_string()))?;
+        Ok(Self {
+            state,
+            data,
+            first_start,
+            root,
+        })
     }
 
     /// Waits until the tree ends by itself, which it only does when a supervisor gives up.
@@ -193,7 +212,10 @@ impl Node {
             }
         };
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
-            tracing::warn!(connections = self.state.connections.open(), "cutting connections that did not end in time");
+            tracing::warn!(
+                connections = self.state.connections.open(),
+                "cutting connections that did not end in time"
+            );
         }
         self.root.shutdown().await
     }
@@ -203,7 +225,9 @@ async fn open_store(data: &Path) -> Result<Store, StartError> {
     let folder = data.to_owned();
     // Recovery after a crash reads the whole log: not on the runtime's threads.
     let opened = tokio::task::spawn_blocking(move || Store::open(&folder)).await;
-    opened.map_err(|panic| StartError::Tree(panic.to_string()))?.map_err(StartError::Store)
+    opened
+        .map_err(|panic| StartError::Tree(panic.to_string()))?
+        .map_err(StartError::Store)
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {
@@ -229,7 +253,10 @@ fn health_settings(config: &Config) -> HealthSettings {
 }
 
 fn gateway_limits(config: &Config) -> GatewayLimits {
-    GatewayLimits { call_time_max: config.upstream.call_timeout_ms.millis(), ..GatewayLimits::default() }
+    GatewayLimits {
+        call_time_max: config.upstream.call_timeout_ms.millis(),
+        ..GatewayLimits::default()
+    }
 }
 
 fn sessions_child(system: &System, path: ActorPath, config: &Config) -> (ChildSpec, SessionsHandle) {
@@ -258,14 +285,21 @@ fn key_source(config: &Config) -> Result<KeySource, ConfigError> {
     if file.is_empty() {
         return Ok(KeySource::File);
     }
-    Ok(KeySource::Passphrase(read_secret_file("vault.passphrase_file", file)?))
+    Ok(KeySource::Passphrase(read_secret_file(
+        "vault.passphrase_file",
+        file,
+    )?))
 }
 
 /// Binds the port; port 0 becomes the one that the system gave.
 fn listen(config: &mut Config) -> Result<Arc<StdListener>, StartError> {
     let address = config.edge.listen;
     let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         // As the standard library does: a node that is started again need not wait for old connections to time out.
         #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
@@ -283,6 +317,11 @@ fn edge_child(state: &EdgeState, limits: ConnectionLimits, listener: Arc<StdList
     let router = edge::router(state.clone());
     let state = state.clone();
     ChildSpec::actor(mailbox, move || {
-        Edge::new(state.clone(), router.clone(), limits.clone(), Arc::clone(&listener))
+        Edge::new(
+            state.clone(),
+            router.clone(),
+            limits.clone(),
+            Arc::clone(&listener),
+        )
     })
 }

@@ -29,9 +29,14 @@ pub fn build(
     registry: &RegistryHandle,
     upstreams: &UpstreamsHandle,
 ) -> Result<(RouterHandle, ChildSpec), StartError> {
-    let model_dir = Some(config.router.model_dir.as_str()).filter(|folder| !folder.is_empty()).map(Path::new);
+    let model_dir = Some(config.router.model_dir.as_str())
+        .filter(|folder| !folder.is_empty())
+        .map(Path::new);
     let services = RouterServices {
-        servers: Arc::new(NodeServers { registry: registry.clone(), upstreams: upstreams.clone() }),
+        servers: Arc::new(NodeServers {
+            registry: registry.clone(),
+            upstreams: upstreams.clone(),
+        }),
         embedder: Embedder::start(folders_to_search(model_dir, store.folder())),
         vectors: Some(VectorTree::open(store)?),
         planner: planner(&config.router)?,
@@ -49,7 +54,9 @@ fn planner(config: &RouterConfig) -> Result<Arc<dyn Planner>, StartError> {
     let settings = EndpointSettings {
         base_url,
         model: config.planner_model.clone(),
-        api_key: key_file.map(|file| read_secret_file("router.planner_key_file", file)).transpose()?,
+        api_key: key_file
+            .map(|file| read_secret_file("router.planner_key_file", file))
+            .transpose()?,
         timeout: config.planner_timeout_ms.millis(),
     };
     let planner = EndpointPlanner::new(settings).map_err(|error| StartError::Tree(error.to_string()))?;

@@ -13,7 +13,13 @@ pub struct VaultSealer(pub VaultHandle);
 
 impl SecretSealer for VaultSealer {
     fn seal(&self, name: SecretName, value: SecretString) -> BoxFuture<'_, Result<(), RegistryError>> {
-        Box::pin(async move { self.0.put(name, value).await.map(drop).map_err(|error| refused(&error)) })
+        Box::pin(async move {
+            self.0
+                .put(name, value)
+                .await
+                .map(drop)
+                .map_err(|error| refused(&error))
+        })
     }
 
     fn forget<'a>(&'a self, name: &'a SecretName) -> BoxFuture<'a, Result<(), RegistryError>> {
@@ -27,5 +33,8 @@ impl SecretSealer for VaultSealer {
 }
 
 fn refused(error: &VaultError) -> RegistryError {
-    RegistryError::Vault { code: error.code(), detail: error.to_string() }
+    RegistryError::Vault {
+        code: error.code(),
+        detail: error.to_string(),
+    }
 }

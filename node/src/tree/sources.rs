@@ -18,7 +18,10 @@ impl ServerSource for RegisteredServers {
     fn find(&self, name: &ServerName) -> Option<RegisteredServer> {
         let entry = self.0.view().get(name.as_str())?;
         let operation = &entry.operation;
-        Some(RegisteredServer { enabled: operation.enabled, transport: operation.transport.clone() })
+        Some(RegisteredServer {
+            enabled: operation.enabled,
+            transport: operation.transport.clone(),
+        })
     }
 
     fn changes(&self) -> BoxStream<'static, ServerChange> {
@@ -46,7 +49,10 @@ impl SecretSource for VaultSecrets {
     ) -> BoxFuture<'a, Result<SecretString, SecretFailure>> {
         Box::pin(async move {
             let resolved = self.0.resolve_for(template, "servers", deadline).await;
-            resolved.map_err(|error| SecretFailure { code: error.code(), reason: error.to_string() })
+            resolved.map_err(|error| SecretFailure {
+                code: error.code(),
+                reason: error.to_string(),
+            })
         })
     }
 }

@@ -33,7 +33,11 @@ fn candidate(tool: &str) -> Candidate {
 }
 
 fn call(tool: &str, arguments: Value, safe_to_repeat: bool) -> Routed {
-    Routed::Call { route: route(tool, arguments, Decision::Call), safe_to_repeat, note: None }
+    Routed::Call {
+        route: route(tool, arguments, Decision::Call),
+        safe_to_repeat,
+        note: None,
+    }
 }
 
 /// A conversation with what a shell would have written.
@@ -45,7 +49,11 @@ struct Played {
 
 impl Played {
     fn new() -> Self {
-        Self { state: ConversationState::default(), written: Vec::new(), turn_id: TurnId::from_ulid(Ulid::nil()) }
+        Self {
+            state: ConversationState::default(),
+            written: Vec::new(),
+            turn_id: TurnId::from_ulid(Ulid::nil()),
+        }
     }
 
     fn say(&mut self, text: &str) -> Vec<Effect> {
@@ -81,7 +89,9 @@ impl Played {
     }
 
     fn answered(&mut self, text: &str) -> Vec<Effect> {
-        let effects = self.state.call_answered(json!({"content": [{"type": "text", "text": text}]}), 5);
+        let effects = self
+            .state
+            .call_answered(json!({"content": [{"type": "text", "text": text}]}), 5);
         self.play(effects)
     }
 
@@ -100,21 +110,42 @@ impl Played {
 }
 
 fn failure(may_have_had_effects: bool, is_retryable: bool) -> CallFailure {
-    CallFailure { problem: Problem::new(Code::UpstreamDied, "it died"), may_have_had_effects, is_retryable }
+    CallFailure {
+        problem: Problem::new(Code::UpstreamDied, "it died"),
+        may_have_had_effects,
+        is_retryable,
+    }
 }
 
 #[test]
 fn a_question_goes_through_its_steps_to_the_answer() {
     let mut played = Played::new();
     let effects = played.say("what time is it in Tokyo?");
-    assert!(matches!(effects.as_slice(), [Effect::Route { question, .. }] if question == "what time is it in Tokyo?"));
+    assert!(
+        matches!(effects.as_slice(), [Effect::Route { question, .. }] if question == "what time is it in Tokyo?")
+    );
     let effects = played.routed(call("now", json!({"timezone": "Asia/Tokyo"}), true));
-    assert!(matches!(effects.as_slice(), [Effect::Call { tool, .. }] if tool == "now"), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Call { tool, .. }] if tool == "now"),
+        "{effects:?}"
+    );
     assert_eq!(played.last().status, TurnStatus::Calling);
     assert!(played.answered("21:30").is_empty());
     let names: Vec<&'static str> = played.written.iter().map(|event| (&event.step).into()).collect();
-    assert_eq!(names, ["UserQueryReceived", "RouteChosen", "McpCallStarted", "McpResponseReady", "AnswerReady"]);
-    assert_eq!((played.last().status, played.last().answer.as_str()), (TurnStatus::Answered, "21:30"));
+    assert_eq!(
+        names,
+        [
+            "UserQueryReceived",
+            "RouteChosen",
+            "McpCallStarted",
+            "McpResponseReady",
+            "AnswerReady"
+        ]
+    );
+    assert_eq!(
+        (played.last().status, played.last().answer.as_str()),
+        (TurnStatus::Answered, "21:30")
+    );
     assert_eq!(played.last().duration_ms, Some(4));
     assert!(played.state.running_turn().is_none());
     let again = played.crashed();
@@ -135,9 +166,17 @@ fn a_missing_argument_is_asked_for_and_the_reply_fills_it() {
     assert_eq!(played.last().status, TurnStatus::ArgumentNeeded);
     for mut played in [played.crashed(), played] {
         let effects = played.say("/srv/app");
-        let [Effect::Fill(task)] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!((task.tool.as_str(), task.question.as_str(), task.reply.as_str()), ("log", "show the log", "/srv/app"));
-        assert_eq!((&task.missing, task.arguments["count"].as_i64()), (&vec!["repo_path".to_owned()], Some(3)));
+        let [Effect::Fill(task)] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(
+            (task.tool.as_str(), task.question.as_str(), task.reply.as_str()),
+            ("log", "show the log", "/srv/app")
+        );
+        assert_eq!(
+            (&task.missing, task.arguments["count"].as_i64()),
+            (&vec!["repo_path".to_owned()], Some(3))
+        );
         let effects = played.state.not_an_answer();
         assert!(matches!(effects.as_slice(), [Effect::Route { question, .. }] if question == "/srv/app"));
     }
@@ -148,15 +187,31 @@ fn an_offered_tool_is_picked_by_its_number() {
     let mut played = Played::new();
     played.say("do the thing");
     let nearest = route("first", json!({}), Decision::OfferNearest);
-    let offered = vec![(candidate("first"), "Does one thing".to_owned()), (candidate("second"), String::new())];
-    played.routed(Routed::NoCall { route: Some(nearest), decision: Decision::OfferNearest, offered });
+    let offered = vec![
+        (candidate("first"), "Does one thing".to_owned()),
+        (candidate("second"), String::new()),
+    ];
+    played.routed(Routed::NoCall {
+        route: Some(nearest),
+        decision: Decision::OfferNearest,
+        offered,
+    });
     assert_eq!(played.last().status, TurnStatus::NothingFits);
-    assert!(played.last().answer.contains("1. s/first: Does one thing"), "{}", played.last().answer);
+    assert!(
+        played.last().answer.contains("1. s/first: Does one thing"),
+        "{}",
+        played.last().answer
+    );
     let mut other = played.crashed();
     let effects = played.say("2");
-    assert!(matches!(effects.as_slice(), [Effect::Fill(task)] if task.tool == "second" && task.question == "do the thing"));
+    assert!(
+        matches!(effects.as_slice(), [Effect::Fill(task)] if task.tool == "second" && task.question == "do the thing")
+    );
     let effects = other.say("something else");
-    assert!(matches!(effects.as_slice(), [Effect::Route { .. }]), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Route { .. }]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -166,7 +221,9 @@ fn a_follow_up_keeps_the_tool() {
     played.routed(call("now", json!({"timezone": "Asia/Tokyo"}), true));
     played.answered("21:30");
     let effects = played.say("and in Paris?");
-    let [Effect::Fill(task)] = effects.as_slice() else { panic!("{effects:?}") };
+    let [Effect::Fill(task)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
     assert!(task.context.follows_up && task.missing.is_empty());
     assert_eq!(task.context.earlier["timezone"], "Asia/Tokyo");
 }
@@ -180,7 +237,11 @@ fn a_call_that_may_have_had_effects_is_not_made_again_after_a_crash() {
     let effects = again.state.resume();
     assert!(again.play(effects).is_empty(), "nothing is called");
     assert_eq!(again.last().status, TurnStatus::Failed);
-    assert!(again.last().answer.contains("check before you ask again"), "{}", again.last().answer);
+    assert!(
+        again.last().answer.contains("check before you ask again"),
+        "{}",
+        again.last().answer
+    );
 }
 
 #[test]
@@ -190,7 +251,10 @@ fn a_harmless_call_is_made_again_after_a_crash() {
     played.routed(call("look", json!({"a": 1}), true));
     let mut again = played.crashed();
     let effects = again.state.resume();
-    assert!(matches!(effects.as_slice(), [Effect::Call { tool, .. }] if tool == "look"), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Call { tool, .. }] if tool == "look"),
+        "{effects:?}"
+    );
     again.answered("seen");
     assert_eq!(again.last().status, TurnStatus::Answered);
 }
@@ -200,7 +264,10 @@ fn a_crash_at_any_other_step_goes_on_from_there() {
     let mut played = Played::new();
     played.say("look");
     let effects = played.crashed().state.resume();
-    assert!(matches!(effects.as_slice(), [Effect::Route { .. }]), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Route { .. }]),
+        "{effects:?}"
+    );
 
     played.routed(call("look", json!({}), false));
     played.answered("seen");
@@ -209,7 +276,10 @@ fn a_crash_at_any_other_step_goes_on_from_there() {
     let mut cut = cut.crashed();
     let effects = cut.state.resume();
     assert!(cut.play(effects).is_empty());
-    assert_eq!((cut.last().status, cut.last().answer.as_str()), (TurnStatus::Answered, "seen"));
+    assert_eq!(
+        (cut.last().status, cut.last().answer.as_str()),
+        (TurnStatus::Answered, "seen")
+    );
 }
 
 #[test]
@@ -243,7 +313,10 @@ fn cancelling_says_what_may_have_happened() {
     assert_eq!(played.play(effects), [Effect::Abort]);
     assert_eq!(played.last().status, TurnStatus::Cancelled);
     assert!(played.last().answer.contains("may have been at work"));
-    assert!(played.state.cancelled().is_empty(), "there is nothing left to cancel");
+    assert!(
+        played.state.cancelled().is_empty(),
+        "there is nothing left to cancel"
+    );
 }
 
 #[test]
@@ -251,7 +324,11 @@ fn the_number_of_turns_is_bounded() {
     let mut played = Played::new();
     for number in 0..TURNS_MAX {
         played.say(&format!("question {number}"));
-        played.routed(Routed::NoCall { route: None, decision: Decision::Nothing, offered: Vec::new() });
+        played.routed(Routed::NoCall {
+            route: None,
+            decision: Decision::Nothing,
+            offered: Vec::new(),
+        });
     }
     let first = played.state.turns().next().unwrap().id;
     assert_eq!(played.state.said("one more")[0], Effect::Drop(first));
@@ -265,5 +342,8 @@ fn a_large_result_is_kept_as_what_the_answer_says() {
     played.answered(&"x".repeat(200_000));
     let kept = serde_json::to_vec(&played.written).unwrap().len();
     assert!(kept < 3 * RESULT_BYTES_MAX, "{kept} bytes");
-    assert_eq!(played.last().calls[0].result.as_ref().unwrap()["_meta"]["troupe/result_bytes"], 200_039);
+    assert_eq!(
+        played.last().calls[0].result.as_ref().unwrap()["_meta"]["troupe/result_bytes"],
+        200_039
+    );
 }

@@ -5,8 +5,8 @@ use troupe_protocol::{
     health::{HealthHistory, HealthReport, HealthStatus},
     mcp::ListKind,
     server::{
-        OfficialMeta, OfficialStatus, Operation, ServerDetail, ServerJson, ServerName, ServerPage, ServerQuery,
-        ServerSummary, name::BUILTIN_SERVER,
+        OfficialMeta, OfficialStatus, Operation, ServerDetail, ServerJson, ServerName, ServerPage,
+        ServerQuery, ServerSummary, name::BUILTIN_SERVER,
     },
     time::Timestamp,
 };
@@ -24,7 +24,9 @@ pub fn add_to(page: &mut ServerPage, query: &ServerQuery, state: &EdgeState) {
     let text = format!("{BUILTIN_SERVER} {DESCRIPTION}").to_lowercase();
     let search = query.search.as_deref().unwrap_or_default().to_lowercase();
     let fits = fits_status && search.split_whitespace().all(|word| text.contains(word));
-    let Some(line) = summary(state).filter(|_| fits) else { return };
+    let Some(line) = summary(state).filter(|_| fits) else {
+        return;
+    };
     page.total += 1;
     if query.cursor.is_none() {
         page.items.insert(0, line);
@@ -36,7 +38,10 @@ pub fn summary(state: &EdgeState) -> Option<ServerSummary> {
     let name = ServerName::new(BUILTIN_SERVER).ok()?;
     let info = state.upstreams.info(&name)?;
     let tools = state.router.tools(&Principal::node());
-    let tools_count = tools.iter().filter(|tool| *tool.server == *BUILTIN_SERVER).count();
+    let tools_count = tools
+        .iter()
+        .filter(|tool| *tool.server == *BUILTIN_SERVER)
+        .count();
     Some(ServerSummary {
         title: TITLE.to_owned(),
         description: DESCRIPTION.to_owned(),
@@ -95,7 +100,11 @@ pub fn detail(state: &EdgeState) -> Option<ServerDetail> {
         revision: 1,
         created_at: started,
         updated_at: started,
-        health: HealthReport { status: STATUS, era: summary.era, ..HealthReport::default() },
+        health: HealthReport {
+            status: STATUS,
+            era: summary.era,
+            ..HealthReport::default()
+        },
         history: HealthHistory::default(),
         summary,
     })

@@ -20,7 +20,11 @@ pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new()
         .routes(routes!(ask))
         .routes(routes!(list_conversations, open_conversation))
-        .routes(routes!(show_conversation, change_conversation, delete_conversation))
+        .routes(routes!(
+            show_conversation,
+            change_conversation,
+            delete_conversation
+        ))
         .routes(routes!(say))
         .routes(routes!(cancel_turn))
 }
@@ -37,8 +41,14 @@ async fn ask(
 ) -> ApiResult<Json<AskAnswer>> {
     let deadline = Deadline::within(turn_timeout(&state));
     let conversations = &state.conversations;
-    let answer =
-        conversations.ask(&request.text, request.conversation_id, &caller.principal, deadline).await?;
+    let answer = conversations
+        .ask(
+            &request.text,
+            request.conversation_id,
+            &caller.principal,
+            deadline,
+        )
+        .await?;
     Ok(Json(answer))
 }
 
@@ -63,7 +73,11 @@ async fn list_conversations(
     if let Some(search) = query.search.map(|search| search.to_lowercase()) {
         conversations.retain(|conversation| conversation.title.to_lowercase().contains(&search));
     }
-    Json(Page::slice(conversations.into_iter(), query.cursor.as_deref(), query.limit))
+    Json(Page::slice(
+        conversations.into_iter(),
+        query.cursor.as_deref(),
+        query.limit,
+    ))
 }
 
 /// Opens a conversation.
@@ -86,7 +100,12 @@ async fn show_conversation(
     caller: Caller,
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<Json<Conversation>> {
-    Ok(Json(state.conversations.get(conversation(&id)?, &caller.principal).await?))
+    Ok(Json(
+        state
+            .conversations
+            .get(conversation(&id)?, &caller.principal)
+            .await?,
+    ))
 }
 
 /// Changes title or pin.
@@ -101,7 +120,10 @@ async fn change_conversation(
     ApiJson(patch): ApiJson<ConversationPatch>,
 ) -> ApiResult<Json<ConversationSummary>> {
     let id = conversation(&id)?;
-    let changed = state.conversations.change(id, patch.title, patch.pinned, &caller.principal).await;
+    let changed = state
+        .conversations
+        .change(id, patch.title, patch.pinned, &caller.principal)
+        .await;
     state.audit(&caller, "conversation.change", &id.to_string(), &changed);
     Ok(Json(changed?))
 }
@@ -136,7 +158,10 @@ async fn say(
     ApiJson(request): ApiJson<SayRequest>,
 ) -> ApiResult<impl IntoResponse> {
     let input = UserInput { text: request.text };
-    let turn_id = state.conversations.say(conversation(&id)?, input, &caller.principal).await?;
+    let turn_id = state
+        .conversations
+        .say(conversation(&id)?, input, &caller.principal)
+        .await?;
     Ok((StatusCode::ACCEPTED, Json(SayAccepted { turn_id })))
 }
 
@@ -150,12 +175,18 @@ async fn cancel_turn(
     caller: Caller,
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<Json<Value>> {
-    let cancelled = state.conversations.cancel(conversation(&id)?, &caller.principal).await?;
+    let cancelled = state
+        .conversations
+        .cancel(conversation(&id)?, &caller.principal)
+        .await?;
     Ok(Json(json!({ "cancelled": cancelled })))
 }
 
 fn conversation(id: &str) -> ApiResult<ConversationId> {
     id.parse().map_err(|_| {
-        ApiError::new(Code::ConversationNotFound, format!("there is no conversation {id:?} among yours"))
+        ApiError::new(
+            Code::ConversationNotFound,
+            format!("there is no conversation {id:?} among yours"),
+        )
     })
 }

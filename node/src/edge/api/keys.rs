@@ -31,7 +31,11 @@ async fn list_keys(
     if let Some(search) = &query.search {
         keys.retain(|key| key.name.contains(search.as_str()));
     }
-    Json(Page::slice(keys.into_iter(), query.cursor.as_deref(), query.limit))
+    Json(Page::slice(
+        keys.into_iter(),
+        query.cursor.as_deref(),
+        query.limit,
+    ))
 }
 
 /// Makes a key. The answer is the only time that the key itself is told.
@@ -43,10 +47,24 @@ async fn create_key(
     caller: Caller,
     ApiJson(new): ApiJson<NewKey>,
 ) -> ApiResult<impl IntoResponse> {
-    let made = state.access.create_key(new.name.clone(), new.role, &caller.principal).await;
-    state.audit(&caller, "key.create", &format!("{} ({})", new.name, new.role), &made);
+    let made = state
+        .access
+        .create_key(new.name.clone(), new.role, &caller.principal)
+        .await;
+    state.audit(
+        &caller,
+        "key.create",
+        &format!("{} ({})", new.name, new.role),
+        &made,
+    );
     let (info, key) = made?;
-    Ok((StatusCode::CREATED, Json(CreatedKey { info, key: key.expose_secret().to_owned() })))
+    Ok((
+        StatusCode::CREATED,
+        Json(CreatedKey {
+            info,
+            key: key.expose_secret().to_owned(),
+        }),
+    ))
 }
 
 /// Makes a key worthless and ends its sessions.
@@ -60,9 +78,17 @@ async fn revoke_key(
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
     let key: KeyId = id.parse().map_err(|_| {
-        ApiError::new(Code::KeyNotFound, format!("there is no key with the id {id:?}; list them with GET /api/v1/keys"))
+        ApiError::new(
+            Code::KeyNotFound,
+            format!("there is no key with the id {id:?}; list them with GET /api/v1/keys"),
+        )
     })?;
-    let name = state.access.list().into_iter().find(|known| known.id == key).map_or(id, |known| known.name);
+    let name = state
+        .access
+        .list()
+        .into_iter()
+        .find(|known| known.id == key)
+        .map_or(id, |known| known.name);
     let revoked = state.access.revoke(key).await;
     state.audit(&caller, "key.revoke", &name, &revoked);
     revoked?;

@@ -53,7 +53,11 @@ async fn show_actor(
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<Json<ActorDetail>> {
     let id = find(&state, &id)?;
-    let detail = state.system.directory().detail(id, Deadline::within(SNAPSHOT_TIMEOUT)).await?;
+    let detail = state
+        .system
+        .directory()
+        .detail(id, Deadline::within(SNAPSHOT_TIMEOUT))
+        .await?;
     Ok(Json(detail))
 }
 
@@ -79,29 +83,51 @@ async fn command_actor(
     })?;
     let id = find(&state, &id)?;
     let directory = state.system.directory();
-    let report = directory.report(id).ok_or_else(|| unknown_actor(&id.to_string()))?;
-    let ends_work = matches!(command, ActorCommand::Restart | ActorCommand::Drain | ActorCommand::Kill);
+    let report = directory
+        .report(id)
+        .ok_or_else(|| unknown_actor(&id.to_string()))?;
+    let ends_work = matches!(
+        command,
+        ActorCommand::Restart | ActorCommand::Drain | ActorCommand::Kill
+    );
     if ends_work && request.confirm.as_deref() != Some(report.path.as_str()) {
-        let detail = format!("{command} ends work; send its path {:?} as `confirm`", report.path.as_str());
+        let detail = format!(
+            "{command} ends work; send its path {:?} as `confirm`",
+            report.path.as_str()
+        );
         return Err(ApiError::new(Code::ConfirmationMissing, detail));
     }
     let below = format!("{}/", report.path);
-    let children = directory.reports().iter().filter(|other| other.path.as_str().starts_with(&below)).count();
+    let children = directory
+        .reports()
+        .iter()
+        .filter(|other| other.path.as_str().starts_with(&below))
+        .count();
     let done = directory.command(id, command);
     state.audit(&caller, &format!("actor.{command}"), report.path.as_str(), &done);
     done?;
-    Ok(Json(ActorCommandResponse { path: report.path, command, children: children as u32 }))
+    Ok(Json(ActorCommandResponse {
+        path: report.path,
+        command,
+        children: children as u32,
+    }))
 }
 
 fn find(state: &EdgeState, id: &str) -> ApiResult<ActorId> {
-    let by_number = id.parse::<ActorId>().ok().filter(|id| state.system.directory().report(*id).is_some());
+    let by_number = id
+        .parse::<ActorId>()
+        .ok()
+        .filter(|id| state.system.directory().report(*id).is_some());
     by_number
         .or_else(|| state.system.directory().find(&ActorPath::new(id)))
         .ok_or_else(|| unknown_actor(id))
 }
 
 fn unknown_actor(id: &str) -> ApiError {
-    ApiError::new(Code::ActorNotFound, format!("no actor {id:?} on this node; give its number or its path"))
+    ApiError::new(
+        Code::ActorNotFound,
+        format!("no actor {id:?} on this node; give its number or its path"),
+    )
 }
 
 /// The latest traces, newest first.
@@ -116,10 +142,15 @@ async fn list_traces(
     let mut traces = state.system.traces().latest(TRACES_MAX);
     if let Some(search) = query.search.map(|search| search.to_lowercase()) {
         traces.retain(|trace| {
-            trace.title.to_lowercase().contains(&search) || trace.correlation_id.to_string().starts_with(&search)
+            trace.title.to_lowercase().contains(&search)
+                || trace.correlation_id.to_string().starts_with(&search)
         });
     }
-    Json(Page::slice(traces.into_iter(), query.cursor.as_deref(), query.limit))
+    Json(Page::slice(
+        traces.into_iter(),
+        query.cursor.as_deref(),
+        query.limit,
+    ))
 }
 
 /// One trace as a tree of steps.
@@ -128,13 +159,13 @@ async fn list_traces(
     params(("correlation_id" = CorrelationId, Path, description = "32 hex digits")),
     responses((status = 200, body = Trace))
 )]
-async fn show_trace(
-    State(state): State<EdgeState>,
-    ApiPath(id): ApiPath<String>,
-) -> ApiResult<Json<Trace>> {
+async fn show_trace(State(state): State<EdgeState>, ApiPath(id): ApiPath<String>) -> ApiResult<Json<Trace>> {
     let trace = id.parse().ok().and_then(|id| state.system.traces().get(id));
     trace.map(Json).ok_or_else(|| {
-        ApiError::new(Code::TraceNotFound, format!("no trace {id:?} among the last {TRACES_MAX}"))
+        ApiError::new(
+            Code::TraceNotFound,
+            format!("no trace {id:?} among the last {TRACES_MAX}"),
+        )
     })
 }
 

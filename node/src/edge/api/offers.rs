@@ -162,8 +162,15 @@ async fn request_of(
 }
 
 fn call_timeout(state: &EdgeState, name: &ServerName) -> Duration {
-    let of_server = state.registry.view().get(name.as_str()).and_then(|entry| entry.operation.call_timeout_ms);
-    of_server.map_or(state.config.upstream.call_timeout_ms.millis(), Duration::from_millis)
+    let of_server = state
+        .registry
+        .view()
+        .get(name.as_str())
+        .and_then(|entry| entry.operation.call_timeout_ms);
+    of_server.map_or(
+        state.config.upstream.call_timeout_ms.millis(),
+        Duration::from_millis,
+    )
 }
 
 fn refused_by(name: &ServerName, error: &RawValue) -> ApiError {
@@ -171,7 +178,10 @@ fn refused_by(name: &ServerName, error: &RawValue) -> ApiError {
         Some(error) => format!("{} ({})", error.message, error.code),
         None => error.get().to_owned(),
     };
-    ApiError::new(Code::UpstreamError, format!("{name} answered with an error: {said}"))
+    ApiError::new(
+        Code::UpstreamError,
+        format!("{name} answered with an error: {said}"),
+    )
 }
 
 /// The last lines of a server's log: what it wrote to standard error, and what became of its connection.
@@ -204,7 +214,10 @@ async fn cancel_call(
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
     let call: CallId = id.parse().map_err(|_| {
-        ApiError::new(Code::CallNotFound, format!("no call {id:?} is in flight; calls have whole numbers"))
+        ApiError::new(
+            Code::CallNotFound,
+            format!("no call {id:?} is in flight; calls have whole numbers"),
+        )
     })?;
     let cancelled: Result<(), UpstreamError> = state.upstreams.cancel(call);
     state.audit(&caller, "call.cancel", &id, &cancelled);

@@ -8,7 +8,8 @@ use troupe_protocol::error::Problem;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        Components, ContentBuilder, Info, OpenApiBuilder, PathItem, Ref, ResponseBuilder, SecurityRequirement,
+        Components, ContentBuilder, Info, OpenApiBuilder, PathItem, Ref, ResponseBuilder,
+        SecurityRequirement,
         path::Operation,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -37,7 +38,9 @@ pub fn preamble() -> utoipa::openapi::OpenApi {
             .to_owned(),
     );
     let mut components = Components::new();
-    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    components
+        .schemas
+        .insert(Problem::name().into_owned(), Problem::schema());
     let key = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)));
     components.add_security_scheme("key", key);
@@ -46,7 +49,11 @@ pub fn preamble() -> utoipa::openapi::OpenApi {
         SecurityRequirement::new("key", Vec::<String>::new()),
         SecurityRequirement::new("session", Vec::<String>::new()),
     ];
-    OpenApiBuilder::new().info(info).components(Some(components)).security(Some(either)).build()
+    OpenApiBuilder::new()
+        .info(info)
+        .components(Some(components))
+        .security(Some(either))
+        .build()
 }
 
 /// The whole document. Every operation may answer with a problem.
@@ -56,17 +63,30 @@ pub fn document() -> utoipa::openapi::OpenApi {
         .description("a problem document")
         .content(
             "application/problem+json",
-            ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
+            ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Problem")))
+                .build(),
         )
         .build();
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
-            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
+            operation
+                .responses
+                .responses
+                .insert("default".to_owned(), problem.clone().into());
         }
     }
     document
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+    [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ]
+    .into_iter()
+    .flatten()
 }

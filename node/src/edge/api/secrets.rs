@@ -13,7 +13,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::edge::{ApiError, ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
-    OpenApiRouter::new().routes(routes!(list_secrets)).routes(routes!(put_secret, remove_secret))
+    OpenApiRouter::new()
+        .routes(routes!(list_secrets))
+        .routes(routes!(put_secret, remove_secret))
 }
 
 /// The secrets' names and dates, never their values.
@@ -29,7 +31,11 @@ async fn list_secrets(
     if let Some(search) = &query.search {
         secrets.retain(|secret| secret.name.as_str().contains(search.as_str()));
     }
-    Json(Page::slice(secrets.into_iter(), query.cursor.as_deref(), query.limit))
+    Json(Page::slice(
+        secrets.into_iter(),
+        query.cursor.as_deref(),
+        query.limit,
+    ))
 }
 
 /// Seals a secret, in place of the one with that name if there is one.
@@ -45,7 +51,10 @@ async fn put_secret(
     ApiJson(secret): ApiJson<PutSecret>,
 ) -> ApiResult<Json<SecretInfo>> {
     let name = secret_name(&name)?;
-    let put = state.vault.put(name.clone(), SecretString::from(secret.value)).await;
+    let put = state
+        .vault
+        .put(name.clone(), SecretString::from(secret.value))
+        .await;
     state.audit(&caller, "secret.put", name.as_str(), &put);
     Ok(Json(put?))
 }

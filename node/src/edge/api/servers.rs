@@ -59,7 +59,8 @@ async fn register_server(
     let registered = state.registry.register(new, &caller.principal).await;
     state.audit(&caller, "server.register", &subject, &registered);
     let name = registered?.name.clone();
-    let location = HeaderValue::from_str(&format!("/api/v1/servers/{name}")).unwrap_or(HeaderValue::from_static("/"));
+    let location =
+        HeaderValue::from_str(&format!("/api/v1/servers/{name}")).unwrap_or(HeaderValue::from_static("/"));
     let detail = detail_of(&state, &name)?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(detail)).into_response())
 }
@@ -136,16 +137,23 @@ async fn remove_server(
 pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
     let slug = ServerName::new(name).ok();
     let known = slug.filter(|slug| slug.is_builtin() || state.registry.view().get(slug.as_str()).is_some());
-    Ok(known.ok_or_else(|| RegistryError::NotFound { name: name.to_owned() })?)
+    Ok(known.ok_or_else(|| RegistryError::NotFound {
+        name: name.to_owned(),
+    })?)
 }
 
 fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
     let detail = if name.is_builtin() {
         builtin::detail(state)
     } else {
-        state.registry.view().detail(name.as_str(), &state.health.view(), state.health.history(name))
+        state
+            .registry
+            .view()
+            .detail(name.as_str(), &state.health.view(), state.health.history(name))
     };
-    Ok(detail.ok_or_else(|| RegistryError::NotFound { name: name.to_string() })?)
+    Ok(detail.ok_or_else(|| RegistryError::NotFound {
+        name: name.to_string(),
+    })?)
 }
 
 /// Connects to a server without registering it. That it does not answer is a report, not an error.

@@ -33,12 +33,18 @@ pub fn routes() -> OpenApiRouter<EdgeState> {
     post, path = "/api/v1/login", tag = "session", request_body = LoginRequest, security(()),
     responses((status = 200, body = Me))
 )]
-async fn login(State(state): State<EdgeState>, ApiJson(request): ApiJson<LoginRequest>) -> ApiResult<Response> {
+async fn login(
+    State(state): State<EdgeState>,
+    ApiJson(request): ApiJson<LoginRequest>,
+) -> ApiResult<Response> {
     let (principal, token) = match (request.code, request.key) {
         (Some(code), None) => state.access.redeem(code.trim()).await?,
         (None, Some(key)) => {
             let principal = state.access.authenticate(key.trim()).ok_or_else(|| {
-                ApiError::new(Code::Unauthenticated, "the key is unknown or revoked; `troupe key add` makes another")
+                ApiError::new(
+                    Code::Unauthenticated,
+                    "the key is unknown or revoked; `troupe key add` makes another",
+                )
             })?;
             let token = state.access.open_session(&principal).await?;
             (principal, token)
@@ -51,7 +57,11 @@ async fn login(State(state): State<EdgeState>, ApiJson(request): ApiJson<LoginRe
     state.record(&principal, "session.open", &principal.name);
     let age_s = SESSION_AGE_MAX.as_secs();
     let cookie = set_cookie(&token, age_s);
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Json(who(&state, &principal))).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+        Json(who(&state, &principal)),
+    )
+        .into_response())
 }
 
 /// Signs a browser out.
@@ -64,7 +74,11 @@ async fn logout(State(state): State<EdgeState>, headers: HeaderMap) -> ApiResult
         state.access.close_session(token).await?;
     }
     let cookie = set_cookie(&SecretString::from(""), 0);
-    Ok((StatusCode::NO_CONTENT, AppendHeaders([(header::SET_COOKIE, cookie)])).into_response())
+    Ok((
+        StatusCode::NO_CONTENT,
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+    )
+        .into_response())
 }
 
 fn set_cookie(token: &SecretString, age_s: u64) -> HeaderValue {
@@ -100,5 +114,8 @@ async fn login_link(State(state): State<EdgeState>, caller: Caller) -> ApiResult
     let code = state.access.mint_login_code(&caller.principal).await;
     state.audit(&caller, "session.link", &caller.principal.name, &code);
     let url = state.login_url(code?.expose_secret());
-    Ok(Json(LoginLink { url, expires_in_ms: LOGIN_CODE_TTL.as_millis() as u64 }))
+    Ok(Json(LoginLink {
+        url,
+        expires_in_ms: LOGIN_CODE_TTL.as_millis() as u64,
+    }))
 }

@@ -44,7 +44,10 @@ pub fn status_of(state: &EdgeState) -> NodeStatus {
 
 fn count(reports: &[ActorReport]) -> ActorCounts {
     let mut counts = ActorCounts::default();
-    for report in reports.iter().filter(|report| report.status != ActorStatus::Stopped) {
+    for report in reports
+        .iter()
+        .filter(|report| report.status != ActorStatus::Stopped)
+    {
         counts.total += 1;
         counts.restarts += report.restarts;
         counts.messages_waiting += report.mailbox_depth;

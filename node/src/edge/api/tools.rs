@@ -21,7 +21,9 @@ const FOUND_MAX: usize = 100;
 const QUERY_BYTES_MAX: usize = 8 * 1024;
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
-    OpenApiRouter::new().routes(routes!(list_tools)).routes(routes!(find_tools))
+    OpenApiRouter::new()
+        .routes(routes!(list_tools))
+        .routes(routes!(find_tools))
 }
 
 /// Which tools to list.
@@ -49,11 +51,18 @@ async fn list_tools(
     caller: Caller,
     ApiQuery(query): ApiQuery<ToolQuery>,
 ) -> Json<Page<ToolListing>> {
-    let words: Vec<String> =
-        query.search.unwrap_or_default().split_whitespace().map(str::to_lowercase).collect();
+    let words: Vec<String> = query
+        .search
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_lowercase)
+        .collect();
     let mut tools = state.router.tools(&caller.principal);
     tools.retain(|tool| {
-        let of_server = query.server.as_deref().is_none_or(|server| *tool.server == *server);
+        let of_server = query
+            .server
+            .as_deref()
+            .is_none_or(|server| *tool.server == *server);
         of_server && words.iter().all(|word| mentions(tool, word))
     });
     let page = Page::slice(tools.iter().map(listing), query.cursor.as_deref(), query.limit);
@@ -61,7 +70,12 @@ async fn list_tools(
 }
 
 fn mentions(tool: &ToolDocument, word: &str) -> bool {
-    let texts = [&*tool.server, &tool.name, tool.title.as_deref().unwrap_or_default(), &tool.description];
+    let texts = [
+        &*tool.server,
+        &tool.name,
+        tool.title.as_deref().unwrap_or_default(),
+        &tool.description,
+    ];
     texts.iter().any(|text| text.to_lowercase().contains(word))
 }
 
@@ -101,7 +115,9 @@ async fn find_tools(
         return Err(ApiError::new(Code::InvalidField, detail));
     }
     let limit = query.limit.unwrap_or(FOUND_DEFAULT).clamp(1, FOUND_MAX);
-    let found =
-        state.router.find_tools(&query.q, &caller.principal, limit, Deadline::within(FIND_TIMEOUT)).await;
+    let found = state
+        .router
+        .find_tools(&query.q, &caller.principal, limit, Deadline::within(FIND_TIMEOUT))
+        .await;
     Ok(Json(Page::whole(found)))
 }

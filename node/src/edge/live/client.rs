@@ -11,7 +11,10 @@ use axum::{
 };
 use futures::{Stream, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_stream::{StreamMap, wrappers::{BroadcastStream, errors::BroadcastStreamRecvError}};
+use tokio_stream::{
+    StreamMap,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
 use troupe_protocol::{
     access::Role,
     error::Code,
@@ -44,16 +47,24 @@ pub async fn live(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let upgrade = upgrade.map_err(|refused| {
-        ApiError::new(Code::InvalidField, format!("this path is a WebSocket: {}", refused.body_text()))
+        ApiError::new(
+            Code::InvalidField,
+            format!("this path is a WebSocket: {}", refused.body_text()),
+        )
     })?;
     let place = state.enter_live().ok_or_else(|| {
-        ApiError::new(Code::TooManyRequests, "all places of live clients are taken (edge.live_clients_max)")
+        ApiError::new(
+            Code::TooManyRequests,
+            "all places of live clients are taken (edge.live_clients_max)",
+        )
     })?;
     let upgrade = upgrade
         .max_message_size(REQUEST_BYTES_MAX)
         .max_frame_size(REQUEST_BYTES_MAX)
         .max_write_buffer_size(16 * 1024 * 1024);
-    Ok(upgrade.on_upgrade(move |socket| Client::new(state, caller, place).run(socket)).into_response())
+    Ok(upgrade
+        .on_upgrade(move |socket| Client::new(state, caller, place).run(socket))
+        .into_response())
 }
 
 struct Client {
@@ -66,13 +77,22 @@ struct Client {
 
 impl Client {
     fn new(state: EdgeState, caller: Caller, place: LiveClient) -> Self {
-        Self { state, caller, topics: StreamMap::new(), heard: Instant::now(), _place: place }
+        Self {
+            state,
+            caller,
+            topics: StreamMap::new(),
+            heard: Instant::now(),
+            _place: place,
+        }
     }
 
     async fn run(mut self, mut socket: WebSocket) {
         let reason = self.converse(&mut socket).await;
         if let Some((code, reason)) = reason {
-            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+            let frame = CloseFrame {
+                code,
+                reason: Utf8Bytes::from_static(reason),
+            };
             let _ = socket.send(Message::Close(Some(frame))).await;
         }
     }
@@ -115,11 +135,17 @@ impl Client {
     /// Whether the client took the message in time.
     async fn send(&mut self, socket: &mut WebSocket, message: Message) -> bool {
         let limit = self.state.config.edge.write_stall_timeout_ms.millis();
-        matches!(tokio::time::timeout(limit, socket.send(message)).await, Ok(Ok(())))
+        matches!(
+            tokio::time::timeout(limit, socket.send(message)).await,
+            Ok(Ok(()))
+        )
     }
 
     fn may_stay(&self) -> bool {
-        self.caller.principal.key_id.is_none_or(|key| self.state.access.has_key(key))
+        self.caller
+            .principal
+            .key_id
+            .is_none_or(|key| self.state.access.has_key(key))
     }
 
     /// Does what the client asks; an event for it when that was not understood.
@@ -127,14 +153,22 @@ impl Client {
         self.heard = Instant::now();
         let text = match message {
             Message::Text(text) => text,
-            Message::Binary(_) => return refused("binary messages are not understood; send JSON text".to_owned()),
+            Message::Binary(_) => {
+                return refused("binary messages are not understood; send JSON text".to_owned());
+            }
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) => return None,
         };
         match serde_json::from_str::<LiveRequest>(&text) {
             Ok(LiveRequest::Subscribe(topics)) => {
-                let refusals: Vec<String> =
-                    topics.into_iter().filter_map(|topic| self.subscribe(topic).err()).collect();
-                if refusals.is_empty() { None } else { refused(refusals.join("; ")) }
+                let refusals: Vec<String> = topics
+                    .into_iter()
+                    .filter_map(|topic| self.subscribe(topic).err())
+                    .collect();
+                if refusals.is_empty() {
+                    None
+                } else {
+                    refused(refusals.join("; "))
+                }
             }
             Ok(LiveRequest::Unsubscribe(topics)) => {
                 for topic in topics {
@@ -142,7 +176,9 @@ impl Client {
                 }
                 None
             }
-            Err(error) => refused(format!("{error}; send {{\"subscribe\":[…]}} or {{\"unsubscribe\":[…]}}")),
+            Err(error) => refused(format!(
+                "{error}; send {{\"subscribe\":[…]}} or {{\"unsubscribe\":[…]}}"
+            )),
         }
     }
 
@@ -163,17 +199,27 @@ impl Client {
             return self.events_of_conversation(id);
         }
         let Some(channel) = self.state.live.topic(topic) else {
-            return Err(format!("no topic {topic:?}; allowed: servers, actors, events, status, conversations/ID"));
+            return Err(format!(
+                "no topic {topic:?}; allowed: servers, actors, events, status, conversations/ID"
+            ));
         };
-        let required = if topic == "servers" { Role::User } else { Role::Operator };
+        let required = if topic == "servers" {
+            Role::User
+        } else {
+            Role::Operator
+        };
         if !self.caller.principal.may(required) {
             return Err(format!("{topic}: this needs the role {required}"));
         }
-        Ok(BroadcastStream::new(channel.subscribe()).filter_map(|event| async { event.map_or_else(lagged, Some) }).boxed())
+        Ok(BroadcastStream::new(channel.subscribe())
+            .filter_map(|event| async { event.map_or_else(lagged, Some) })
+            .boxed())
     }
 
     fn events_of_conversation(&self, id: &str) -> Result<Events, String> {
-        let conversation_id: ConversationId = id.parse().map_err(|error| format!("conversations/{id}: {error}"))?;
+        let conversation_id: ConversationId = id
+            .parse()
+            .map_err(|error| format!("conversations/{id}: {error}"))?;
         let events = self
             .state
             .conversations
@@ -181,7 +227,10 @@ impl Client {
             .map_err(|error| error.to_string())?;
         let events = BroadcastStream::new(events).filter_map(move |event| async move {
             match event {
-                Ok(event) => text_of(&LiveEvent::Conversation { conversation_id, event: Box::new(event) }),
+                Ok(event) => text_of(&LiveEvent::Conversation {
+                    conversation_id,
+                    event: Box::new(event),
+                }),
                 Err(error) => lagged(error),
             }
         });

@@ -14,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
-use troupe_actors::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message};
 use troupe_actors::registry::RegistryEvent;
+use troupe_actors::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message};
 use troupe_protocol::{live::LiveEvent, server::ServerName};
 
 pub use client::*;
@@ -41,7 +41,12 @@ impl LiveChannels {
     /// Queues of this length.
     pub fn new(queue_events_max: usize) -> Self {
         let channel = || broadcast::Sender::new(queue_events_max);
-        Self { servers: channel(), actors: channel(), events: channel(), status: channel() }
+        Self {
+            servers: channel(),
+            actors: channel(),
+            events: channel(),
+            status: channel(),
+        }
     }
 
     fn topic(&self, topic: &str) -> Option<&broadcast::Sender<Text>> {
@@ -159,7 +164,9 @@ fn tell_server(state: &EdgeState, name: &ServerName) -> Result<(), RecvError> {
     if state.live.servers.receiver_count() > 0
         && let Some(summary) = state.registry.view().summary(name.as_str(), &state.health.view())
     {
-        send(&state.live.servers, || LiveEvent::Server { server: Box::new(summary) });
+        send(&state.live.servers, || LiveEvent::Server {
+            server: Box::new(summary),
+        });
     }
     Ok(())
 }
@@ -168,7 +175,9 @@ async fn follow_flow(state: &EdgeState) {
     let mut steps = state.conversations.flow();
     loop {
         match steps.recv().await {
-            Ok(event) => send(&state.live.events, || LiveEvent::Flow { event: Box::new(event) }),
+            Ok(event) => send(&state.live.events, || LiveEvent::Flow {
+                event: Box::new(event),
+            }),
             Err(RecvError::Lagged(events)) => send(&state.live.events, || LiveEvent::Lagged { events }),
             Err(RecvError::Closed) => return,
         }
@@ -180,10 +189,14 @@ async fn look_at_actors(state: &EdgeState) {
     let mut status_due = Instant::now();
     loop {
         tokio::time::sleep(interval).await;
-        send(&state.live.actors, || LiveEvent::Actors { reports: state.system.directory().reports() });
+        send(&state.live.actors, || LiveEvent::Actors {
+            reports: state.system.directory().reports(),
+        });
         if status_due <= Instant::now() {
             status_due = Instant::now() + STATUS_INTERVAL;
-            send(&state.live.status, || LiveEvent::Status { status: Box::new(api::status_of(state)) });
+            send(&state.live.status, || LiveEvent::Status {
+                status: Box::new(api::status_of(state)),
+            });
         }
     }
 }

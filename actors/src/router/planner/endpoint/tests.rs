@@ -15,7 +15,10 @@ async fn endpoint(answers: Vec<(u16, Value)>) -> (Url, Arc<Mutex<Vec<Value>>>) {
     let url = Url::parse(&format!("http://{}/v1", listener.local_addr().unwrap())).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seen_there = Arc::clone(&seen);
-    #[expect(clippy::disallowed_methods, reason = "the scripted endpoint ends with the test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the scripted endpoint ends with the test"
+    )]
     tokio::spawn(async move {
         for (status, answer) in answers {
             let (mut socket, _) = listener.accept().await.unwrap();

@@ -173,7 +173,10 @@ fn paths(text: &str, taken: &[Range<usize>]) -> Vec<Piece> {
         let is_free = taken.iter().all(|other| !overlaps(other, &span));
         let is_path = written.len() > 1 && place::zone_of(written).is_none();
         if written == "/" || (is_path && is_free) {
-            found.push(Piece { span: span.clone(), text: written.to_owned() });
+            found.push(Piece {
+                span: span.clone(),
+                text: written.to_owned(),
+            });
         }
         from = span.end.max(from + 1);
     }
