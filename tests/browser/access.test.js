@@ -78,7 +78,7 @@ test("a chosen theme is remembered, and is there before the first paint", async 
   const page = await loggedIn(browser, node, { theme: "light" });
   const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const light = await background();
-  await page.getByRole("button", { name: /appearance/i }).click();
+  await page.getByTitle("You and appearance").click();
   await page.getByText("Dark", { exact: true }).click();
   const dark = await background();
   assert.notEqual(dark, light);

@@ -16,7 +16,7 @@ after(async () => {
   await node?.stop();
 });
 
-const row = (page, name) => page.getByRole("row").filter({ has: page.getByRole("link", { name, exact: true }) });
+const row = (page, name) => page.getByRole("row").filter({ has: page.getByRole("button", { name: `Actions for ${name}`, exact: true }) });
 const quoted = (command) => command.map((word) => (/\s/.test(word) ? `"${word}"` : word)).join(" ");
 
 async function openDialog(page) {
