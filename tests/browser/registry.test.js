@@ -94,7 +94,7 @@ test("a server is searched, disabled, and de-registered after its name is typed"
   await page.getByRole("searchbox", { name: "Search servers" }).fill("everyth");
   await row(page, "clock").waitFor({ state: "detached" });
   await row(page, "everything").getByRole("button", { name: "Actions for everything" }).click();
-  await page.getByRole("button", { name: "Disable" }).click();
+  await page.getByRole("button", { name: "Disable", exact: true }).click();
   await row(page, "everything").getByText("disabled", { exact: true }).waitFor();
 
   await row(page, "everything").getByRole("button", { name: "Actions for everything" }).click();
