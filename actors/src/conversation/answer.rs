@@ -22,18 +22,35 @@ const CELL_CHARS_MAX: usize = 120;
 /// Longest description of a tool that is offered, in characters.
 const OFFER_CHARS_MAX: usize = 140;
 
+/// Longest title that is made of a question, in characters.
+const TITLE_CHARS_MAX: usize = 60;
+/// Size of the pieces in which an answer is told, in characters.
+const CHUNK_CHARS: usize = 120;
+
 /// What a tool's result (a `CallToolResult`) says.
 pub fn of_result(result: &Value) -> String {
-    let blocks = result.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let blocks = result
+        .get("content")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut parts: Vec<String> = blocks.iter().filter_map(of_block).collect();
     if parts.is_empty()
         && let Some(structured) = result.get("structuredContent")
     {
         parts.push(of_json(structured));
     }
-    let text = if parts.is_empty() { "The tool returned nothing.".to_owned() } else { parts.join("\n\n") };
+    let text = if parts.is_empty() {
+        "The tool returned nothing.".to_owned()
+    } else {
+        parts.join("\n\n")
+    };
     let failed = result.get("isError").and_then(Value::as_bool) == Some(true);
-    cut(if failed { format!("The tool reports an error: {text}") } else { text })
+    cut(if failed {
+        format!("The tool reports an error: {text}")
+    } else {
+        text
+    })
 }
 
 /// Whether a result says that the tool failed.
@@ -43,7 +60,10 @@ pub fn is_error(result: &Value) -> bool {
 
 /// That a call failed.
 pub fn of_failure(server: &str, tool: &str, problem: &Problem, may_have_had_effects: bool) -> String {
-    let mut text = format!("{server}/{tool} could not be called: {} ({}).", problem.detail, problem.code);
+    let mut text = format!(
+        "{server}/{tool} could not be called: {} ({}).",
+        problem.detail, problem.code
+    );
     if may_have_had_effects {
         text.push_str(" It may have been at work all the same: check before you ask again.");
     }
@@ -53,17 +73,30 @@ pub fn of_failure(server: &str, tool: &str, problem: &Problem, may_have_had_effe
 /// That no tool was called, with the nearest ones.
 pub fn of_no_call(decision: Decision, candidates: &[(Candidate, String)]) -> String {
     if candidates.is_empty() {
-        return "Nothing that is registered fits this question. Register an MCP server that can answer it.".to_owned();
+        return "Nothing that is registered fits this question. Register an MCP server that can answer it."
+            .to_owned();
     }
     let opening = match decision {
         Decision::Ask => "More than one tool fits. Which one do you mean?",
         Decision::OfferNearest => "Nothing fits well enough to be called unasked. The nearest are:",
-        Decision::Call | Decision::Nothing => "Nothing that is registered fits this question. The nearest are:",
+        Decision::Call | Decision::Nothing => {
+            "Nothing that is registered fits this question. The nearest are:"
+        }
     };
-    let lines = candidates.iter().take(OFFERED_TOOLS).enumerate().map(|(place, (candidate, description))| {
-        let first_line = description.lines().next().unwrap_or_default();
-        format!("{}. {}/{}: {}", place + 1, candidate.server, candidate.tool, shortened(first_line, OFFER_CHARS_MAX))
-    });
+    let lines = candidates
+        .iter()
+        .take(OFFERED_TOOLS)
+        .enumerate()
+        .map(|(place, (candidate, description))| {
+            let first_line = description.lines().next().unwrap_or_default();
+            format!(
+                "{}. {}/{}: {}",
+                place + 1,
+                candidate.server,
+                candidate.tool,
+                shortened(first_line, OFFER_CHARS_MAX)
+            )
+        });
     let list: Vec<String> = lines.collect();
     let closing = match decision {
         Decision::Ask | Decision::OfferNearest => "\n\nAnswer with a number to use one of them.",
@@ -76,8 +109,16 @@ fn of_block(block: &Value) -> Option<String> {
     let text = |field: &str| block.get(field).and_then(Value::as_str);
     match text("type")? {
         "text" => Some(of_text(text("text")?)),
-        "image" => Some(format!("[an image, {}{}]", text("mimeType").unwrap_or("of unknown type"), size_of(block))),
-        "audio" => Some(format!("[audio, {}{}]", text("mimeType").unwrap_or("of unknown type"), size_of(block))),
+        "image" => Some(format!(
+            "[an image, {}{}]",
+            text("mimeType").unwrap_or("of unknown type"),
+            size_of(block)
+        )),
+        "audio" => Some(format!(
+            "[audio, {}{}]",
+            text("mimeType").unwrap_or("of unknown type"),
+            size_of(block)
+        )),
         "resource_link" => {
             let uri = text("uri")?;
             let title = text("title").or_else(|| text("name")).unwrap_or(uri);
@@ -97,7 +138,9 @@ fn of_block(block: &Value) -> Option<String> {
 
 /// The size of base64 data, for people.
 fn size_of(block: &Value) -> String {
-    let Some(data) = block.get("data").and_then(Value::as_str) else { return String::new() };
+    let Some(data) = block.get("data").and_then(Value::as_str) else {
+        return String::new();
+    };
     format!(", {} KB", (data.len() * 3 / 4).div_ceil(1024))
 }
 
@@ -145,12 +188,20 @@ fn outline_into(lines: &mut Vec<String>, object: &Map<String, Value>, depth: usi
 }
 
 fn is_flat(object: &Map<String, Value>) -> bool {
-    object.values().all(|value| !value.is_object() && !value.is_array())
+    object
+        .values()
+        .all(|value| !value.is_object() && !value.is_array())
 }
 
 fn list(items: &[Value]) -> Option<String> {
     let is_flat = items.iter().all(|item| !item.is_object() && !item.is_array());
-    is_flat.then(|| items.iter().map(|item| format!("- {}", plain(item))).collect::<Vec<_>>().join("\n"))
+    is_flat.then(|| {
+        items
+            .iter()
+            .map(|item| format!("- {}", plain(item)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
 }
 
 /// Rows with the same few flat columns.
@@ -159,7 +210,9 @@ fn table(rows: &[Value]) -> Option<String> {
     let columns: Vec<&String> = first.keys().collect();
     let is_alike = |row: &Value| {
         row.as_object().is_some_and(|object| {
-            is_flat(object) && object.len() == columns.len() && columns.iter().all(|column| object.contains_key(*column))
+            is_flat(object)
+                && object.len() == columns.len()
+                && columns.iter().all(|column| object.contains_key(*column))
         })
     };
     if columns.is_empty() || columns.len() > TABLE_COLUMNS_MAX || !rows.iter().all(is_alike) {
@@ -169,7 +222,12 @@ fn table(rows: &[Value]) -> Option<String> {
     let mut lines = vec![line(columns.iter().map(|column| cell(column)).collect())];
     lines.push(format!("|{}", " --- |".repeat(columns.len())));
     for row in rows.iter().take(TABLE_ROWS_MAX) {
-        lines.push(line(columns.iter().map(|column| cell(&plain(&row[column.as_str()]))).collect()));
+        lines.push(line(
+            columns
+                .iter()
+                .map(|column| cell(&plain(&row[column.as_str()])))
+                .collect(),
+        ));
     }
     let mut text = lines.join("\n");
     if rows.len() > TABLE_ROWS_MAX {
@@ -179,7 +237,9 @@ fn table(rows: &[Value]) -> Option<String> {
 }
 
 fn cell(text: &str) -> String {
-    shortened(text, CELL_CHARS_MAX).replace('|', "\\|").replace('\n', " ")
+    shortened(text, CELL_CHARS_MAX)
+        .replace('|', "\\|")
+        .replace('\n', " ")
 }
 
 fn plain(value: &Value) -> String {
@@ -206,8 +266,42 @@ fn cut(text: String) -> String {
     if text.len() <= ANSWER_BYTES_MAX {
         return text;
     }
-    let end = (0..=ANSWER_BYTES_MAX).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    format!("{}…\n\n(The result goes on; it is {} bytes long.)", &text[..end], text.len())
+    let end = (0..=ANSWER_BYTES_MAX)
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0);
+    format!(
+        "{}…\n\n(The result goes on; it is {} bytes long.)",
+        &text[..end],
+        text.len()
+    )
+}
+
+/// An answer in pieces that end between words.
+pub fn pieces(text: &str) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for word in text.split_inclusive(char::is_whitespace) {
+        let is_full = pieces
+            .last()
+            .is_some_and(|piece| !piece.is_empty() && piece.len() + word.len() > CHUNK_CHARS);
+        if is_full {
+            pieces.push(String::new());
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push_str(word);
+        }
+    }
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+/// A title made of a question.
+pub fn title_of(question: &str) -> String {
+    let line = question.lines().next().unwrap_or_default().trim();
+    match line.char_indices().nth(TITLE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -222,8 +316,12 @@ mod tests {
 
     #[test]
     fn text_is_passed_on_and_json_made_readable() {
-        assert_eq!(of(json!([{"type": "text", "text": "Echo: hello"}])), "Echo: hello");
-        let time = json!({"timezone": "Asia/Tokyo", "datetime": "2026-11-22T21:30:00+09:00", "is_dst": false});
+        assert_eq!(
+            of(json!([{"type": "text", "text": "Echo: hello"}])),
+            "Echo: hello"
+        );
+        let time =
+            json!({"timezone": "Asia/Tokyo", "datetime": "2026-11-22T21:30:00+09:00", "is_dst": false});
         assert_eq!(
             of(json!([{"type": "text", "text": time.to_string()}])),
             "- timezone: Asia/Tokyo\n- datetime: 2026-11-22T21:30:00+09:00\n- is_dst: false"
@@ -233,8 +331,14 @@ mod tests {
             "| name | n |\n| --- | --- |\n| a\\|b | 1 |\n| c | – |"
         );
         assert_eq!(of(json!([{"type": "text", "text": "[1,2]"}])), "- 1\n- 2");
-        assert_eq!(of(json!([{"type": "text", "text": r#"{"a":{"b":1},"c":2}"#}])), "- a:\n  - b: 1\n- c: 2");
-        assert_eq!(of(json!([{"type": "text", "text": "[]"}])), "The result is an empty list.");
+        assert_eq!(
+            of(json!([{"type": "text", "text": r#"{"a":{"b":1},"c":2}"#}])),
+            "- a:\n  - b: 1\n- c: 2"
+        );
+        assert_eq!(
+            of(json!([{"type": "text", "text": "[]"}])),
+            "The result is an empty list."
+        );
         assert!(of(json!([{"type": "text", "text": r#"{"a":[{"b":[1]}]}"#}])).starts_with("```json\n{"));
         assert_eq!(of(json!([{"type": "text", "text": "{not json"}])), "{not json");
     }
@@ -246,14 +350,21 @@ mod tests {
             {"type": "resource_link", "uri": "demo://1", "name": "One"},
             {"type": "resource", "resource": {"uri": "demo://2", "text": "two"}},
         ]));
-        assert_eq!(text, "[an image, image/png, 3 KB]\n\nOne: demo://1\n\ndemo://2:\ntwo");
-        assert_eq!(of_result(&json!({"content": [], "structuredContent": {"a": 1}})), "- a: 1");
+        assert_eq!(
+            text,
+            "[an image, image/png, 3 KB]\n\nOne: demo://1\n\ndemo://2:\ntwo"
+        );
+        assert_eq!(
+            of_result(&json!({"content": [], "structuredContent": {"a": 1}})),
+            "- a: 1"
+        );
         assert_eq!(of_result(&json!({})), "The tool returned nothing.");
     }
 
     #[test]
     fn an_error_is_called_one_and_a_long_answer_is_cut() {
-        let failed = of_result(&json!({"isError": true, "content": [{"type": "text", "text": "no such zone"}]}));
+        let failed =
+            of_result(&json!({"isError": true, "content": [{"type": "text", "text": "no such zone"}]}));
         assert_eq!(failed, "The tool reports an error: no such zone");
         let long = of(json!([{"type": "text", "text": "ä".repeat(ANSWER_BYTES_MAX)}]));
         assert!(long.len() < ANSWER_BYTES_MAX + 100 && long.contains("goes on"));

@@ -7,17 +7,20 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 use troupe_protocol::access::Principal;
-use troupe_protocol::conversation::{AskAnswer, Conversation, ConversationEvent, ConversationSummary, Turn, UserInput};
+use troupe_protocol::conversation::{
+    AskAnswer, Conversation, ConversationEvent, ConversationSummary, Turn, UserInput,
+};
 use troupe_protocol::event::FlowEvent;
 use troupe_protocol::id::{ActorPath, ConversationId, TurnId};
 use troupe_protocol::time::Timestamp;
 use ulid::Ulid;
 
+use super::ConversationActor;
 use super::caller::ToolCaller;
 use super::error::ConversationError;
+use super::keeper::Keeper;
 use super::messages::ConversationMessage;
 use super::record::{ConversationRecord, ConversationTrees, Owner};
-use super::{ConversationActor, Keeper};
 use crate::router::RouterHandle;
 use crate::runtime::{
     AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, SupervisorHandle, SupervisorSpec, System, trace,
@@ -68,13 +71,19 @@ pub(super) struct Shared {
 impl Shared {
     /// Where a conversation's events go.
     pub fn channel(&self, id: ConversationId) -> broadcast::Sender<ConversationEvent> {
-        self.channels.lock().entry(id).or_insert_with(|| broadcast::Sender::new(EVENTS_MAX)).clone()
+        self.channels
+            .lock()
+            .entry(id)
+            .or_insert_with(|| broadcast::Sender::new(EVENTS_MAX))
+            .clone()
     }
 
     /// An idle actor is about to stop.
     pub async fn retire(&self, id: ConversationId) {
         self.live.lock().await.remove(&id);
-        self.channels.lock().retain(|known, channel| *known != id || channel.receiver_count() > 0);
+        self.channels
+            .lock()
+            .retain(|known, channel| *known != id || channel.receiver_count() > 0);
     }
 }
 
@@ -88,7 +97,11 @@ pub struct ConversationsHandle {
 
 impl std::fmt::Debug for ConversationsHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ConversationsHandle({} conversations)", self.shared.records.read().len())
+        write!(
+            f,
+            "ConversationsHandle({} conversations)",
+            self.shared.records.read().len()
+        )
     }
 }
 
@@ -103,7 +116,11 @@ impl ConversationsHandle {
         services: ConversationServices,
     ) -> Result<(Self, ChildSpec), ConversationError> {
         let trees = ConversationTrees::open(&services.store)?;
-        let records = trees.conversations()?.into_iter().map(|record| (record.summary.id, record)).collect();
+        let records = trees
+            .conversations()?
+            .into_iter()
+            .map(|record| (record.summary.id, record))
+            .collect();
         let keeper = Mailbox::new(system, path.child(".keeper"), MAILBOX_MESSAGES_MAX);
         let supervisor = SupervisorSpec::new(system, path);
         let shared = Arc::new(Shared {
@@ -138,7 +155,10 @@ impl ConversationsHandle {
             updated_at: now,
             turns: 0,
         };
-        let record = ConversationRecord { owner, summary: summary.clone() };
+        let record = ConversationRecord {
+            owner,
+            summary: summary.clone(),
+        };
         self.shared.trees.put(&record).await?;
         self.shared.records.write().insert(summary.id, record);
         Ok(summary)
@@ -187,7 +207,15 @@ impl ConversationsHandle {
         };
         self.check_owner(id, principal)?;
         let mut events = self.shared.channel(id).subscribe();
-        let turn_id = self.say(id, UserInput { text: text.to_owned() }, principal).await?;
+        let turn_id = self
+            .say(
+                id,
+                UserInput {
+                    text: text.to_owned(),
+                },
+                principal,
+            )
+            .await?;
         let ended = async {
             loop {
                 match events.recv().await {
@@ -207,7 +235,10 @@ impl ConversationsHandle {
         let turn = tokio::time::timeout_at(deadline.instant(), ended)
             .await
             .map_err(|_| ConversationError::DeadlineExceeded(id))??;
-        Ok(AskAnswer { conversation_id: id, turn })
+        Ok(AskAnswer {
+            conversation_id: id,
+            turn,
+        })
     }
 
     /// What happens in a conversation from now on. Who is too slow and misses events reads the conversation again.
@@ -232,7 +263,11 @@ impl ConversationsHandle {
     ///
     /// # Errors
     /// When there is no such conversation, or its actor cannot be started.
-    pub async fn get(&self, id: ConversationId, principal: &Principal) -> Result<Conversation, ConversationError> {
+    pub async fn get(
+        &self,
+        id: ConversationId,
+        principal: &Principal,
+    ) -> Result<Conversation, ConversationError> {
         self.check_owner(id, principal)?;
         self.ask_actor(id, ConversationMessage::Read).await
     }
@@ -263,7 +298,8 @@ impl ConversationsHandle {
         if let Some(title) = &title {
             check_length("title", title, TITLE_BYTES_MAX)?;
         }
-        self.ask_actor(id, |reply| ConversationMessage::Change { title, pinned, reply }).await?
+        self.ask_actor(id, |reply| ConversationMessage::Change { title, pinned, reply })
+            .await?
     }
 
     /// Deletes a conversation; a running call is cancelled.
@@ -304,13 +340,19 @@ impl ConversationsHandle {
         principal: &Principal,
     ) -> Result<Option<Turn>, ConversationError> {
         let conversation = self.get(id, principal).await?;
-        Ok(conversation.history.into_iter().find(|turn| turn.id == turn_id && turn.status.is_final()))
+        Ok(conversation
+            .history
+            .into_iter()
+            .find(|turn| turn.id == turn_id && turn.status.is_final()))
     }
 
     async fn remove(&self, id: ConversationId) -> Result<(), ConversationError> {
         let mailbox = self.shared.live.lock().await.remove(&id);
         if let Some(mailbox) = mailbox {
-            self.shared.supervisor.stop_child(mailbox.path(), Deadline::within(ANSWER_WITHIN)).await?;
+            self.shared
+                .supervisor
+                .stop_child(mailbox.path(), Deadline::within(ANSWER_WITHIN))
+                .await?;
         }
         self.shared.records.write().remove(&id);
         self.shared.trees.remove(id).await?;
@@ -324,10 +366,16 @@ impl ConversationsHandle {
     async fn make_room(&self, owner: &Owner) -> Result<(), ConversationError> {
         let oldest = {
             let records = self.shared.records.read();
-            let own: Vec<&ConversationSummary> =
-                records.values().filter(|record| record.owner == *owner).map(|record| &record.summary).collect();
+            let own: Vec<&ConversationSummary> = records
+                .values()
+                .filter(|record| record.owner == *owner)
+                .map(|record| &record.summary)
+                .collect();
             let is_full = own.len() >= CONVERSATIONS_PER_OWNER_MAX;
-            let unpinned = own.iter().filter(|summary| !summary.pinned).min_by_key(|summary| summary.updated_at);
+            let unpinned = own
+                .iter()
+                .filter(|summary| !summary.pinned)
+                .min_by_key(|summary| summary.updated_at);
             let oldest = unpinned.or_else(|| own.iter().min_by_key(|summary| summary.updated_at));
             oldest.filter(|_| is_full).map(|summary| summary.id)
         };
@@ -339,8 +387,14 @@ impl ConversationsHandle {
 
     fn check_owner(&self, id: ConversationId, principal: &Principal) -> Result<(), ConversationError> {
         let records = self.shared.records.read();
-        let is_own = records.get(&id).is_some_and(|record| record.owner == Owner::of(principal));
-        if is_own { Ok(()) } else { Err(ConversationError::NotFound(id)) }
+        let is_own = records
+            .get(&id)
+            .is_some_and(|record| record.owner == Owner::of(principal));
+        if is_own {
+            Ok(())
+        } else {
+            Err(ConversationError::NotFound(id))
+        }
     }
 
     async fn ask_actor<T: Send>(
@@ -355,7 +409,9 @@ impl ConversationsHandle {
         let name = crate::runtime::Message::name(&message);
         let actor = mailbox.path().clone();
         mailbox.tell(message).map_err(|error| match error {
-            crate::runtime::SendError::Overloaded { actor, messages_max } => AskError::Overloaded { actor, messages_max },
+            crate::runtime::SendError::Overloaded { actor, messages_max } => {
+                AskError::Overloaded { actor, messages_max }
+            }
             crate::runtime::SendError::Stopped { actor } => AskError::Stopped { actor },
         })?;
         match tokio::time::timeout_at(deadline.instant(), answer).await {
@@ -374,9 +430,14 @@ impl ConversationsHandle {
         let path = self.shared.supervisor.path().child(id);
         let mailbox = Mailbox::new(&self.shared.system, path, MAILBOX_MESSAGES_MAX);
         let of_actor = Arc::clone(&self.shared);
-        let spec = ChildSpec::actor(mailbox.clone(), move || ConversationActor::new(id, Arc::clone(&of_actor)))
-            .restart(Restart::Transient);
-        self.shared.supervisor.start_child(spec, Deadline::within(ANSWER_WITHIN)).await?;
+        let spec = ChildSpec::actor(mailbox.clone(), move || {
+            ConversationActor::new(id, Arc::clone(&of_actor))
+        })
+        .restart(Restart::Transient);
+        self.shared
+            .supervisor
+            .start_child(spec, Deadline::within(ANSWER_WITHIN))
+            .await?;
         live.insert(id, mailbox.clone());
         Ok(mailbox)
     }
@@ -387,5 +448,9 @@ fn check_length(field: &'static str, text: &str, bytes_max: usize) -> Result<(),
     if (1..=bytes_max).contains(&bytes) {
         return Ok(());
     }
-    Err(ConversationError::InvalidText { field, bytes, bytes_max })
+    Err(ConversationError::InvalidText {
+        field,
+        bytes,
+        bytes_max,
+    })
 }

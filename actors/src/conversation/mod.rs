@@ -12,13 +12,15 @@
 //! - [`record`]: what is on the disk
 //! - [`caller`]: calling a tool
 //! - [`messages`], [`error`]
-//! - here: the actor of one conversation, and the keeper that starts interrupted ones
+//! - `keeper`: starts interrupted ones
+//! - here: the actor of one conversation
 
 pub mod answer;
 pub mod caller;
 pub mod error;
 pub mod fill;
 pub mod handle;
+mod keeper;
 pub mod messages;
 pub mod record;
 pub mod state;
@@ -34,7 +36,6 @@ use troupe_protocol::conversation::{Conversation, ConversationEvent, Conversatio
 use troupe_protocol::error::Problem;
 use troupe_protocol::event::{FlowEvent, FlowStep};
 use troupe_protocol::id::{ConversationId, CorrelationId, TurnId};
-use troupe_protocol::routing::{Candidate, Decision};
 use troupe_protocol::time::Timestamp;
 
 pub use caller::{CallFailure, ToolCaller};
@@ -44,12 +45,11 @@ pub use messages::ConversationMessage;
 
 use crate::router::RouterHandle;
 use crate::router::planner::PlanContext;
-use crate::router::route::Routing;
-use crate::runtime::{Actor, ActorError, Context, Deadline, Message};
+use crate::runtime::{Actor, ActorError, Context, Deadline};
 use crate::store::StoreError;
 use handle::Shared;
 use record::{ConversationRecord, Unfinished};
-use state::{ConversationState, Effect, FillTask, Routed};
+use state::{ConversationState, Effect, FillTask};
 
 /// How long choosing and filling a tool may take.
 const ROUTE_WITHIN: Duration = Duration::from_secs(30);
@@ -57,10 +57,6 @@ const ROUTE_WITHIN: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(300);
 /// How long a resumed question waits for the servers to be found again before it is routed.
 const INDEX_WITHIN: Duration = Duration::from_secs(10);
-/// Size of the pieces in which an answer is told, in characters.
-const CHUNK_CHARS: usize = 120;
-/// Longest title that is made of a question, in characters.
-const TITLE_CHARS_MAX: usize = 60;
 
 /// One conversation.
 struct ConversationActor {
@@ -85,7 +81,14 @@ impl ConversationActor {
     fn new(id: ConversationId, shared: Arc<Shared>) -> Self {
         let events = shared.channel(id);
         let last_active = tokio::time::Instant::now();
-        Self { id, shared, events, state: ConversationState::default(), current: None, last_active }
+        Self {
+            id,
+            shared,
+            events,
+            state: ConversationState::default(),
+            current: None,
+            last_active,
+        }
     }
 
     async fn perform(&mut self, effects: Vec<Effect>, ctx: &Context<Self>) {
@@ -99,8 +102,14 @@ impl ConversationActor {
                 }
                 Effect::Route { question, context } => self.route(question, context, ctx),
                 Effect::Fill(task) => self.fill(task, ctx),
-                Effect::Call { server, tool, arguments } => {
-                    let Some(current) = self.current.as_mut() else { return };
+                Effect::Call {
+                    server,
+                    tool,
+                    arguments,
+                } => {
+                    let Some(current) = self.current.as_mut() else {
+                        return;
+                    };
                     let (turn_id, principal) = (current.turn_id, current.principal.clone());
                     let caller = Arc::clone(&self.shared.services.caller);
                     let within = self.shared.services.call_within;
@@ -109,7 +118,11 @@ impl ConversationActor {
                         let deadline = Deadline::within(within);
                         let outcome = caller.call(&server, &tool, arguments, &principal, deadline).await;
                         let duration_ms = began.elapsed().as_millis() as u64;
-                        ConversationMessage::CallEnded { turn_id, outcome, duration_ms }
+                        ConversationMessage::CallEnded {
+                            turn_id,
+                            outcome,
+                            duration_ms,
+                        }
                     }));
                 }
                 Effect::Abort => {
@@ -128,7 +141,9 @@ impl ConversationActor {
     }
 
     fn route(&mut self, question: String, context: PlanContext, ctx: &Context<Self>) {
-        let Some(current) = self.current.as_mut() else { return };
+        let Some(current) = self.current.as_mut() else {
+            return;
+        };
         let (turn_id, principal) = (current.turn_id, current.principal.clone());
         let router = self.shared.services.router.clone();
         let is_resumed = current.is_resumed;
@@ -136,14 +151,18 @@ impl ConversationActor {
             if is_resumed {
                 wait_for_servers(&router).await;
             }
-            let routing = router.route(&question, &context, &principal, Deadline::within(ROUTE_WITHIN)).await;
-            let routed = Some(Box::new(interpret(routing, &router, &principal)));
+            let routing = router
+                .route(&question, &context, &principal, Deadline::within(ROUTE_WITHIN))
+                .await;
+            let routed = Some(Box::new(fill::interpret(routing, &router, &principal)));
             ConversationMessage::Routed { turn_id, routed }
         }));
     }
 
     fn fill(&mut self, task: Box<FillTask>, ctx: &Context<Self>) {
-        let Some(current) = self.current.as_mut() else { return };
+        let Some(current) = self.current.as_mut() else {
+            return;
+        };
         let (turn_id, principal) = (current.turn_id, current.principal.clone());
         let router = self.shared.services.router.clone();
         current.work = Some(ctx.spawn_to_self("fill arguments", async move {
@@ -154,13 +173,18 @@ impl ConversationActor {
                 }
                 None => None, // it is gone meanwhile
             };
-            ConversationMessage::Routed { turn_id, routed: routed.map(Box::new) }
+            ConversationMessage::Routed {
+                turn_id,
+                routed: routed.map(Box::new),
+            }
         }));
     }
 
     /// Writes a step down, applies it, and tells who watches.
     async fn write(&mut self, step: FlowStep) -> Result<(), StoreError> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         let event = FlowEvent {
             correlation_id: current.correlation_id,
             conversation_id: self.id,
@@ -170,10 +194,17 @@ impl ConversationActor {
         };
         if matches!(event.step, FlowStep::UserQueryReceived { .. }) {
             let principal = current.principal.clone();
-            let unfinished = Unfinished { turn_id: event.turn_id, principal, since: event.at };
+            let unfinished = Unfinished {
+                turn_id: event.turn_id,
+                principal,
+                since: event.at,
+            };
             self.shared.trees.begin(self.id, &unfinished).await?;
         }
-        self.shared.trees.put_step(self.state.steps_written(), &event).await?;
+        self.shared
+            .trees
+            .put_step(self.state.steps_written(), &event)
+            .await?;
         self.state.apply(event.clone());
         if self.state.running_turn().is_none() {
             // Before anybody hears of the end: who then reads the list finds it up to date.
@@ -210,9 +241,13 @@ impl ConversationActor {
 
     fn tell_answer(&self, turn: &Turn) {
         let mut offset = 0;
-        for text in pieces(&turn.answer) {
+        for text in answer::pieces(&turn.answer) {
             let units = text.encode_utf16().count() as u32;
-            self.tell(ConversationEvent::AnswerChunk { turn_id: turn.id, offset, text });
+            self.tell(ConversationEvent::AnswerChunk {
+                turn_id: turn.id,
+                offset,
+                text,
+            });
             offset += units;
         }
     }
@@ -248,7 +283,7 @@ impl ConversationActor {
             summary.turns = turns;
             summary.updated_at = now();
             if let Some(question) = first_question.filter(|_| summary.title.is_empty()) {
-                summary.title = title_of(&question);
+                summary.title = answer::title_of(&question);
             }
         })
         .await
@@ -265,7 +300,9 @@ impl ConversationActor {
         self.shared.trees.put(&record).await?;
         let summary = record.summary.clone();
         self.keep(record);
-        self.tell(ConversationEvent::SummaryChanged { summary: summary.clone() });
+        self.tell(ConversationEvent::SummaryChanged {
+            summary: summary.clone(),
+        });
         Ok(Some(summary))
     }
 
@@ -278,11 +315,16 @@ impl ConversationActor {
 
     fn read(&self) -> Option<Conversation> {
         let summary = self.shared.records.read().get(&self.id)?.summary.clone();
-        Some(Conversation { summary, history: self.state.turns().cloned().collect() })
+        Some(Conversation {
+            summary,
+            history: self.state.turns().cloned().collect(),
+        })
     }
 
     fn is_current(&self, turn_id: TurnId) -> bool {
-        self.current.as_ref().is_some_and(|current| current.turn_id == turn_id)
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.turn_id == turn_id)
     }
 }
 
@@ -293,7 +335,9 @@ impl Actor for ConversationActor {
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
         self.state = ConversationState::rebuild(self.shared.trees.steps(self.id)?);
         ctx.send_after(IDLE, ConversationMessage::IdleDue);
-        let Some(unfinished) = self.shared.trees.unfinished_of(self.id)? else { return Ok(()) };
+        let Some(unfinished) = self.shared.trees.unfinished_of(self.id)? else {
+            return Ok(());
+        };
         let Some(turn) = self.state.running_turn() else {
             self.shared.trees.end(self.id).await?; // it stopped between the answer and this
             return Ok(());
@@ -318,9 +362,20 @@ impl Actor for ConversationActor {
             ConversationMessage::UserInput { reply, .. } if self.current.is_some() => {
                 reply.send(Err(ConversationError::TurnInProgress(self.id)));
             }
-            ConversationMessage::UserInput { turn_id, correlation_id, text, principal, reply } => {
-                self.current =
-                    Some(Current { turn_id, correlation_id, principal, work: None, is_resumed: false });
+            ConversationMessage::UserInput {
+                turn_id,
+                correlation_id,
+                text,
+                principal,
+                reply,
+            } => {
+                self.current = Some(Current {
+                    turn_id,
+                    correlation_id,
+                    principal,
+                    work: None,
+                    is_resumed: false,
+                });
                 let effects = self.state.said(&text);
                 self.perform(effects, ctx).await;
                 reply.send(Ok(turn_id));
@@ -332,7 +387,11 @@ impl Actor for ConversationActor {
                 };
                 self.perform(effects, ctx).await;
             }
-            ConversationMessage::CallEnded { turn_id, outcome, duration_ms } if self.is_current(turn_id) => {
+            ConversationMessage::CallEnded {
+                turn_id,
+                outcome,
+                duration_ms,
+            } if self.is_current(turn_id) => {
                 let effects = match outcome {
                     Ok(result) => self.state.call_answered(result, duration_ms),
                     Err(failure) => self.state.call_failed(failure),
@@ -389,29 +448,6 @@ impl Actor for ConversationActor {
     }
 }
 
-/// What a routing means for the conversation.
-fn interpret(routing: Routing, router: &RouterHandle, principal: &Principal) -> Routed {
-    let route = routing.to_route();
-    match (routing.plan, routing.tool, route) {
-        (Some(plan), Some(tool), Some(route)) => match fill::routed(plan, &tool, &routing.why) {
-            Routed::Call { safe_to_repeat, note, .. } => Routed::Call { route, safe_to_repeat, note },
-            Routed::Missing { names, question, .. } => Routed::Missing { route, names, question },
-            Routed::Refused { reason, .. } => Routed::Refused { route, reason },
-            none @ Routed::NoCall { .. } => none,
-        },
-        (_, _, route) => {
-            let described = |candidate: Candidate| {
-                let tool = router.tool(&candidate.server, &candidate.tool, principal);
-                let description = tool.map(|tool| tool.description.clone()).unwrap_or_default();
-                (candidate, description)
-            };
-            let offered = routing.candidates.into_iter().map(described).collect();
-            let decision = if routing.decision == Decision::Call { Decision::Nothing } else { routing.decision };
-            Routed::NoCall { route, decision, offered }
-        }
-    }
-}
-
 /// After a restart the servers come back one by one; a question that is routed at once would find none.
 async fn wait_for_servers(router: &RouterHandle) {
     let until = tokio::time::Instant::now() + INDEX_WITHIN;
@@ -420,78 +456,8 @@ async fn wait_for_servers(router: &RouterHandle) {
     }
 }
 
-/// An answer in pieces that end between words.
-fn pieces(text: &str) -> Vec<String> {
-    let mut pieces = vec![String::new()];
-    for word in text.split_inclusive(char::is_whitespace) {
-        let is_full = pieces.last().is_some_and(|piece| !piece.is_empty() && piece.len() + word.len() > CHUNK_CHARS);
-        if is_full {
-            pieces.push(String::new());
-        }
-        if let Some(piece) = pieces.last_mut() {
-            piece.push_str(word);
-        }
-    }
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
-}
-
-fn title_of(question: &str) -> String {
-    let line = question.lines().next().unwrap_or_default().trim();
-    match line.char_indices().nth(TITLE_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", line[..end].trim_end()),
-        None => line.to_owned(),
-    }
-}
-
 fn now() -> Timestamp {
     Timestamp::from(jiff::Timestamp::now())
-}
-
-/// Starts the conversations that were interrupted.
-struct Keeper {
-    conversations: ConversationsHandle,
-}
-
-impl Keeper {
-    fn new(conversations: ConversationsHandle) -> Self {
-        Self { conversations }
-    }
-}
-
-/// The keeper is told nothing: it works when it starts.
-#[derive(strum::IntoStaticStr)]
-enum KeeperMessage {}
-
-impl Message for KeeperMessage {
-    fn name(&self) -> &'static str {
-        self.into()
-    }
-}
-
-impl Actor for Keeper {
-    type Message = KeeperMessage;
-    const KIND: &'static str = "conversations";
-
-    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
-        let conversations = self.conversations.clone();
-        // Beside the actor: the supervisor that starts the others is waiting for this one to have started.
-        ctx.spawn("resume", async move {
-            if let Err(error) = conversations.resume_unfinished().await {
-                tracing::error!(%error, "interrupted conversations could not be resumed");
-            }
-        });
-        Ok(())
-    }
-
-    async fn handle(&mut self, message: KeeperMessage, _: &Context<Self>) -> Result<(), ActorError> {
-        match message {}
-    }
-
-    fn snapshot(&self) -> serde_json::Value {
-        let shared = &self.conversations.shared;
-        json!({ "conversations": shared.records.read().len(), "watchers_of_flow": shared.flow.receiver_count() })
-    }
 }
 
 #[cfg(test)]

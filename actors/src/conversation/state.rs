@@ -5,15 +5,16 @@
 //! before the effect after it is performed. Turns are the fold of their steps, so that reading them back gives the same
 //! state as living through them.
 
+mod fold;
+
 use std::collections::VecDeque;
 
 use serde_json::Value;
 use troupe_protocol::conversation::{ToolCall, Turn, TurnStatus};
 use troupe_protocol::error::{Code, Problem};
-use troupe_protocol::event::{FlowEvent, FlowStep};
-use troupe_protocol::id::{CorrelationId, TurnId};
+use troupe_protocol::event::FlowStep;
+use troupe_protocol::id::TurnId;
 use troupe_protocol::routing::{Candidate, Decision, Route};
-use troupe_protocol::time::Timestamp;
 
 use super::answer;
 use super::caller::CallFailure;
@@ -24,7 +25,14 @@ pub const TURNS_MAX: usize = 200;
 /// Largest result that is kept, in bytes of JSON. A record of the store has room for it and the names around it.
 const RESULT_BYTES_MAX: usize = 48 * 1024;
 /// Words with which a question goes on from the one before.
-const FOLLOW_UP_OPENINGS: [&str; 6] = ["and ", "what about ", "how about ", "and what about ", "or ", "also "];
+const FOLLOW_UP_OPENINGS: [&str; 6] = [
+    "and ",
+    "what about ",
+    "how about ",
+    "and what about ",
+    "or ",
+    "also ",
+];
 /// Longest question that can be a follow-up, in words.
 const FOLLOW_UP_WORDS_MAX: usize = 8;
 
@@ -127,8 +135,15 @@ struct Running {
 /// What the next message may answer.
 #[derive(Debug, Clone, PartialEq)]
 enum Pending {
-    Arguments { route: Box<Route>, question: String, missing: Vec<String> },
-    Choice { candidates: Vec<Candidate>, question: String },
+    Arguments {
+        route: Box<Route>,
+        question: String,
+        missing: Vec<String>,
+    },
+    Choice {
+        candidates: Vec<Candidate>,
+        question: String,
+    },
 }
 
 /// The turns and where the last one stands.
@@ -141,21 +156,6 @@ pub struct ConversationState {
 }
 
 impl ConversationState {
-    /// The state that these steps lead to.
-    pub fn rebuild(steps: Vec<FlowEvent>) -> Self {
-        let mut state = Self::default();
-        for event in steps {
-            if let FlowStep::UserQueryReceived { .. } = event.step {
-                state.running = Some(Running::default());
-            }
-            state.apply(event);
-        }
-        while state.turns.len() > TURNS_MAX {
-            state.turns.pop_front();
-        }
-        state
-    }
-
     /// The turns, oldest first.
     pub fn turns(&self) -> impl ExactSizeIterator<Item = &Turn> {
         self.turns.iter()
@@ -185,13 +185,18 @@ impl ConversationState {
         {
             effects.push(Effect::Drop(oldest.id));
         }
-        effects.push(Effect::Write(FlowStep::UserQueryReceived { text: text.to_owned() }));
+        effects.push(Effect::Write(FlowStep::UserQueryReceived {
+            text: text.to_owned(),
+        }));
         effects.push(self.begin(text));
         effects
     }
 
     fn begin(&self, text: &str) -> Effect {
-        let context = PlanContext { earlier: self.earlier.clone(), follows_up: false };
+        let context = PlanContext {
+            earlier: self.earlier.clone(),
+            follows_up: false,
+        };
         let fill = |server: &str, tool: &str, question: &str, arguments: Arguments, missing: Vec<String>| {
             Effect::Fill(Box::new(FillTask {
                 server: server.to_owned(),
@@ -204,14 +209,22 @@ impl ConversationState {
             }))
         };
         match &self.pending {
-            Some(Pending::Arguments { route, question, missing }) => {
+            Some(Pending::Arguments {
+                route,
+                question,
+                missing,
+            }) => {
                 let arguments = route.arguments.as_object().cloned().unwrap_or_default();
                 fill(&route.server, &route.tool, question, arguments, missing.clone())
             }
             Some(Pending::Choice { candidates, question }) => match chosen(text, candidates) {
-                Some(candidate) => {
-                    fill(&candidate.server, &candidate.tool, question, Arguments::new(), Vec::new())
-                }
+                Some(candidate) => fill(
+                    &candidate.server,
+                    &candidate.tool,
+                    question,
+                    Arguments::new(),
+                    Vec::new(),
+                ),
                 None => self.route(text),
             },
             None => self.route(text),
@@ -220,8 +233,15 @@ impl ConversationState {
 
     /// A question, or one that goes on from the last: then the same tool is filled anew.
     fn route(&self, text: &str) -> Effect {
-        let last = self.turns.iter().rev().find(|turn| turn.status == TurnStatus::Answered);
-        if let Some(route) = last.and_then(|turn| turn.route.as_ref()).filter(|_| is_follow_up(text)) {
+        let last = self
+            .turns
+            .iter()
+            .rev()
+            .find(|turn| turn.status == TurnStatus::Answered);
+        if let Some(route) = last
+            .and_then(|turn| turn.route.as_ref())
+            .filter(|_| is_follow_up(text))
+        {
             return Effect::Fill(Box::new(FillTask {
                 server: route.server.clone(),
                 tool: route.tool.clone(),
@@ -235,23 +255,43 @@ impl ConversationState {
                 },
             }));
         }
-        let context = PlanContext { earlier: self.earlier.clone(), follows_up: false };
-        Effect::Route { question: text.to_owned(), context }
+        let context = PlanContext {
+            earlier: self.earlier.clone(),
+            follows_up: false,
+        };
+        Effect::Route {
+            question: text.to_owned(),
+            context,
+        }
     }
 
     /// What was said is no answer to what was asked: it is a question of its own.
     pub fn not_an_answer(&mut self) -> Vec<Effect> {
         self.pending = None;
-        let Some(turn) = self.running_turn() else { return Vec::new() };
-        let context = PlanContext { earlier: self.earlier.clone(), follows_up: false };
-        vec![Effect::Route { question: turn.question.clone(), context }]
+        let Some(turn) = self.running_turn() else {
+            return Vec::new();
+        };
+        let context = PlanContext {
+            earlier: self.earlier.clone(),
+            follows_up: false,
+        };
+        vec![Effect::Route {
+            question: turn.question.clone(),
+            context,
+        }]
     }
 
     /// Tool and arguments were chosen, or not.
     pub fn routed(&mut self, routed: Routed) -> Vec<Effect> {
-        let Some(running) = self.running.as_mut() else { return Vec::new() };
+        let Some(running) = self.running.as_mut() else {
+            return Vec::new();
+        };
         match routed {
-            Routed::Call { route, safe_to_repeat, note } => {
+            Routed::Call {
+                route,
+                safe_to_repeat,
+                note,
+            } => {
                 running.safe_to_repeat = safe_to_repeat;
                 running.note = note;
                 let (server, tool) = (route.server.clone(), route.tool.clone());
@@ -265,10 +305,18 @@ impl ConversationState {
                         arguments,
                         safe_to_repeat,
                     }),
-                    Effect::Call { server, tool, arguments: values },
+                    Effect::Call {
+                        server,
+                        tool,
+                        arguments: values,
+                    },
                 ]
             }
-            Routed::Missing { route, names, question } => vec![
+            Routed::Missing {
+                route,
+                names,
+                question,
+            } => vec![
                 Effect::Write(FlowStep::RouteChosen { route }),
                 finish(TurnStatus::ArgumentNeeded, question, names, None),
             ],
@@ -280,12 +328,21 @@ impl ConversationState {
                     finish(TurnStatus::Failed, text, Vec::new(), Some(problem)),
                 ]
             }
-            Routed::NoCall { route, decision, offered } => {
+            Routed::NoCall {
+                route,
+                decision,
+                offered,
+            } => {
                 let text = answer::of_no_call(decision, &offered);
-                let status =
-                    if decision == Decision::Ask { TurnStatus::ArgumentNeeded } else { TurnStatus::NothingFits };
-                let mut effects: Vec<Effect> =
-                    route.map(|route| Effect::Write(FlowStep::RouteChosen { route })).into_iter().collect();
+                let status = if decision == Decision::Ask {
+                    TurnStatus::ArgumentNeeded
+                } else {
+                    TurnStatus::NothingFits
+                };
+                let mut effects: Vec<Effect> = route
+                    .map(|route| Effect::Write(FlowStep::RouteChosen { route }))
+                    .into_iter()
+                    .collect();
                 effects.push(finish(status, text, Vec::new(), None));
                 effects
             }
@@ -294,22 +351,35 @@ impl ConversationState {
 
     /// The call brought a result.
     pub fn call_answered(&mut self, result: Value, duration_ms: u64) -> Vec<Effect> {
-        let Some(running) = &self.running else { return Vec::new() };
+        let Some(running) = &self.running else {
+            return Vec::new();
+        };
         let mut text = answer::of_result(&result);
         if let Some(note) = &running.note {
             text.push_str(&format!("\n\n(Note: {note}.)"));
         }
-        let status = if answer::is_error(&result) { TurnStatus::Failed } else { TurnStatus::Answered };
+        let status = if answer::is_error(&result) {
+            TurnStatus::Failed
+        } else {
+            TurnStatus::Answered
+        };
         vec![
-            Effect::Write(FlowStep::McpResponseReady { result: kept(result, &text), duration_ms }),
+            Effect::Write(FlowStep::McpResponseReady {
+                result: kept(result, &text),
+                duration_ms,
+            }),
             finish(status, text, Vec::new(), None),
         ]
     }
 
     /// The call brought no result. It is made once more where that is safe.
     pub fn call_failed(&mut self, failure: CallFailure) -> Vec<Effect> {
-        let Some(running) = self.running.as_mut() else { return Vec::new() };
-        let Some(call) = self.turns.back().and_then(|turn| turn.calls.last()) else { return Vec::new() };
+        let Some(running) = self.running.as_mut() else {
+            return Vec::new();
+        };
+        let Some(call) = self.turns.back().and_then(|turn| turn.calls.last()) else {
+            return Vec::new();
+        };
         let is_safe = running.safe_to_repeat || !failure.may_have_had_effects;
         if failure.is_retryable && is_safe && running.attempts == 0 {
             running.attempts += 1;
@@ -318,35 +388,54 @@ impl ConversationState {
         let may_have_had_effects = failure.may_have_had_effects && !running.safe_to_repeat;
         let text = answer::of_failure(&call.server, &call.tool, &failure.problem, may_have_had_effects);
         vec![
-            Effect::Write(FlowStep::McpCallFailed { problem: failure.problem.clone(), may_have_had_effects }),
+            Effect::Write(FlowStep::McpCallFailed {
+                problem: failure.problem.clone(),
+                may_have_had_effects,
+            }),
             finish(TurnStatus::Failed, text, Vec::new(), Some(failure.problem)),
         ]
     }
 
     /// Somebody no longer wants the answer.
     pub fn cancelled(&mut self) -> Vec<Effect> {
-        let Some(turn) = self.running_turn() else { return Vec::new() };
+        let Some(turn) = self.running_turn() else {
+            return Vec::new();
+        };
         let is_calling = turn.status == TurnStatus::Calling;
-        let is_safe = self.running.as_ref().is_some_and(|running| running.safe_to_repeat);
+        let is_safe = self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.safe_to_repeat);
         let text = if is_calling && !is_safe {
             "Cancelled. The tool was told to stop; it may have been at work already."
         } else {
             "Cancelled."
         };
-        vec![Effect::Abort, finish(TurnStatus::Cancelled, text.to_owned(), Vec::new(), None)]
+        vec![
+            Effect::Abort,
+            finish(TurnStatus::Cancelled, text.to_owned(), Vec::new(), None),
+        ]
     }
 
     /// The node stopped in the middle of a turn: goes on where that is safe, reports where it is not.
     pub fn resume(&mut self) -> Vec<Effect> {
-        let Some(running) = &self.running else { return Vec::new() };
-        let Some(turn) = self.turns.back() else { return Vec::new() };
+        let Some(running) = &self.running else {
+            return Vec::new();
+        };
+        let Some(turn) = self.turns.back() else {
+            return Vec::new();
+        };
         let question = turn.question.clone();
         match (turn.status, turn.calls.last()) {
             (TurnStatus::Calling, Some(call)) if call.result.is_some() || turn.problem.is_some() => {
                 // The outcome is written, the answer is not.
                 match (&call.result, &turn.problem) {
                     (Some(result), _) => {
-                        let status = if call.failed { TurnStatus::Failed } else { TurnStatus::Answered };
+                        let status = if call.failed {
+                            TurnStatus::Failed
+                        } else {
+                            TurnStatus::Answered
+                        };
                         vec![finish(status, answer::of_result(result), Vec::new(), None)]
                     }
                     (None, problem) => {
@@ -361,7 +450,10 @@ impl ConversationState {
                 let problem = interrupted();
                 let text = answer::of_failure(&call.server, &call.tool, &problem, true);
                 vec![
-                    Effect::Write(FlowStep::McpCallFailed { problem: problem.clone(), may_have_had_effects: true }),
+                    Effect::Write(FlowStep::McpCallFailed {
+                        problem: problem.clone(),
+                        may_have_had_effects: true,
+                    }),
                     finish(TurnStatus::Failed, text, Vec::new(), Some(problem)),
                 ]
             }
@@ -371,100 +463,19 @@ impl ConversationState {
 
     /// From the question on: nothing had been called yet.
     fn begin_again(&self, question: &str) -> Effect {
-        let context = PlanContext { earlier: self.earlier.clone(), follows_up: false };
-        Effect::Route { question: question.to_owned(), context }
-    }
-
-    /// A step is on the disk: what it changes.
-    pub fn apply(&mut self, event: FlowEvent) {
-        if let Some(running) = self.running.as_mut() {
-            running.steps += 1;
-        }
-        let FlowEvent { correlation_id, turn_id, at, step, .. } = event;
-        if let FlowStep::UserQueryReceived { text } = step {
-            self.turns.push_back(new_turn(turn_id, correlation_id, at, text));
-            return;
-        }
-        let Some(turn) = self.turns.back_mut().filter(|turn| turn.id == turn_id) else { return };
-        match step {
-            FlowStep::RouteChosen { route } => turn.route = Some(route),
-            FlowStep::McpCallStarted { server, tool, arguments, safe_to_repeat } => {
-                turn.status = TurnStatus::Calling;
-                if let Some(values) = arguments.as_object() {
-                    self.earlier.extend(values.clone());
-                }
-                turn.calls.push(ToolCall { server, tool, arguments, result: None, failed: false, duration_ms: None });
-                if let Some(running) = self.running.as_mut() {
-                    running.safe_to_repeat = safe_to_repeat;
-                }
-            }
-            FlowStep::McpResponseReady { result, duration_ms } => {
-                if let Some(call) = turn.calls.last_mut() {
-                    call.failed = answer::is_error(&result);
-                    call.result = Some(result);
-                    call.duration_ms = Some(duration_ms);
-                }
-            }
-            FlowStep::McpCallFailed { problem, .. } => {
-                if let Some(call) = turn.calls.last_mut() {
-                    call.failed = true;
-                }
-                turn.problem = Some(problem);
-            }
-            FlowStep::AnswerReady { status, text, missing, problem } => {
-                turn.status = status;
-                turn.answer = text;
-                turn.problem = problem;
-                turn.duration_ms = Some(at.unix_ms().saturating_sub(turn.at.unix_ms()).max(0) as u64);
-                self.running = None;
-                self.pending = pending(turn, missing, self.pending.take());
-            }
-            FlowStep::UserQueryReceived { .. }
-            | FlowStep::GlazyrContextRequested { .. }
-            | FlowStep::ContextReady { .. }
-            | FlowStep::ContextFailed { .. } => {}
+        let context = PlanContext {
+            earlier: self.earlier.clone(),
+            follows_up: false,
+        };
+        Effect::Route {
+            question: question.to_owned(),
+            context,
         }
     }
 
     /// Forgets the oldest turn.
     pub fn drop_oldest(&mut self) {
         self.turns.pop_front();
-    }
-}
-
-fn new_turn(id: TurnId, correlation_id: CorrelationId, at: Timestamp, question: String) -> Turn {
-    Turn {
-        id,
-        correlation_id,
-        at,
-        question,
-        answer: String::new(),
-        status: TurnStatus::Routing,
-        route: None,
-        calls: Vec::new(),
-        duration_ms: None,
-        problem: None,
-    }
-}
-
-/// What the next message may answer, once this turn is over.
-fn pending(turn: &Turn, missing: Vec<String>, before: Option<Pending>) -> Option<Pending> {
-    let route = turn.route.as_ref()?;
-    let offers = matches!(route.decision, Decision::Ask | Decision::OfferNearest);
-    match turn.status {
-        TurnStatus::ArgumentNeeded if !missing.is_empty() => {
-            // Asked a second time, it is still about the question of the first.
-            let question = match before {
-                Some(Pending::Arguments { question, route: asked, .. }) if asked.tool == route.tool => question,
-                Some(Pending::Choice { question, .. }) => question,
-                _ => turn.question.clone(),
-            };
-            Some(Pending::Arguments { route: Box::new(route.clone()), question, missing })
-        }
-        TurnStatus::ArgumentNeeded | TurnStatus::NothingFits if offers => {
-            Some(Pending::Choice { candidates: route.candidates.clone(), question: turn.question.clone() })
-        }
-        _ => None,
     }
 }
 
@@ -483,11 +494,19 @@ fn chosen<'a>(reply: &str, candidates: &'a [Candidate]) -> Option<&'a Candidate>
 fn is_follow_up(text: &str) -> bool {
     let lower = text.trim().to_lowercase();
     let is_short = lower.split_whitespace().count() <= FOLLOW_UP_WORDS_MAX;
-    is_short && FOLLOW_UP_OPENINGS.iter().any(|opening| lower.starts_with(opening))
+    is_short
+        && FOLLOW_UP_OPENINGS
+            .iter()
+            .any(|opening| lower.starts_with(opening))
 }
 
 fn finish(status: TurnStatus, text: String, missing: Vec<String>, problem: Option<Problem>) -> Effect {
-    Effect::Write(FlowStep::AnswerReady { status, text, missing, problem })
+    Effect::Write(FlowStep::AnswerReady {
+        status,
+        text,
+        missing,
+        problem,
+    })
 }
 
 fn call_again(call: &ToolCall) -> Effect {

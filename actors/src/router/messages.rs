@@ -44,8 +44,10 @@ pub enum RouterMessage {
     Embedded(Vec<(ContentHash, Vector)>),
     /// All vectors that were asked for are computed, or will not be.
     EmbeddingEnded,
-    /// It is time to publish the index.
+    /// It is time to build the index anew.
     PublishDue,
+    /// The index was built, or the building panicked.
+    Built(Result<Box<ToolIndex>, String>),
 }
 
 impl Message for RouterMessage {
@@ -104,7 +106,12 @@ impl RouterHandle {
         let allowed = |tool: &ToolDocument| (self.shared.policy)(principal, tool);
         let ranked = selection::rank(&index, &query, RANKED_MAX, allowed);
         let now = jiff::Zoned::now();
-        let request = RouteRequest { question, context, now: &now, within: deadline.remaining() };
+        let request = RouteRequest {
+            question,
+            context,
+            now: &now,
+            within: deadline.remaining(),
+        };
         route::choose(ranked, request, &*self.shared.planner).await
     }
 
@@ -116,13 +123,20 @@ impl RouterHandle {
     /// A tool by its names, if the principal may use it.
     pub fn tool(&self, server: &str, tool: &str, principal: &Principal) -> Option<Arc<ToolDocument>> {
         let index = self.shared.index.load();
-        index.tool(server, tool).filter(|tool| (self.shared.policy)(principal, tool)).cloned()
+        index
+            .tool(server, tool)
+            .filter(|tool| (self.shared.policy)(principal, tool))
+            .cloned()
     }
 
     /// All tools that the principal may use, by server.
     pub fn tools(&self, principal: &Principal) -> Vec<Arc<ToolDocument>> {
         let index = self.shared.index.load();
-        index.tools().filter(|tool| (self.shared.policy)(principal, tool)).cloned().collect()
+        index
+            .tools()
+            .filter(|tool| (self.shared.policy)(principal, tool))
+            .cloned()
+            .collect()
     }
 
     /// How index, model and planner stand.

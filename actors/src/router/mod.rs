@@ -80,7 +80,9 @@ impl RouterHandle {
             policy: Arc::clone(&services.policy),
         });
         let of_actor = Arc::clone(&shared);
-        let spec = ChildSpec::actor(mailbox, move || Router::new(services.clone(), Arc::clone(&of_actor)));
+        let spec = ChildSpec::actor(mailbox, move || {
+            Router::new(services.clone(), Arc::clone(&of_actor))
+        });
         (Self { shared }, spec)
     }
 }
@@ -91,6 +93,8 @@ struct Router {
     shared: Arc<Shared>,
     state: RouterState,
     publish_is_due: bool,
+    is_building: bool,
+    build_again: bool,
     is_embedding: bool,
     embed_again: bool,
 }
@@ -98,7 +102,30 @@ struct Router {
 impl Router {
     fn new(services: RouterServices, shared: Arc<Shared>) -> Self {
         let state = RouterState::new([crate::builtin::document()]);
-        Self { services, shared, state, publish_is_due: false, is_embedding: false, embed_again: false }
+        Self {
+            services,
+            shared,
+            state,
+            publish_is_due: false,
+            is_building: false,
+            build_again: false,
+            is_embedding: false,
+            embed_again: false,
+        }
+    }
+
+    /// Builds the index; what changes meanwhile is in the next one.
+    fn build(&mut self, ctx: &Context<Self>) {
+        if std::mem::replace(&mut self.is_building, true) {
+            self.build_again = true;
+            return;
+        }
+        let (catalog, vectors) = self.state.sources();
+        // Thousands of tools take tens of milliseconds: not on the threads that everything else runs on.
+        ctx.spawn_to_self("build index", async move {
+            let built = tokio::task::spawn_blocking(move || catalog.build(&vectors)).await;
+            RouterMessage::Built(built.map(Box::new).map_err(|error| error.to_string()))
+        });
     }
 
     fn perform(&mut self, effects: Vec<Effect>, ctx: &Context<Self>) {
@@ -166,18 +193,36 @@ impl Actor for Router {
         let effects = match message {
             RouterMessage::Changed(ToolChange::Servers) => self.state.live(self.services.servers.live()),
             RouterMessage::Changed(ToolChange::Tools(server)) => self.state.tools_changed(&server),
-            RouterMessage::ToolsRead(server, outcome) => {
-                self.state.tools_read(&server, outcome.as_ref().map(|tools| tools.as_slice()).map_err(Clone::clone))
-            }
+            RouterMessage::ToolsRead(server, outcome) => self.state.tools_read(
+                &server,
+                outcome
+                    .as_ref()
+                    .map(|tools| tools.as_slice())
+                    .map_err(Clone::clone),
+            ),
             RouterMessage::ModelReady => self.state.model_ready(),
             RouterMessage::Embedded(vectors) => self.state.embedded(vectors),
             RouterMessage::EmbeddingEnded => {
                 self.is_embedding = false;
-                if std::mem::take(&mut self.embed_again) { self.state.model_ready() } else { Vec::new() }
+                if std::mem::take(&mut self.embed_again) {
+                    self.state.model_ready()
+                } else {
+                    Vec::new()
+                }
             }
             RouterMessage::PublishDue => {
                 self.publish_is_due = false;
-                self.shared.index.store(Arc::new(self.state.build()));
+                self.build(ctx);
+                Vec::new()
+            }
+            RouterMessage::Built(built) => {
+                self.is_building = false;
+                self.shared
+                    .index
+                    .store(Arc::from(built.map_err(ActorError::new)?));
+                if std::mem::take(&mut self.build_again) {
+                    self.build(ctx);
+                }
                 Vec::new()
             }
         };
@@ -186,8 +231,11 @@ impl Actor for Router {
     }
 
     fn snapshot(&self) -> serde_json::Value {
-        let unreadable: Vec<_> =
-            self.state.unreadable().map(|(name, reason)| json!({"server": name, "reason": reason})).collect();
+        let unreadable: Vec<_> = self
+            .state
+            .unreadable()
+            .map(|(name, reason)| json!({"server": name, "reason": reason}))
+            .collect();
         json!({
             "servers": self.state.servers_count(),
             "tools": self.state.tools_count(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use troupe_protocol::mcp::ToolDescriptor;
 use troupe_protocol::server::ServerName;
 
-use super::index::document::{ContentHash, ServerDocument, ToolDocument, ToolHints};
 use super::index::dense::Vector;
+use super::index::document::{ContentHash, ServerDocument, ToolDocument, ToolHints};
 use super::index::{Catalog, TOOLS_MAX, ToolIndex, Vectors};
 use super::sources::LiveServer;
 
@@ -69,9 +69,16 @@ impl RouterState {
         self.catalog.build(&self.vectors)
     }
 
+    /// What the index is built from, to build it elsewhere. Shares what is large.
+    pub fn sources(&self) -> (Catalog, Vectors) {
+        (self.catalog.clone(), self.vectors.clone())
+    }
+
     /// Servers whose tools could not be read, with the reason.
     pub fn unreadable(&self) -> impl Iterator<Item = (&ServerName, &str)> {
-        self.servers.iter().filter_map(|(name, followed)| Some((name, followed.last_error.as_deref()?)))
+        self.servers
+            .iter()
+            .filter_map(|(name, followed)| Some((name, followed.last_error.as_deref()?)))
     }
 
     /// How many servers are followed.
@@ -92,8 +99,12 @@ impl RouterState {
     /// These servers are live, and no others.
     pub fn live(&mut self, live: Vec<LiveServer>) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let gone: Vec<ServerName> =
-            self.servers.keys().filter(|name| live.iter().all(|server| server.name != **name)).cloned().collect();
+        let gone: Vec<ServerName> = self
+            .servers
+            .keys()
+            .filter(|name| live.iter().all(|server| server.name != **name))
+            .cloned()
+            .collect();
         for name in gone {
             self.servers.remove(&name);
             if self.catalog.remove(name.as_str()) {
@@ -123,8 +134,14 @@ impl RouterState {
     }
 
     /// A server's tools were read, or not.
-    pub fn tools_read(&mut self, server: &ServerName, outcome: Result<&[ToolDescriptor], String>) -> Vec<Effect> {
-        let Some(followed) = self.servers.get_mut(server) else { return Vec::new() };
+    pub fn tools_read(
+        &mut self,
+        server: &ServerName,
+        outcome: Result<&[ToolDescriptor], String>,
+    ) -> Vec<Effect> {
+        let Some(followed) = self.servers.get_mut(server) else {
+            return Vec::new();
+        };
         followed.is_being_read = false;
         let tools = match outcome {
             Ok(tools) => tools,
@@ -133,7 +150,10 @@ impl RouterState {
                 followed.last_error = Some(reason);
                 followed.is_being_read = true;
                 let after = RETRY_FIRST * 2u32.saturating_pow(followed.failures.min(10) - 1);
-                return vec![Effect::ReadTools { server: server.clone(), after: after.min(RETRY_LONGEST) }];
+                return vec![Effect::ReadTools {
+                    server: server.clone(),
+                    after: after.min(RETRY_LONGEST),
+                }];
             }
         };
         followed.failures = 0;
@@ -171,8 +191,12 @@ impl RouterState {
             return Vec::new();
         }
         if self.vectors.len() + vectors.len() > VECTORS_MAX {
-            let wanted: std::collections::HashSet<ContentHash> =
-                self.catalog.texts_to_embed(&Vectors::new()).into_iter().map(|(hash, _)| hash).collect();
+            let wanted: std::collections::HashSet<ContentHash> = self
+                .catalog
+                .texts_to_embed(&Vectors::new())
+                .into_iter()
+                .map(|(hash, _)| hash)
+                .collect();
             self.vectors.retain(|hash, _| wanted.contains(hash));
         }
         self.vectors.extend(vectors);
@@ -186,7 +210,10 @@ impl RouterState {
             return None;
         }
         followed.is_being_read = true;
-        Some(Effect::ReadTools { server: server.clone(), after: Duration::ZERO })
+        Some(Effect::ReadTools {
+            server: server.clone(),
+            after: Duration::ZERO,
+        })
     }
 
     fn embed(&self) -> Option<Effect> {
@@ -219,7 +246,12 @@ fn document(server: &ServerName, description: &str, tools: &[ToolDescriptor]) ->
             })
         })
         .collect();
-    ServerDocument { name, description: description.to_owned(), prior: 0.0, tools }
+    ServerDocument {
+        name,
+        description: description.to_owned(),
+        prior: 0.0,
+        tools,
+    }
 }
 
 #[cfg(test)]
@@ -235,19 +267,29 @@ mod tests {
     }
 
     fn live(names: &[&str]) -> Vec<LiveServer> {
-        names.iter().map(|text| LiveServer { name: name(text), description: String::new() }).collect()
+        names
+            .iter()
+            .map(|text| LiveServer {
+                name: name(text),
+                description: String::new(),
+            })
+            .collect()
     }
 
     fn tools(names: &[&str]) -> Vec<ToolDescriptor> {
         let tool = |name: &&str| {
-            let raw = to_raw_value(&json!({"name": name, "description": "does it", "inputSchema": {}})).unwrap();
+            let raw =
+                to_raw_value(&json!({"name": name, "description": "does it", "inputSchema": {}})).unwrap();
             Descriptor::read(ListKind::Tools, &raw).unwrap()
         };
         names.iter().map(tool).collect()
     }
 
     fn read(server: &str) -> Effect {
-        Effect::ReadTools { server: name(server), after: Duration::ZERO }
+        Effect::ReadTools {
+            server: name(server),
+            after: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -255,12 +297,23 @@ mod tests {
         let mut state = RouterState::default();
         assert_eq!(state.live(live(&["a", "b"])), [read("a"), read("b")]);
         assert_eq!(state.live(live(&["a", "b"])), []);
-        assert_eq!(state.tools_read(&name("a"), Ok(&tools(&["x", "y"]))), [Effect::Publish]);
+        assert_eq!(
+            state.tools_read(&name("a"), Ok(&tools(&["x", "y"]))),
+            [Effect::Publish]
+        );
         assert_eq!(state.tools_count(), 2);
-        assert_eq!(state.tools_read(&name("a"), Ok(&tools(&["x", "y"]))), [], "nothing has changed");
+        assert_eq!(
+            state.tools_read(&name("a"), Ok(&tools(&["x", "y"]))),
+            [],
+            "nothing has changed"
+        );
         assert_eq!(state.live(live(&["b"])), [Effect::Publish]);
         assert_eq!(state.tools_count(), 0);
-        assert_eq!(state.tools_read(&name("a"), Ok(&tools(&["x"]))), [], "it is gone meanwhile");
+        assert_eq!(
+            state.tools_read(&name("a"), Ok(&tools(&["x"]))),
+            [],
+            "it is gone meanwhile"
+        );
     }
 
     #[test]
@@ -269,7 +322,10 @@ mod tests {
         state.live(live(&["a"]));
         assert_eq!(state.tools_changed(&name("a")), []);
         assert_eq!(state.tools_changed(&name("a")), []);
-        assert_eq!(state.tools_read(&name("a"), Ok(&tools(&["x"]))), [Effect::Publish, read("a")]);
+        assert_eq!(
+            state.tools_read(&name("a"), Ok(&tools(&["x"]))),
+            [Effect::Publish, read("a")]
+        );
         assert_eq!(state.tools_changed(&name("unknown")), []);
     }
 
@@ -278,10 +334,12 @@ mod tests {
         let mut state = RouterState::default();
         state.live(live(&["a"]));
         let pauses: Vec<Duration> = (0..8)
-            .map(|_| match state.tools_read(&name("a"), Err("gone".to_owned())).pop() {
-                Some(Effect::ReadTools { after, .. }) => after,
-                other => panic!("{other:?}"),
-            })
+            .map(
+                |_| match state.tools_read(&name("a"), Err("gone".to_owned())).pop() {
+                    Some(Effect::ReadTools { after, .. }) => after,
+                    other => panic!("{other:?}"),
+                },
+            )
             .collect();
         assert_eq!(pauses[0], Duration::from_secs(2));
         assert_eq!(pauses[1], Duration::from_secs(4));
@@ -295,12 +353,21 @@ mod tests {
         state.live(live(&["a"]));
         state.tools_read(&name("a"), Ok(&tools(&["x"])));
         let effects = state.model_ready();
-        let [Effect::Embed(texts)] = effects.as_slice() else { panic!("{effects:?}") };
+        let [Effect::Embed(texts)] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
         assert_eq!(texts.len(), 2, "the tool and its server");
-        let vectors = texts.iter().map(|(hash, _)| (*hash, Vector::from([1.0f32, 0.0]))).collect();
+        let vectors = texts
+            .iter()
+            .map(|(hash, _)| (*hash, Vector::from([1.0f32, 0.0])))
+            .collect();
         assert_eq!(state.embedded(vectors), [Effect::Publish]);
         state.live(live(&[]));
         state.live(live(&["a"]));
-        assert_eq!(state.tools_read(&name("a"), Ok(&tools(&["x"]))), [Effect::Publish], "its vectors are still there");
+        assert_eq!(
+            state.tools_read(&name("a"), Ok(&tools(&["x"]))),
+            [Effect::Publish],
+            "its vectors are still there"
+        );
     }
 }

@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
-use troupe_protocol::id::ConversationId;
+use troupe_protocol::event::FlowEvent;
+use troupe_protocol::id::{ConversationId, CorrelationId};
 use troupe_protocol::routing::PlannerKind;
+use troupe_protocol::time::Timestamp;
 use ulid::Ulid;
 
 use super::*;

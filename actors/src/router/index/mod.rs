@@ -72,7 +72,7 @@ struct IndexedServer {
 }
 
 /// The servers whose tools are to be found. Analysing a text happens here, once per change of its server.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Catalog {
     servers: BTreeMap<Arc<str>, Arc<IndexedServer>>,
 }
