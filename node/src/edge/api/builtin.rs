@@ -1,7 +1,9 @@
 //! The line of the server `troupe`, which is part of every node, in the list of servers.
 
+use std::time::Duration;
+
+use troupe_actors::runtime::Deadline;
 use troupe_protocol::{
-    access::Principal,
     health::{HealthHistory, HealthReport, HealthStatus},
     mcp::ListKind,
     server::{
@@ -15,16 +17,21 @@ use crate::edge::EdgeState;
 
 /// It answers whenever the node does.
 pub const STATUS: HealthStatus = HealthStatus::Online;
+/// It is no further away than this process.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const TITLE: &str = "Troupe";
 const DESCRIPTION: &str = "The node's own tools: servers, tools, status, time.";
 
 /// Puts the line on the first page of a list that it fits.
-pub fn add_to(page: &mut ServerPage, query: &ServerQuery, state: &EdgeState) {
+pub async fn add_to(page: &mut ServerPage, query: &ServerQuery, state: &EdgeState) {
     let fits_status = query.status.is_none_or(|status| status == STATUS);
     let text = format!("{BUILTIN_SERVER} {DESCRIPTION}").to_lowercase();
     let search = query.search.as_deref().unwrap_or_default().to_lowercase();
     let fits = fits_status && search.split_whitespace().all(|word| text.contains(word));
-    let Some(line) = summary(state).filter(|_| fits) else {
+    if !fits {
+        return;
+    }
+    let Some(line) = summary(state).await else {
         return;
     };
     page.total += 1;
@@ -34,14 +41,15 @@ pub fn add_to(page: &mut ServerPage, query: &ServerQuery, state: &EdgeState) {
 }
 
 /// Its line.
-pub fn summary(state: &EdgeState) -> Option<ServerSummary> {
+async fn summary(state: &EdgeState) -> Option<ServerSummary> {
     let name = ServerName::new(BUILTIN_SERVER).ok()?;
     let info = state.upstreams.info(&name)?;
-    let tools = state.router.tools(&Principal::node());
-    let tools_count = tools
-        .iter()
-        .filter(|tool| *tool.server == *BUILTIN_SERVER)
-        .count();
+    let upstream = state
+        .upstreams
+        .get(&name, Deadline::within(ANSWER_TIMEOUT))
+        .await
+        .ok()?;
+    let tools = upstream.tools(Deadline::within(ANSWER_TIMEOUT)).await.ok()?;
     Some(ServerSummary {
         title: TITLE.to_owned(),
         description: DESCRIPTION.to_owned(),
@@ -54,7 +62,7 @@ pub fn summary(state: &EdgeState) -> Option<ServerSummary> {
             .filter(|kind| info.offers(*kind))
             .map(|kind| kind.capability().to_owned())
             .collect(),
-        tools_count: u32::try_from(tools_count).ok(),
+        tools_count: u32::try_from(tools.len()).ok(),
         enabled: true,
         status: STATUS,
         latency_ms: None,
@@ -68,8 +76,8 @@ pub fn summary(state: &EdgeState) -> Option<ServerSummary> {
 }
 
 /// Everything about it, as for other servers.
-pub fn detail(state: &EdgeState) -> Option<ServerDetail> {
-    let summary = summary(state)?;
+pub async fn detail(state: &EdgeState) -> Option<ServerDetail> {
+    let summary = summary(state).await?;
     let manifest: ServerJson = serde_json::from_value(serde_json::json!({
         "$schema": "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json",
         "name": "local/troupe",

@@ -41,7 +41,7 @@ async fn list_servers(
     ApiQuery(query): ApiQuery<ServerQuery>,
 ) -> ApiResult<Json<ServerPage>> {
     let mut page = state.registry.view().list(&query, &state.health.view())?;
-    builtin::add_to(&mut page, &query, &state);
+    builtin::add_to(&mut page, &query, &state).await;
     Ok(Json(page))
 }
 
@@ -61,7 +61,7 @@ async fn register_server(
     let name = registered?.name.clone();
     let location =
         HeaderValue::from_str(&format!("/api/v1/servers/{name}")).unwrap_or(HeaderValue::from_static("/"));
-    let detail = detail_of(&state, &name)?;
+    let detail = detail_of(&state, &name).await?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(detail)).into_response())
 }
 
@@ -90,7 +90,7 @@ async fn show_server(
     State(state): State<EdgeState>,
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<Json<ServerDetail>> {
-    Ok(Json(detail_of(&state, &reachable(&state, &name)?)?))
+    Ok(Json(detail_of(&state, &reachable(&state, &name)?).await?))
 }
 
 /// Changes a server; absent fields stay.
@@ -113,7 +113,7 @@ async fn change_server(
     let changed = state.registry.update(&name, patch).await;
     state.audit(&caller, action, name.as_str(), &changed);
     changed?;
-    Ok(Json(detail_of(&state, &name)?))
+    Ok(Json(detail_of(&state, &name).await?))
 }
 
 /// De-registers a server and forgets the secrets that were sealed for it.
@@ -142,9 +142,9 @@ pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
     })?)
 }
 
-fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
+async fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
     let detail = if name.is_builtin() {
-        builtin::detail(state)
+        builtin::detail(state).await
     } else {
         state
             .registry
@@ -185,7 +185,7 @@ async fn probe_server(
 ) -> ApiResult<Json<HealthReport>> {
     let name = reachable(&state, &name)?;
     if name.is_builtin() {
-        return Ok(Json(detail_of(&state, &name)?.health));
+        return Ok(Json(detail_of(&state, &name).await?.health));
     }
     let settings = &state.config;
     let within = settings.health.probe_timeout_ms.millis() + settings.upstream.start_timeout_ms.millis();
