@@ -100,25 +100,14 @@ impl Gateway {
         request: ClientRequest,
         changed: Option<Box<RawValue>>,
     ) -> Result<Answer, Refusal> {
-        let ClientRequest {
-            client,
-            method,
-            params,
-            notifications,
-            ..
-        } = request;
         let upstream = self.connect(&server).await?;
-        let reply = self
-            .ask(
-                &server,
-                &upstream,
-                &method,
-                changed.or(params),
-                &client,
-                notifications,
-            )
-            .await?;
-        let answer = translate(&server, upstream.info().era, client.era, &method, reply)?;
+        let (client_era, method) = (request.client.era, request.method.clone());
+        let request = ClientRequest {
+            params: changed.or(request.params),
+            ..request
+        };
+        let reply = self.exchange(&server, &upstream, request).await?;
+        let answer = translate(&server, upstream.info().era, client_era, &method, reply)?;
         let Answer::Result(result) = answer else {
             return Ok(answer);
         };

@@ -79,10 +79,15 @@ fn is_cacheable(method: &str) -> bool {
     )
 }
 
+/// Whether the server wants input before it answers.
+pub(super) fn wants_input(result: &RawValue) -> bool {
+    let result_type = edit::member(result, "resultType").and_then(string_of);
+    result_type.is_some_and(|result_type| result_type == "input_required")
+}
+
 fn as_legacy(result: &RawValue) -> Result<Cow<'_, str>, InputRequired> {
     const MODERN_MEMBERS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
-    let result_type = edit::member(result, "resultType").and_then(string_of);
-    if result_type.is_some_and(|result_type| result_type == "input_required") {
+    if wants_input(result) {
         return Err(InputRequired);
     }
     let edits = ObjectEdits {

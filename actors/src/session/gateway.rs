@@ -17,6 +17,7 @@ use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::endpoint::Endpoint;
+use super::input::{self, INPUT_ROUNDS_MAX};
 use super::listings::LateLists;
 use super::merge::PageLimits;
 use super::messages::SessionsHandle;
@@ -140,26 +141,17 @@ impl Gateway {
         if let Some(answer) = unsubscribed(&request) {
             return Ok(answer);
         }
-        let subscribed = subscription(&request);
-        let ClientRequest {
-            client,
-            method,
-            params,
-            notifications,
-            session,
-            ..
-        } = request;
-        let reply = self
-            .ask(server, &upstream, &method, params, &client, notifications)
-            .await?;
-        if let (RawReply::Result(_), Some(uri), Some(session)) = (&reply, subscribed, session)
+        let subscribed = subscription(&request).zip(request.session.clone());
+        let (client_era, method) = (request.client.era, request.method.clone());
+        let reply = self.exchange(server, &upstream, request).await?;
+        if let (RawReply::Result(_), Some((uri, session))) = (&reply, subscribed)
             && !session.subscribe(&uri)
         {
             return Err(Refusal::InvalidParams(format!(
                 "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
             )));
         }
-        translate(server, server_era, client.era, &method, reply)
+        translate(server, server_era, client_era, &method, reply)
     }
 
     /// The connection to a server, started if need be.
@@ -167,22 +159,56 @@ impl Gateway {
         Ok(self.parts.upstreams.get(server, self.deadline(server)).await?)
     }
 
-    pub(super) async fn ask(
+    /// Makes a request, and makes it again with the client's input as often as the server wants some.
+    pub(super) async fn exchange(
         &self,
         server: &ServerName,
         upstream: &UpstreamHandle,
-        method: &str,
-        params: Option<Box<RawValue>>,
+        request: ClientRequest,
+    ) -> Result<RawReply, Refusal> {
+        let ClientRequest {
+            client,
+            method,
+            mut params,
+            notifications,
+            session,
+            ..
+        } = request;
+        let needs_bridge = client.era == Era::Legacy && upstream.info().era == Era::Modern;
+        let (Some(session), Some(to_client), true) = (session, &notifications, needs_bridge) else {
+            let options = self.options(server, &client, notifications);
+            return Ok(upstream.request(&method, params, options).await?);
+        };
+        for _ in 0..INPUT_ROUNDS_MAX {
+            let options = self.options(server, &client, Some(to_client.clone()));
+            let reply = upstream.request(&method, params.clone(), options).await?;
+            match &reply {
+                RawReply::Result(result) if bridge::wants_input(result) => {
+                    params =
+                        Some(input::gather(server, &session, to_client, params.as_deref(), result).await?);
+                }
+                _ => return Ok(reply),
+            }
+        }
+        let reason = format!("it asked {INPUT_ROUNDS_MAX} times");
+        Err(Refusal::InputRefused {
+            server: server.clone(),
+            reason,
+        })
+    }
+
+    fn options(
+        &self,
+        server: &ServerName,
         client: &Client,
         progress: Option<mpsc::Sender<RawMessage>>,
-    ) -> Result<RawReply, Refusal> {
-        let options = CallOptions {
+    ) -> CallOptions {
+        CallOptions {
             deadline: self.deadline(server),
             principal: Some(client.principal.clone()),
             progress,
             client: client.capabilities.clone(),
-        };
-        Ok(upstream.request(method, params, options).await?)
+        }
     }
 
     /// Until when a call to this server must be answered.

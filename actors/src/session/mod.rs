@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`session`], [`state`]: legacy clients' sessions and the table of them; [`endpoint`]: where they connect
 //! - [`names`], [`merge`], [`readdress`]: many servers as one: naming, lists in pages, addresses in results
-//! - [`bridge`]: replies between the eras
+//! - [`bridge`]: replies between the eras; `input`: what modern servers want of legacy clients
 //! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
 //! - [`notices`]: what clients are told without having asked
 //!
@@ -21,6 +21,7 @@ mod aggregate;
 pub mod bridge;
 pub mod endpoint;
 pub mod gateway;
+mod input;
 pub mod introduction;
 mod listings;
 pub mod merge;

@@ -34,6 +34,14 @@ pub enum Refusal {
     /// The server wants input that this client has no way to give.
     #[error("server {0} wants input from the user, which reaches only clients of revision 2026-07-28")]
     InputRequired(ServerName),
+    /// The server wanted input, and the client did not give it.
+    #[error("server {server} wants input from the user: {reason}")]
+    InputRefused {
+        /// The server.
+        server: ServerName,
+        /// Why there is none.
+        reason: String,
+    },
     /// The client has cancelled the request.
     #[error("the request was cancelled")]
     Cancelled,
@@ -51,7 +59,7 @@ impl Coded for Refusal {
             Self::MethodNotFound(_) | Self::UnknownPrompt(_) | Self::UnknownResource(_) => Code::NotFound,
             Self::InvalidParams(_) => Code::InvalidField,
             Self::UnknownTool(_) => Code::ToolNotFound,
-            Self::InputRequired(_) => Code::UpstreamProtocol,
+            Self::InputRequired(_) | Self::InputRefused { .. } => Code::UpstreamProtocol,
             Self::Cancelled => Code::CallCancelled,
             Self::TooManyCalls(_) => Code::TooManyRequests,
             Self::Upstream(error) => error.code(),

@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, ProtocolVersion};
 
 use super::endpoint::Endpoint;
 
+/// The most questions of servers that one client may have before it at the same time.
+const QUESTIONS_MAX: usize = 64;
 /// The most resources that one session may be subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// The most calls that one session may have in flight.
@@ -90,7 +94,15 @@ pub struct Session {
     calls: Mutex<Calls>,
     /// The addresses of the resources whose changes the client wants to hear of.
     subscriptions: Mutex<HashSet<String>>,
+    questions: Mutex<Questions>,
     ended: CancellationToken,
+}
+
+/// What the client was asked and has not answered, by the id of the request (as JSON text).
+#[derive(Debug, Default)]
+struct Questions {
+    open: HashMap<Box<str>, oneshot::Sender<RawReply>>,
+    next_number: u64,
 }
 
 /// The calls in flight, by the id that the client gave them (as JSON text).
@@ -111,6 +123,7 @@ impl Session {
             stream: Mutex::default(),
             calls: Mutex::default(),
             subscriptions: Mutex::default(),
+            questions: Mutex::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -140,6 +153,34 @@ impl Session {
         self.ended.cancel();
         for (_, (_, cancel)) in self.calls.lock().cancels.drain() {
             cancel.cancel();
+        }
+        self.questions.lock().open.clear();
+    }
+
+    /// Prepares a request to the client; nothing if it has too many before it.
+    pub(super) fn ask(&self) -> Option<Question<'_>> {
+        let (sender, answer) = oneshot::channel();
+        let mut questions = self.questions.lock();
+        if questions.open.len() >= QUESTIONS_MAX || self.ended.is_cancelled() {
+            return None;
+        }
+        questions.next_number += 1;
+        let id: Box<str> = format!("\"troupe-{}\"", questions.next_number).into();
+        questions.open.insert(id.clone(), sender);
+        Some(Question {
+            session: self,
+            id,
+            answer,
+        })
+    }
+
+    /// Hands over the client's response to a request with this id (as JSON text). One that nobody waits for is passed
+    /// over.
+    pub fn deliver(&self, id: &str, reply: RawReply) {
+        let waiting = self.questions.lock().open.remove(id);
+        if let Some(waiting) = waiting {
+            // Whoever asked may have given up at this very moment.
+            let _ = waiting.send(reply);
         }
     }
 
@@ -230,6 +271,32 @@ impl Drop for CallInSession {
         {
             calls.cancels.remove(&self.request_id);
         }
+    }
+}
+
+/// A request to the client; dropping it gives up the wait for the response.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    session: &'a Session,
+    id: Box<str>,
+    answer: oneshot::Receiver<RawReply>,
+}
+
+impl Question<'_> {
+    /// The id of the request, as JSON text.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits for the response; nothing if the session ends before.
+    pub async fn answer(mut self) -> Option<RawReply> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.session.questions.lock().open.remove(&self.id);
     }
 }
 

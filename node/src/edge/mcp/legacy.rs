@@ -15,7 +15,7 @@ use troupe_actors::session::{
     Refusal, Session,
 };
 use troupe_protocol::access::Principal;
-use troupe_protocol::jsonrpc::{Kind, Message, edit};
+use troupe_protocol::jsonrpc::{Kind, Message, RawReply, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, method};
 
 use super::Context;
@@ -41,8 +41,10 @@ pub(super) async fn receive(context: &Context<'_>, message: &Message<'_>) -> Res
             take_notification(&session, message);
             Ok(accepted())
         }
-        // Nothing was asked of the client, so this answers nothing; it does no harm either.
-        Kind::Response => Ok(accepted()),
+        Kind::Response => {
+            take_response(&session, message);
+            Ok(accepted())
+        }
     }
 }
 
@@ -211,12 +213,24 @@ fn take_notification(session: &Session, message: &Message<'_>) {
     }
 }
 
+/// The client's answer to a request that a server made on a call's stream.
+fn take_response(session: &Session, message: &Message<'_>) {
+    let reply = match (message.result, message.error) {
+        (Some(result), _) => RawReply::Result(result.to_owned()),
+        (None, Some(error)) => RawReply::Error(error.to_owned()),
+        (None, None) => return,
+    };
+    if let Some(id) = message.id {
+        session.deliver(id.get(), reply);
+    }
+}
+
 /// Opens the session's stream of notices.
 pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
     let session = session_of(context)?;
     let in_session = session.open_stream();
     let must_end = in_session.must_end();
-    let stopping = context.state.stopping.clone();
+    let no_longer = context.no_longer_served();
     let listening = Arc::clone(&session);
     Ok(event_stream::of_notices(NoticeStream {
         opening: ": open\n\n".to_owned(),
@@ -225,7 +239,7 @@ pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
         end: Box::pin(async move {
             tokio::select! {
                 () = must_end => {}
-                () = stopping.cancelled() => {}
+                () = no_longer => {}
             }
         }),
         closing: String::new(),

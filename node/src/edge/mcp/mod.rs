@@ -17,6 +17,8 @@ mod modern;
 mod negotiation;
 mod reply;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -36,6 +38,9 @@ use super::body::{BodyLimits, WholeBody, read_body};
 use super::problem::ApiError;
 use super::{Caller, EdgeState};
 
+/// How often the owner of an open stream is looked at again: a revoked key must not listen on.
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The routes of the MCP faces. Their callers are known (see [`super::auth::Caller`]) when a handler runs.
 pub fn routes() -> Router<EdgeState> {
     Router::new()
@@ -50,6 +55,25 @@ struct Context<'a> {
     principal: Principal,
     headers: McpHeaders<'a>,
     accepts: Accepts,
+}
+
+impl Context<'_> {
+    /// Resolves when a stream to the caller must end: the node stops, or the caller's key has been revoked.
+    fn no_longer_served(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (stopping, access) = (self.state.stopping.clone(), self.state.access.clone());
+        let key_id = self.principal.key_id;
+        async move {
+            let revoked = async {
+                while key_id.is_none_or(|key_id| access.has_key(key_id)) {
+                    tokio::time::sleep(KEY_CHECK_INTERVAL).await;
+                }
+            };
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = revoked => {}
+            }
+        }
+    }
 }
 
 async fn post_to_all(State(state): State<EdgeState>, caller: Caller, request: Request) -> Response {

@@ -167,7 +167,6 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
     }
     let wanted = Wanted::read(message)?;
     let id: Box<str> = message.id.map_or("null", RawValue::get).into();
-    let stopping = context.state.stopping.clone();
     let closing = Answer::Result(
         format!(
             r#"{{"resultType":"complete","_meta":{{"{}":{id}}}}}"#,
@@ -180,7 +179,7 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
         notices: context.state.gateway.notices(&context.endpoint),
         closing: frame(&closing.to_response(&id)),
         render: Box::new(move |notice| wanted.includes(notice).then(|| tagged(notice, &id))),
-        end: Box::pin(async move { stopping.cancelled().await }),
+        end: Box::pin(context.no_longer_served()),
         in_session: None,
     }))
 }
