@@ -45,7 +45,10 @@ const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub fn routes() -> Router<EdgeState> {
     Router::new()
         .route("/mcp", post(post_to_all).get(open_for_all).delete(delete_at_all))
-        .route("/mcp/servers/{name}", post(post_to_server).get(open_for_server).delete(delete_at_server))
+        .route(
+            "/mcp/servers/{name}",
+            post(post_to_server).get(open_for_server).delete(delete_at_server),
+        )
 }
 
 /// What the handlers know of a request besides its message.
@@ -77,7 +80,9 @@ impl Context<'_> {
 }
 
 async fn post_to_all(State(state): State<EdgeState>, caller: Caller, request: Request) -> Response {
-    receive(&state, Endpoint::Aggregate, caller, request).await.unwrap_or_else(IntoResponse::into_response)
+    receive(&state, Endpoint::Aggregate, caller, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn post_to_server(
@@ -109,7 +114,9 @@ async fn open_for_server(
 }
 
 async fn delete_at_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
-    delete(&state, Endpoint::Aggregate, caller, &headers).await.unwrap_or_else(IntoResponse::into_response)
+    delete(&state, Endpoint::Aggregate, caller, &headers)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn delete_at_server(
@@ -126,12 +133,21 @@ async fn delete_at_server(
 }
 
 fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
-    let server = ServerName::new(name).ok().filter(|server| state.gateway.knows(server.as_str()));
-    server.map(Endpoint::Server).ok_or_else(|| Fault::unknown_server(name))
+    let server = ServerName::new(name)
+        .ok()
+        .filter(|server| state.gateway.knows(server.as_str()));
+    server
+        .map(Endpoint::Server)
+        .ok_or_else(|| Fault::unknown_server(name))
 }
 
 /// A message comes in.
-async fn receive(state: &EdgeState, endpoint: Endpoint, caller: Caller, request: Request) -> Result<Response, Fault> {
+async fn receive(
+    state: &EdgeState,
+    endpoint: Endpoint,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Fault> {
     let accepts = accepted_forms(state, request.headers())?;
     if !negotiation::is_json(request.headers()) {
         return Err(Fault::not_json());
@@ -140,7 +156,13 @@ async fn receive(state: &EdgeState, endpoint: Endpoint, caller: Caller, request:
     let headers = McpHeaders::read(&parts.headers)?;
     let body = read_message(state, &parts, body).await?;
     let message = Message::parse(&body).map_err(|error| Fault::not_a_message(&error))?;
-    let context = Context { state, endpoint, principal: caller.principal, headers, accepts };
+    let context = Context {
+        state,
+        endpoint,
+        principal: caller.principal,
+        headers,
+        accepts,
+    };
     let meta = era::meta_of(&message);
     let received = match era::era_of(&context.headers, &message, meta) {
         Era::Legacy => legacy::receive(&context, &message).await,
@@ -159,7 +181,9 @@ async fn read_message(state: &EdgeState, parts: &Parts, body: axum::body::Body) 
     };
     let mut request = Request::new(body);
     *request.headers_mut() = parts.headers.clone();
-    read_body(request, &limits).await.map_err(|error: ApiError| Fault::of_problem(error.problem()))
+    read_body(request, &limits)
+        .await
+        .map_err(|error: ApiError| Fault::of_problem(error.problem()))
 }
 
 fn accepted_forms(state: &EdgeState, headers: &HeaderMap) -> Result<Accepts, Fault> {
@@ -169,11 +193,20 @@ fn accepted_forms(state: &EdgeState, headers: &HeaderMap) -> Result<Accepts, Fau
         (true, false) => state.config.mcp.accept_json_only,
         (false, false) => false,
     };
-    if suffices { Ok(accepts) } else { Err(Fault::not_acceptable("application/json and text/event-stream")) }
+    if suffices {
+        Ok(accepts)
+    } else {
+        Err(Fault::not_acceptable("application/json and text/event-stream"))
+    }
 }
 
 /// GET: a legacy client opens the stream of its session.
-fn open(state: &EdgeState, endpoint: Endpoint, caller: Caller, headers: &HeaderMap) -> Result<Response, Fault> {
+fn open(
+    state: &EdgeState,
+    endpoint: Endpoint,
+    caller: Caller,
+    headers: &HeaderMap,
+) -> Result<Response, Fault> {
     let accepts = Accepts::read(headers);
     let headers = McpHeaders::read(headers)?;
     if headers.is_modern() {
@@ -182,7 +215,13 @@ fn open(state: &EdgeState, endpoint: Endpoint, caller: Caller, headers: &HeaderM
     if !accepts.event_stream {
         return Err(Fault::not_acceptable("text/event-stream"));
     }
-    legacy::open_stream(&Context { state, endpoint, principal: caller.principal, headers, accepts })
+    legacy::open_stream(&Context {
+        state,
+        endpoint,
+        principal: caller.principal,
+        headers,
+        accepts,
+    })
 }
 
 /// DELETE: a legacy client ends its session.
@@ -197,5 +236,12 @@ async fn delete(
     if headers.is_modern() {
         return Err(Fault::modern_is_post_only());
     }
-    legacy::end_session(&Context { state, endpoint, principal: caller.principal, headers, accepts }).await
+    legacy::end_session(&Context {
+        state,
+        endpoint,
+        principal: caller.principal,
+        headers,
+        accepts,
+    })
+    .await
 }
