@@ -100,7 +100,7 @@ fn of_model(model: &ModelStatus) -> Option<Warning> {
     Some(Warning {
         code: "model_absent".to_owned(),
         severity,
-        text: format!("tools are found by words alone: {}", model.detail),
+        text: model.detail.clone(),
         subject: String::new(),
     })
 }

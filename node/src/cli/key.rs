@@ -22,7 +22,7 @@ pub enum KeyCommand {
         /// For whom or what.
         name: String,
         /// What its holder may do: user, operator or admin.
-        #[arg(long, default_value_t = Role::User)]
+        #[arg(long, default_value_t = Role::User, value_parser = role)]
         role: Role,
     },
     /// List the keys; never the keys themselves.
@@ -34,6 +34,10 @@ pub enum KeyCommand {
     },
     /// Make a one-time link that signs a browser in as administrator.
     LoginLink,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    text.parse().map_err(|_| "allowed: user, operator, admin".to_owned())
 }
 
 pub async fn run(client: &Client, command: KeyCommand, output: Output) -> Result<ExitCode, CliError> {
