@@ -129,6 +129,7 @@ async fn search_in_2120_servers_is_quick() {
         ("a page", "/api/v1/servers?limit=50&sort=name"),
     ];
     for (what, path) in lists {
+        let cpu_before = process::cpu_ms(node.pid());
         let mut rounds: Vec<(Duration, Duration)> = Vec::new();
         for _ in 0..ROUNDS {
             let mut samples = Vec::new();
@@ -141,11 +142,17 @@ async fn search_in_2120_servers_is_quick() {
             }
             rounds.push((percentile(&mut samples, 99), percentile(&mut samples, 50)));
         }
+        let cpu = (process::cpu_ms(node.pid()) - cpu_before) as f64 / (ROUNDS * REQUESTS) as f64;
         // the round that other work on the machine disturbed least
         let (p99, p50) = rounds.into_iter().min().expect("there were rounds");
         let what = format!("{what} in 2,120 servers, over HTTP");
-        figure(&what, format_args!("p50 {p50:.1?}, p99 {p99:.1?}"), "p99 5 ms");
-        assert_within(&what, p99, Duration::from_millis(5));
+        figure(
+            &what,
+            format_args!("p50 {p50:.1?}, p99 {p99:.1?}, {cpu:.2} ms of CPU each"),
+            "p99 5 ms; 15 ms beside other work",
+        );
+        assert_within(&what, p99, Duration::from_millis(15));
+        assert_within(&format!("{what}, CPU in ms"), cpu, 5.0);
     }
 }
 
