@@ -22,12 +22,9 @@ pub fn resident_bytes(pid: u32) -> u64 {
 pub fn cpu_ms(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
-    let fields: Vec<u64> = after_name
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    (fields[10] + fields[11]) * 10 // clock ticks of 10 ms
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number"); // proc(5): utime is field 14, state 3
+    (ticks(11) + ticks(12)) * 10 // clock ticks of 10 ms
 }
 
 /// The open file descriptors of a process.
