@@ -7,7 +7,8 @@ SHELL := bash
 CARGO ?= cargo
 # Where the release binary lands: the end-to-end tests run the very binary that people run.
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
-DENY = $(if $(wildcard tests/.cache/cargo-deny/bin/cargo-deny),tests/.cache/cargo-deny/bin/cargo-deny,cargo deny)
+# Asked when it is used: the setup just before may have put it there.
+DENY = $$([ -x tests/.cache/cargo-deny/bin/cargo-deny ] && echo tests/.cache/cargo-deny/bin/cargo-deny || echo cargo deny)
 
 .PHONY: help run setup build test test-rust test-browser web web-check bench lint fmt deny clean-cache
 
