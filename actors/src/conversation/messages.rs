@@ -44,6 +44,11 @@ pub enum ConversationMessage {
         /// How long it took, in milliseconds.
         duration_ms: u64,
     },
+    /// Choosing, filling or calling panicked.
+    WorkPanicked {
+        /// The turn.
+        turn_id: TurnId,
+    },
     /// The turn is no longer wanted. Answers whether there was one.
     Cancel(Reply<bool>),
     /// The conversation with its turns.

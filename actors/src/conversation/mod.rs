@@ -25,9 +25,11 @@ pub mod messages;
 pub mod record;
 pub mod state;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
@@ -113,17 +115,20 @@ impl ConversationActor {
                     let (turn_id, principal) = (current.turn_id, current.principal.clone());
                     let caller = Arc::clone(&self.shared.services.caller);
                     let within = self.shared.services.call_within;
-                    current.work = Some(ctx.spawn_to_self("call tool", async move {
-                        let began = Instant::now();
-                        let deadline = Deadline::within(within);
-                        let outcome = caller.call(&server, &tool, arguments, &principal, deadline).await;
-                        let duration_ms = began.elapsed().as_millis() as u64;
-                        ConversationMessage::CallEnded {
-                            turn_id,
-                            outcome,
-                            duration_ms,
-                        }
-                    }));
+                    current.work = Some(ctx.spawn_to_self(
+                        "call tool",
+                        guarded(turn_id, async move {
+                            let began = Instant::now();
+                            let deadline = Deadline::within(within);
+                            let outcome = caller.call(&server, &tool, arguments, &principal, deadline).await;
+                            let duration_ms = began.elapsed().as_millis() as u64;
+                            ConversationMessage::CallEnded {
+                                turn_id,
+                                outcome,
+                                duration_ms,
+                            }
+                        }),
+                    ));
                 }
                 Effect::Abort => {
                     if let Some(work) = self.current.as_mut().and_then(|current| current.work.take()) {
@@ -147,16 +152,19 @@ impl ConversationActor {
         let (turn_id, principal) = (current.turn_id, current.principal.clone());
         let router = self.shared.services.router.clone();
         let is_resumed = current.is_resumed;
-        current.work = Some(ctx.spawn_to_self("route", async move {
-            if is_resumed {
-                wait_for_servers(&router).await;
-            }
-            let routing = router
-                .route(&question, &context, &principal, Deadline::within(ROUTE_WITHIN))
-                .await;
-            let routed = Some(Box::new(fill::interpret(routing, &router, &principal)));
-            ConversationMessage::Routed { turn_id, routed }
-        }));
+        current.work = Some(ctx.spawn_to_self(
+            "route",
+            guarded(turn_id, async move {
+                if is_resumed {
+                    wait_for_servers(&router).await;
+                }
+                let routing = router
+                    .route(&question, &context, &principal, Deadline::within(ROUTE_WITHIN))
+                    .await;
+                let routed = Some(Box::new(fill::interpret(routing, &router, &principal)));
+                ConversationMessage::Routed { turn_id, routed }
+            }),
+        ));
     }
 
     fn fill(&mut self, task: Box<FillTask>, ctx: &Context<Self>) {
@@ -165,19 +173,22 @@ impl ConversationActor {
         };
         let (turn_id, principal) = (current.turn_id, current.principal.clone());
         let router = self.shared.services.router.clone();
-        current.work = Some(ctx.spawn_to_self("fill arguments", async move {
-            let routed = match router.tool(&task.server, &task.tool, &principal) {
-                Some(tool) => {
-                    let now = jiff::Zoned::now();
-                    fill::go_on(&task, &tool, &**router.planner(), &now, ROUTE_WITHIN).await
+        current.work = Some(ctx.spawn_to_self(
+            "fill arguments",
+            guarded(turn_id, async move {
+                let routed = match router.tool(&task.server, &task.tool, &principal) {
+                    Some(tool) => {
+                        let now = jiff::Zoned::now();
+                        fill::go_on(&task, &tool, &**router.planner(), &now, ROUTE_WITHIN).await
+                    }
+                    None => None, // it is gone meanwhile
+                };
+                ConversationMessage::Routed {
+                    turn_id,
+                    routed: routed.map(Box::new),
                 }
-                None => None, // it is gone meanwhile
-            };
-            ConversationMessage::Routed {
-                turn_id,
-                routed: routed.map(Box::new),
-            }
-        }));
+            }),
+        ));
     }
 
     /// Writes a step down, applies it, and tells who watches.
@@ -398,8 +409,14 @@ impl Actor for ConversationActor {
                 };
                 self.perform(effects, ctx).await;
             }
+            ConversationMessage::WorkPanicked { turn_id } if self.is_current(turn_id) => {
+                let effects = self.state.work_panicked();
+                self.perform(effects, ctx).await;
+            }
             // Of a turn that was cancelled.
-            ConversationMessage::Routed { .. } | ConversationMessage::CallEnded { .. } => {}
+            ConversationMessage::Routed { .. }
+            | ConversationMessage::CallEnded { .. }
+            | ConversationMessage::WorkPanicked { .. } => {}
             ConversationMessage::Cancel(reply) => {
                 let effects = self.state.cancelled();
                 let was_running = !effects.is_empty();
@@ -445,6 +462,14 @@ impl Actor for ConversationActor {
             "tool": running.and_then(|turn| turn.route.as_ref()).map(|route| format!("{}/{}", route.server, route.tool)),
             "watchers": self.events.receiver_count(),
         })
+    }
+}
+
+/// A panic in the work of a turn must not leave the turn waiting for ever.
+async fn guarded(turn_id: TurnId, work: impl Future<Output = ConversationMessage>) -> ConversationMessage {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(message) => message,
+        Err(_) => ConversationMessage::WorkPanicked { turn_id },
     }
 }
 

@@ -396,6 +396,23 @@ impl ConversationState {
         ]
     }
 
+    /// The work of the turn panicked.
+    pub fn work_panicked(&mut self) -> Vec<Effect> {
+        let Some(turn) = self.running_turn() else {
+            return Vec::new();
+        };
+        let problem = Problem::new(Code::Internal, "the work on this question panicked");
+        let is_safe = self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.safe_to_repeat);
+        let mut text = "This failed inside the node; its trace says where.".to_owned();
+        if turn.status == TurnStatus::Calling && !is_safe {
+            text.push_str(" The tool may have been at work all the same: check before you ask again.");
+        }
+        vec![finish(TurnStatus::Failed, text, Vec::new(), Some(problem))]
+    }
+
     /// Somebody no longer wants the answer.
     pub fn cancelled(&mut self) -> Vec<Effect> {
         let Some(turn) = self.running_turn() else {

@@ -167,3 +167,93 @@ async fn the_kept_examples_are_answered_with_the_model() {
         faults.join("\n")
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever people type, in whatever script, no tool's planner panics on it and none fills what its schema refuses.
+    #[test]
+    fn no_question_makes_the_rules_panic(words in proptest::collection::vec(word(), 0..12)) {
+        let question = words.join(" ");
+        static INDEX: std::sync::LazyLock<ToolIndex> =
+            std::sync::LazyLock::new(|| real_catalog().build(&Vectors::new()));
+        let now = "2026-11-22T12:30:00+00:00[UTC]".parse().unwrap();
+        let context = PlanContext::default();
+        for tool in INDEX.tools() {
+            let request =
+                PlanRequest { question: &question, tool, context: &context, now: &now, within: Duration::ZERO };
+            if let Plan::Filled(filled) = rules::plan(request) {
+                let faults = crate::router::planner::schema::faults(&tool.input_schema, &filled.arguments);
+                proptest::prop_assert!(faults.is_empty(), "{question}: {faults:?}");
+            }
+            for parameter in crate::router::planner::schema::parameters(&tool.input_schema) {
+                let _ = rules::read_reply(request, parameter.name);
+            }
+        }
+        let _ = crate::conversation::answer::pieces(&question);
+        let _ = selection::rank(&INDEX, &Query::new(&question, None), 5, |_| true);
+    }
+}
+
+/// Words that the rules look for, punctuation in odd places, and letters whose case changes their length.
+fn word() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::strategy::Strategy;
+    proptest::prop_oneof![
+        proptest::sample::select(vec![
+            "search",
+            "for",
+            "path",
+            "table",
+            "İstanbul",
+            "ẞ",
+            "ǅ",
+            "ﬁ",
+            "ΑΣ",
+            "called",
+            "\"",
+            "'",
+            "“",
+            "”",
+            "`",
+            "file:",
+            "/tmp/ä",
+            "~/",
+            "C:\\x",
+            "https://",
+            "a@b.cd",
+            "3",
+            "-1.5",
+            "1,000",
+            "pm",
+            "12:30",
+            "next",
+            "monday",
+            "2026-02-30",
+            "in",
+            "99",
+            "weeks",
+            "ago",
+            "select",
+            "from",
+            "message",
+            "of",
+            "to",
+            "Tokyo",
+            "New",
+            "York's",
+            ": ",
+            "<x>",
+            "(",
+            ")",
+            "not",
+            "recursive",
+            "=",
+            "\u{202e}",
+            "\u{0}",
+            "e\u{301}",
+            "👩‍👩‍👧",
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,8}",
+    ]
+}

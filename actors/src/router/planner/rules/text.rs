@@ -178,10 +178,8 @@ pub fn remainder(text: &str, parameter: &Parameter<'_>, tool: &ToolDocument) -> 
     if let Some(colon) = text.find(": ") {
         return Some(piece(text, colon + 2..text.len())).filter(|piece| !piece.text.is_empty());
     }
-    let lower = text.to_lowercase();
-    if lower.len() != text.len() {
-        return None; // a few letters change their length in lower case; positions would be wrong
-    }
+    // Positions in it must be positions in the text: only ASCII changes.
+    let lower = text.to_ascii_lowercase();
     let is_search = ["search", "look", "find"]
         .iter()
         .any(|verb| lower.starts_with(verb));
