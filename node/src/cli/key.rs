@@ -37,7 +37,8 @@ pub enum KeyCommand {
 }
 
 fn role(text: &str) -> Result<Role, String> {
-    text.parse().map_err(|_| "allowed: user, operator, admin".to_owned())
+    text.parse()
+        .map_err(|_| "allowed: user, operator, admin".to_owned())
 }
 
 pub async fn run(client: &Client, command: KeyCommand, output: Output) -> Result<ExitCode, CliError> {
