@@ -10,7 +10,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # Asked when it is used: the setup just before may have put it there.
 DENY = $$([ -x tests/.cache/cargo-deny/bin/cargo-deny ] && echo tests/.cache/cargo-deny/bin/cargo-deny || echo cargo deny)
 
-.PHONY: help run setup build test test-rust test-browser web web-check bench lint fmt deny clean-cache
+.PHONY: help run setup build test test-rust test-routing test-browser web web-check bench lint fmt deny clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,17 @@ test: setup build test-rust test-browser ## everything: unit, end-to-end with re
 
 test-rust: ## unit and end-to-end tests; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" $(CARGO) test --workspace --no-fail-fast
+	@$(MAKE) --no-print-directory test-routing
+
+test-routing: ## how well tools are found with the real model; needs setup once
+	@models="$(CURDIR)/tests/.cache/models"; data="$${TROUPE_SHARED_DATA:-$(CURDIR)/../shared/data}"; \
+	if [ ! -d "$$models" ]; then \
+	    echo "routing with the model: SKIPPED: $$models is absent (make setup)"; test -z "$${CI:-}"; exit; \
+	fi; \
+	tests="the_real_model_knows the_kept_examples_are_answered_with_the_model"; \
+	if [ -d "$$data/routing-tuning" ]; then tests="$$tests the_tuning_queries_find"; \
+	else echo "tuning queries: SKIPPED: $$data/routing-tuning is absent (TROUPE_SHARED_DATA names the folder)"; fi; \
+	TROUPE_MODELS="$$models" TROUPE_SHARED_DATA="$$data" $(CARGO) test -p troupe-actors --lib -- --ignored $$tests
 
 test-browser: ## browser tests in real Chromium; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" tests/browser/run

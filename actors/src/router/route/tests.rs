@@ -169,7 +169,7 @@ async fn the_kept_examples_are_answered_with_the_model() {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
 
     /// Whatever people type, in whatever script, no tool's planner panics on it and none fills what its schema refuses.
     #[test]
