@@ -11,6 +11,7 @@ use std::{
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use troupe_actors::pipeline::embedding::files::{ModelFiles, folders_to_search};
 
 use super::{
     Target,
@@ -186,23 +187,23 @@ fn admin_key(folder: &Path) -> Check {
     )
 }
 
+/// Looks where the node looks.
 fn model_files(config: &Config, data: &Path) -> Check {
-    let folder = match config.router.model_dir.as_str() {
-        "" => data.join("models"),
-        folder => folder.into(),
-    };
-    let entries = fs::read_dir(&folder)
-        .map(|entries| entries.flatten().count())
-        .unwrap_or(0);
-    if entries == 0 {
-        let detail = format!("{}: no model; tools are found by words alone", folder.display());
-        return Check::new("model files", Verdict::Warning, detail);
+    let setting = Some(config.router.model_dir.as_str())
+        .filter(|folder| !folder.is_empty())
+        .map(Path::new);
+    match ModelFiles::find(&folders_to_search(setting, data)) {
+        Ok(found) => Check::new(
+            "model files",
+            Verdict::Ok,
+            format!("{}, {}", found.model_folder.display(), found.runtime.display()),
+        ),
+        Err(missing) => Check::new(
+            "model files",
+            Verdict::Warning,
+            format!("{missing}; until then tools are found by words alone"),
+        ),
     }
-    Check::new(
-        "model files",
-        Verdict::Ok,
-        format!("{}: {entries} files", folder.display()),
-    )
 }
 
 fn port(config: &Config, running: bool) -> Check {
