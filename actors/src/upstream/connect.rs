@@ -83,7 +83,7 @@ pub(super) async fn connect(
             outcome => outcome.map_err(|attempt| attempt.failure),
         }
     };
-    timeout(limit, connecting).await.unwrap_or_else(|_| {
+    let connected = timeout(limit, connecting).await.unwrap_or_else(|_| {
         let last_words = ground.log.last_words(4);
         let said = if last_words.is_empty() {
             String::new()
@@ -91,6 +91,10 @@ pub(super) async fn connect(
             format!("; it said: {last_words}")
         };
         Err(Failure::NotSent(format!("it was not ready within {} ms{said}", limit.as_millis())).into())
+    });
+    connected.map_err(|failure| match failure {
+        ConnectFailure::Other(failure) => failure.cleaned(&ground.log).into(),
+        not_found @ ConnectFailure::CommandNotFound { .. } => not_found,
     })
 }
 

@@ -63,7 +63,7 @@ impl Connection {
             call.client,
             call.wants_progress,
         );
-        match &self.link {
+        let answered = match &self.link {
             Link::Stdio(link) => link.call(call.id, line).await,
             Link::Http(link) => {
                 let mirrored = match (call.mirrors, call.params) {
@@ -80,7 +80,8 @@ impl Connection {
                 })
                 .await
             }
-        }
+        };
+        answered.map_err(|failure| failure.cleaned(&self.wires.log))
     }
 
     /// Whether arguments are to be mirrored into headers: only modern servers over HTTP want that.
@@ -102,10 +103,11 @@ impl Connection {
     /// Sends a notification.
     pub async fn notify(&self, method: &str, params: Option<&RawValue>) -> Result<(), Failure> {
         let line = self.dialect.notification(method, params);
-        match &self.link {
+        let sent = match &self.link {
             Link::Stdio(link) => link.send(line, None),
             Link::Http(link) => link.send(method, line).await,
-        }
+        };
+        sent.map_err(|failure| failure.cleaned(&self.wires.log))
     }
 
     /// Ends the connection and what belongs to it: the process with all it started, or the session.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// A transport whose secrets have been resolved. Neither `Debug` nor `Serialize`: it holds secrets in clear.
 pub enum Endpoint {
@@ -27,13 +27,21 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The values that must not appear in logs.
+    /// The values that must not appear in logs: each whole, and without the scheme before it (`Bearer …`), as servers
+    /// repeat a token without that.
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let values = match self {
             Self::Stdio { env, .. } => env,
             Self::StreamableHttp { headers, .. } => headers,
         };
-        values.values().cloned()
+        let credential = |value: &SecretString| {
+            let (_scheme, credential) = value.expose_secret().split_once(' ')?;
+            Some(SecretString::from(credential.trim()))
+        };
+        values
+            .values()
+            .flat_map(move |value| [Some(value.clone()), credential(value)])
+            .flatten()
     }
 }
 

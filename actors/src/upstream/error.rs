@@ -3,6 +3,8 @@
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::server::ServerName;
 
+use super::log::LogRing;
+
 /// Why a request got no answer from a server. A JSON-RPC error that the server gave is an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -169,6 +171,21 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The failure without the server's secrets: servers like to repeat the credentials that they refuse.
+    pub(super) fn cleaned(self, log: &LogRing) -> Self {
+        match self {
+            Self::NotSent(reason) => Self::NotSent(log.clean(&reason)),
+            Self::Lost(reason) => Self::Lost(log.clean(&reason)),
+            Self::Overloaded(reason) => Self::Overloaded(log.clean(&reason)),
+            Self::Protocol(reason) => Self::Protocol(log.clean(&reason)),
+            Self::Refused { status, body } => Self::Refused {
+                status,
+                body: log.clean(&body),
+            },
+            Self::TooLarge(bytes_max) => Self::TooLarge(bytes_max),
+        }
+    }
+
     /// The failure in the words of the caller's request.
     pub(super) fn into_error(self, server: &ServerName, method: &str) -> UpstreamError {
         let (server, method) = (server.clone(), method.to_owned());

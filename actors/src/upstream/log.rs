@@ -24,7 +24,10 @@ impl LogRing {
     /// Replaces the values that are blotted out of every line from now on.
     pub(super) fn redact(&self, secrets: impl IntoIterator<Item = SecretString>) {
         let long_enough = |secret: &SecretString| secret.expose_secret().len() >= REDACTED_SECRET_BYTES_MIN;
-        *self.secrets.lock() = secrets.into_iter().filter(long_enough).collect();
+        let mut secrets: Vec<SecretString> = secrets.into_iter().filter(long_enough).collect();
+        // The longest first: one may be a part of another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose_secret().len()));
+        *self.secrets.lock() = secrets;
     }
 
     /// The text without the server's secrets.

@@ -418,3 +418,26 @@ async fn a_stream_that_a_legacy_server_ends_early_is_taken_up_again() {
         "the call itself is not repeated"
     );
 }
+
+#[tokio::test]
+async fn a_credential_that_the_server_repeats_is_in_no_error() {
+    let repeat = |headers: HeaderMap| async move {
+        let given = headers["authorization"].to_str().unwrap();
+        let token = given.trim_start_matches("Bearer ");
+        (
+            StatusCode::UNAUTHORIZED,
+            format!("unknown token {token} in {given:?}"),
+        )
+    };
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+    let app = Router::new().route("/mcp", any(repeat));
+    let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let bed = Bed::new().await;
+    bed.register_url("web", &url);
+    let error = bed.call("web", "echo").await.unwrap_err().to_string();
+    assert!(error.contains("unknown token [secret]"), "{error}");
+    assert!(!error.contains("s3cr3t-t0k3n"), "{error}");
+    task.abort();
+    bed.shutdown().await;
+}
