@@ -1,5 +1,6 @@
 //! Which keys, codes and sessions there are, and what may be done with them. Decides; reads no clock and writes nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::view::AccessView;
 
 /// The most keys.
 pub const KEYS_MAX: usize = 10_000;
-/// The most browser sessions; one more ends the one that was unused the longest.
+/// The most browser sessions; one more ends, of those of the key that has the most, the one that was unused the longest.
 pub const SESSIONS_MAX: usize = 1_000;
 /// The most login codes that wait to be used; one more makes the oldest worthless.
 pub const LOGIN_CODES_MAX: usize = 64;
@@ -192,10 +193,18 @@ impl AccessState {
         now: Timestamp,
     ) -> Result<(SessionRecord, Vec<TokenHash>), AccessError> {
         let key_id = self.key_of(principal)?;
-        let mut by_last_use: Vec<&SessionRecord> = self.sessions.values().collect();
-        by_last_use.sort_by_key(|session| (session.last_seen_at, session.hash));
-        let too_many = (by_last_use.len() + 1).saturating_sub(SESSIONS_MAX);
-        let evicted = by_last_use
+        let mut held: HashMap<KeyId, usize> = HashMap::new();
+        for session in self.sessions.values() {
+            *held.entry(session.key_id).or_default() += 1;
+        }
+        // Who signs in again and again ends sessions of its own, not those of others.
+        let mut candidates: Vec<&SessionRecord> = self.sessions.values().collect();
+        candidates.sort_by_key(|session| {
+            let count = held.get(&session.key_id).copied();
+            (Reverse(count), session.last_seen_at, session.hash)
+        });
+        let too_many = (candidates.len() + 1).saturating_sub(SESSIONS_MAX);
+        let evicted = candidates
             .iter()
             .take(too_many)
             .map(|session| session.hash)

@@ -186,6 +186,20 @@ fn sessions_are_bounded_and_the_one_unused_the_longest_goes() {
 }
 
 #[test]
+fn who_signs_in_again_and_again_ends_no_session_of_others() {
+    let mut state = AccessState::default();
+    let (admin, _) = with_key(&mut state, "admin", Role::Admin);
+    let (user, _) = with_key(&mut state, "user", Role::User);
+    let session = open(&mut state, &admin, at(0)).into_secret();
+    for n in 0..SESSIONS_MAX {
+        open(&mut state, &user, at(1 + n as i64));
+    }
+    assert_eq!(state.sessions_len(), SESSIONS_MAX);
+    let found = view(&state).authenticate_session(session.expose_secret(), at(2));
+    assert_eq!(found, Some(admin));
+}
+
+#[test]
 fn last_use_is_told_and_written_once() {
     let mut state = AccessState::default();
     let (_, key) = with_key(&mut state, "admin", Role::Admin);
