@@ -154,6 +154,7 @@ pub mod method {
     pub const PROMPTS_GET: &str = "prompts/get";
     pub const COMPLETION_COMPLETE: &str = "completion/complete";
     pub const LOGGING_SET_LEVEL: &str = "logging/setLevel";
+    pub const TASKS_LIST: &str = "tasks/list";
     pub const SUBSCRIPTIONS_LISTEN: &str = "subscriptions/listen";
     pub const ROOTS_LIST: &str = "roots/list";
     pub const SAMPLING_CREATE_MESSAGE: &str = "sampling/createMessage";

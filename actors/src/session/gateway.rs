@@ -238,6 +238,8 @@ fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, 
             | method::RESOURCES_UNSUBSCRIBE,
         ) => not_found(),
         (Era::Legacy, _, method::DISCOVER | method::SUBSCRIPTIONS_LISTEN) => not_found(),
+        // To a server all clients here are one: it would list the tasks of all of them.
+        (_, _, method::TASKS_LIST) => not_found(),
         (Era::Legacy, Era::Modern, method::PING | method::LOGGING_SET_LEVEL) => {
             Some(Ok(Answer::Result("{}".into())))
         }

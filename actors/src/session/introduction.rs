@@ -63,6 +63,9 @@ fn translated(client: Era, server: Era, capabilities: Value) -> Value {
     let Value::Object(mut capabilities) = capabilities else {
         return json!({});
     };
+    if let Some(Value::Object(tasks)) = capabilities.get_mut("tasks") {
+        tasks.remove("list"); // see `gateway::answer_here`
+    }
     if client != server {
         for of_one_era in ["logging", "tasks", "extensions"] {
             capabilities.remove(of_one_era);
