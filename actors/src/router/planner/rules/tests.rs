@@ -116,3 +116,11 @@ fn a_reply_is_read_as_the_parameter_wants_it() {
     assert_eq!(reply("no", "force"), Some(json!(false)));
     assert_eq!(reply("whatever", "count"), None);
 }
+
+/// In lower case the first letter grows by a byte and the last loses one.
+#[test]
+fn letters_that_change_their_length_in_lower_case_do_no_harm() {
+    let tool = tool(json!({"message": {"type": "string"}}), &["message"]);
+    let found = arguments("İ message—xẞ", &tool, &PlanContext::default());
+    assert_eq!(found["message"], "—xẞ");
+}
