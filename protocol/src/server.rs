@@ -4,6 +4,7 @@
 //! - [`name`]: the slug by which everything here calls a server
 //! - [`manifest`]: the official `server.json` (schema 2025-12-11), unknown fields kept
 //! - [`operation`]: our part: is it enabled, how is it reached, which secrets does it use
+//! - `hidden_args`: command lines without the credentials in them
 //! - [`validate`]: what is wrong with a manifest or a name, and in which field
 //! - [`official`]: what the official registry API answers
 //! - [`list`]: the console's list and detail
@@ -11,6 +12,7 @@
 //!
 //! Storing, searching and importing live in `troupe_actors::registry`; how servers fare in [`crate::health`].
 
+mod hidden_args;
 pub mod list;
 pub mod manifest;
 pub mod name;

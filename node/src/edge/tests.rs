@@ -214,6 +214,38 @@ async fn roles_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_in_arguments_and_in_wrong_bodies_are_for_nobody_else() {
+    let bed = Bed::new().await;
+    let server =
+        json!({ "name": "shop", "command": "shop", "args": ["--token", "planted-1"], "enabled": false });
+    let made = bed.post("/api/v1/servers", server.to_string()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let wrong = json!({ "name": "other", "command": "other", "env": "TOKEN=planted-2" });
+    let refused = bed
+        .post("/api/v1/servers", wrong.to_string())
+        .await
+        .problem(422, "T1002");
+    assert!(refused.detail.contains("planted-2"), "{}", refused.detail);
+
+    let made = bed
+        .post(
+            "/api/v1/keys",
+            json!({ "name": "olga", "role": "operator" }).to_string(),
+        )
+        .await;
+    let operator = Bed {
+        key: made.json()["key"].as_str().unwrap().to_owned(),
+        ..bed
+    };
+    let trace = format!("/api/v1/traces/{}", refused.correlation_id.unwrap());
+    for path in ["/api/v1/servers", "/api/v1/servers/shop", &trace] {
+        let seen = operator.get(path).await;
+        assert_eq!(seen.status, StatusCode::OK, "{path}: {}", seen.text);
+        assert!(!seen.text.contains("planted"), "{path}: {}", seen.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_signs_in_and_needs_its_own_origin_for_changes() {
     let bed = Bed::new().await;
     let link = bed.post("/api/v1/login-link", "").await.json();

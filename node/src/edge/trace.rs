@@ -70,6 +70,11 @@ fn outcome_of(response: &Response) -> Outcome {
         return Outcome::Done;
     }
     let problem = response.extensions().get::<Box<Problem>>();
-    let error = problem.map_or_else(|| format!("HTTP {status}"), |problem| problem.to_string());
+    let error = match problem {
+        // Their details repeat what was sent, which may be a secret in the wrong place.
+        Some(problem) if status.is_client_error() => format!("{}: {}", problem.code, problem.title),
+        Some(problem) => problem.to_string(),
+        None => format!("HTTP {status}"),
+    };
     Outcome::Failed { error }
 }

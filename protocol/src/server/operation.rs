@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
 
+use super::hidden_args;
 use crate::access::SecretTemplate;
 
 /// How a server is operated.
@@ -67,21 +68,25 @@ impl Transport {
         }
     }
 
-    /// Where the server is, for people: the command line, or the address without user, query and fragment.
+    /// Where the server is, for people: the command line, or the address, without what may be credentials
+    /// ([`Self::without_credentials`]).
     pub fn endpoint(&self) -> String {
-        match self {
-            Self::Stdio { command, args, .. } => {
-                let mut line = command.clone();
-                for arg in args {
-                    line.push(' ');
-                    line.push_str(arg);
-                }
-                line
-            }
-            Self::StreamableHttp { url, .. } => {
-                url::Url::parse(url).map_or_else(|_| url.clone(), address_for_people)
-            }
+        match self.without_credentials() {
+            Self::Stdio { command, args, .. } => [vec![command], args].concat().join(" "),
+            Self::StreamableHttp { url, .. } => url,
         }
+    }
+
+    /// The transport as people who do not administer it may see it: addresses without user, query and fragment, and
+    /// arguments without the values that their names call a credential.
+    #[must_use]
+    pub fn without_credentials(&self) -> Self {
+        let mut shown = self.clone();
+        match &mut shown {
+            Self::Stdio { args, .. } => hidden_args::hide(args),
+            Self::StreamableHttp { url, .. } => *url = address_for_people(url),
+        }
+        shown
     }
 
     /// Every value that may refer to secrets, with the name of its header or variable.
@@ -94,7 +99,14 @@ impl Transport {
     }
 }
 
-fn address_for_people(mut url: url::Url) -> String {
+/// An address without user, query and fragment; any other text as it is.
+pub(super) fn address_for_people(text: &str) -> String {
+    let Ok(mut url) = url::Url::parse(text) else {
+        return text.to_owned();
+    };
+    if !url.has_host() {
+        return text.to_owned();
+    }
     url.set_query(None);
     url.set_fragment(None);
     // Both fail only for addresses that cannot have a user, which then have none to hide.

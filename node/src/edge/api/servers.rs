@@ -11,9 +11,11 @@ use troupe_actors::{
     runtime::Deadline,
 };
 use troupe_protocol::{
+    access::Role,
     health::{HealthHistory, HealthReport, TestReport},
     server::{
-        ImportReport, ImportSource, NewServer, ServerDetail, ServerName, ServerPage, ServerPatch, ServerQuery,
+        ImportReport, ImportSource, NewServer, ServerDetail, ServerName, ServerPage, ServerPatch,
+        ServerQuery, Transport,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -81,16 +83,22 @@ async fn import_servers(
     Ok(Json(report?))
 }
 
-/// Everything about one server.
+/// Everything about one server. Only administrators see credentials that stand in its arguments or its address.
 #[utoipa::path(
     get, path = "/api/v1/servers/{name}", tag = "servers", params(("name" = ServerName, Path)),
     responses((status = 200, body = ServerDetail))
 )]
 async fn show_server(
     State(state): State<EdgeState>,
+    caller: Caller,
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<Json<ServerDetail>> {
-    Ok(Json(detail_of(&state, &reachable(&state, &name)?).await?))
+    let mut detail = detail_of(&state, &reachable(&state, &name)?).await?;
+    if !caller.principal.may(Role::Admin) {
+        let transport = detail.operation.transport.as_ref();
+        detail.operation.transport = transport.map(Transport::without_credentials);
+    }
+    Ok(Json(detail))
 }
 
 /// Changes a server; absent fields stay.
