@@ -186,7 +186,11 @@ async fn call(
         session: Some(Arc::clone(&session)),
     };
     let gateway = context.state.gateway.clone();
-    let answered = async move { answer_unless_cancelled(in_session, gateway.answer(request)).await };
+    let body = context.body.clone();
+    let answered = async move {
+        let _counted = body;
+        answer_unless_cancelled(in_session, gateway.answer(request)).await
+    };
     let call: PendingCall = Box::pin(trace::within(trace::current(), answered));
     Ok(reply_to
         .call(Box::pin(context.state.sessions.unhurried(call)), received)

@@ -17,6 +17,7 @@ mod modern;
 mod negotiation;
 mod reply;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -58,6 +59,9 @@ struct Context<'a> {
     principal: Principal,
     headers: McpHeaders<'a>,
     accepts: Accepts,
+    /// The body, if there is one. Who works on its message holds it too, so that it counts against the budget of all
+    /// bodies until the work is done, however early the client leaves.
+    body: Option<Arc<WholeBody>>,
 }
 
 impl Context<'_> {
@@ -154,7 +158,7 @@ async fn receive(
     }
     let (parts, body) = request.into_parts();
     let headers = McpHeaders::read(&parts.headers)?;
-    let body = read_message(state, &parts, body).await?;
+    let body = Arc::new(read_message(state, &parts, body).await?);
     let message = Message::parse(&body).map_err(|error| Fault::not_a_message(&error))?;
     let context = Context {
         state,
@@ -162,6 +166,7 @@ async fn receive(
         principal: caller.principal,
         headers,
         accepts,
+        body: Some(Arc::clone(&body)),
     };
     let meta = era::meta_of(&message);
     let received = match era::era_of(&context.headers, &message, meta) {
@@ -221,6 +226,7 @@ fn open(
         principal: caller.principal,
         headers,
         accepts,
+        body: None,
     })
 }
 
@@ -242,6 +248,7 @@ async fn delete(
         principal: caller.principal,
         headers,
         accepts,
+        body: None,
     })
     .await
 }

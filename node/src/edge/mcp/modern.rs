@@ -102,7 +102,11 @@ async fn call(
         session: None,
     };
     let gateway = context.state.gateway.clone();
-    let answered = async move { gateway.answer(request).await };
+    let body = context.body.clone();
+    let answered = async move {
+        let _counted = body;
+        gateway.answer(request).await
+    };
     let call: PendingCall = Box::pin(trace::within(trace::current(), answered));
     reply_to(context, message).call(call, received).await
 }
