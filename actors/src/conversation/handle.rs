@@ -23,7 +23,8 @@ use super::messages::ConversationMessage;
 use super::record::{ConversationRecord, ConversationTrees, Owner};
 use crate::router::RouterHandle;
 use crate::runtime::{
-    AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, SupervisorHandle, SupervisorSpec, System, trace,
+    AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorHandle,
+    SupervisorSpec, System, trace,
 };
 use crate::store::Store;
 
@@ -421,6 +422,18 @@ impl ConversationsHandle {
         }
     }
 
+    /// Starts an actor. One that nobody reaches any more, since it was idle and is about to end, makes way first.
+    async fn start(&self, spec: ChildSpec) -> Result<(), ConversationError> {
+        let supervisor = &self.shared.supervisor;
+        let deadline = Deadline::within(ANSWER_WITHIN);
+        let path = match supervisor.start_child(spec.clone(), deadline).await {
+            Err(StartChildError::AlreadyRunning(path)) => path,
+            started => return Ok(started?),
+        };
+        supervisor.stop_child(&path, deadline).await?;
+        Ok(supervisor.start_child(spec, deadline).await?)
+    }
+
     /// The conversation's mailbox; its actor is started if need be.
     async fn mailbox(&self, id: ConversationId) -> Result<Mailbox<ConversationMessage>, ConversationError> {
         let mut live = self.shared.live.lock().await;
@@ -434,10 +447,7 @@ impl ConversationsHandle {
             ConversationActor::new(id, Arc::clone(&of_actor))
         })
         .restart(Restart::Transient);
-        self.shared
-            .supervisor
-            .start_child(spec, Deadline::within(ANSWER_WITHIN))
-            .await?;
+        self.start(spec).await?;
         live.insert(id, mailbox.clone());
         Ok(mailbox)
     }
