@@ -104,7 +104,7 @@ impl Actor for Access {
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
         self.state = load(&self.keys, &self.sessions)?;
         self.publish();
-        self.tidy().await?;
+        self.tidy_if_possible().await;
         let _timer = ctx.send_after(TIDY_EVERY, AccessMessage::Tidy);
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Actor for Access {
             }
             AccessMessage::CloseSession { token, reply } => reply.send(self.close_session(token).await),
             AccessMessage::Tidy => {
-                self.tidy().await?;
+                self.tidy_if_possible().await;
                 let _timer = ctx.send_after(TIDY_EVERY, AccessMessage::Tidy);
             }
         }
@@ -133,9 +133,7 @@ impl Actor for Access {
     }
 
     async fn stopped(&mut self, _: &ExitReason) {
-        if let Err(error) = self.tidy().await {
-            tracing::warn!(%error, "cannot write down when keys were used");
-        }
+        self.tidy_if_possible().await;
     }
 
     fn snapshot(&self) -> serde_json::Value {
@@ -208,8 +206,15 @@ impl Access {
         Ok(())
     }
 
+    /// A disk that takes no more is no reason to turn everybody away who has a key.
+    async fn tidy_if_possible(&mut self) {
+        if let Err(error) = self.tidy().await {
+            tracing::warn!(%error, "cannot write down when keys were used");
+        }
+    }
+
     /// Writes down what was used, removes what has expired.
-    async fn tidy(&mut self) -> Result<(), ActorError> {
+    async fn tidy(&mut self) -> Result<(), StoreError> {
         let used = self.state.take_fresh_usage(&self.view.load());
         let keys = used
             .keys
