@@ -35,7 +35,7 @@ fn a_full_manifest_is_right_and_comes_out_as_it_went_in() {
         "icons": [{"src": "https://example.com/i.png", "mimeType": "image/png", "sizes": ["48x48"], "theme": "dark"}],
         "packages": [{
             "registryType": "npm",
-            "registryBaseUrl": "https://registry.npmjs.org",
+            "registryBaseUrl": "https://packages.example.org",
             "identifier": "@example/full",
             "version": "2.1.0",
             "runtimeHint": "npx",
