@@ -119,7 +119,7 @@ async fn when_nothing_fits_it_says_so_and_calls_nothing() {
 }
 
 #[tokio::test]
-async fn a_missing_argument_is_asked_for_and_then_used() {
+async fn a_missing_argument_is_asked_for() {
     let Some(time) = parts::time() else { return };
     let node = Node::start().await;
     node.add_server("time", &time).await;
