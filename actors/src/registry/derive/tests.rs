@@ -40,9 +40,11 @@ fn packages_are_run_by_the_runner_of_their_registry() {
         "packageArguments": [{"type": "named", "name": "--zone", "value": "UTC"}]}),
     );
     assert_eq!(command_line(&pypi), "uvx b@1.2.3 --zone UTC");
-    let oci = package(json!({"registryType": "oci", "identifier": "images.example.org/a/b:1",
+    let oci = package(
+        json!({"registryType": "oci", "identifier": "images.example.org/a/b:1",
         "runtimeArguments": [{"type": "named", "name": "-v", "value": "/a:/b"}],
-        "environmentVariables": [{"name": "LEVEL", "default": "info"}]}));
+        "environmentVariables": [{"name": "LEVEL", "default": "info"}]}),
+    );
     assert_eq!(
         command_line(&oci),
         "docker run -i --rm -e LEVEL -v /a:/b images.example.org/a/b:1"
