@@ -232,6 +232,43 @@ codes! {
     TraceNotFound = 7006, 404, "trace not found",
         "The trace is not, or no longer, among the last 1,000.",
         "Repeat the request and look at it soon.";
+
+    NoQuorum = 8001, 503, "no quorum",
+        "This node does not follow a majority of the voters: it takes no writes and runs no placed actors.",
+        "Bring the missing nodes back, or ask a node that has a majority; `troupe status` shows who is missing.";
+    WriteConflict = 8002, 409, "write conflict",
+        "Others changed the same records again and again while this change was being made.",
+        "Try again.";
+    WriteOutcomeUnknown = 8003, 504, "write outcome unknown",
+        "The write was handed over, and nothing was heard in time of whether it was committed.",
+        "Look whether it happened before trying again.";
+    NodeUnreachable = 8004, 503, "node unreachable",
+        "The node that has what was asked for cannot be reached.",
+        "Try again: within seconds it is back, or others have taken over what it did.";
+    NodeNotFound = 8005, 404, "node not found",
+        "No member of the cluster has this name or id.",
+        "List the members with `troupe node list`.";
+    NodeNameTaken = 8006, 409, "node name taken",
+        "Another member of the cluster has this name.",
+        "Choose another with --name, or remove the old member with `troupe node remove`.";
+    JoinRefused = 8007, 403, "join refused",
+        "The join string is unknown, used up, or older than its time allows.",
+        "Make a new one with `troupe node invite`.";
+    PlacedElsewhere = 8008, 503, "placed elsewhere",
+        "What was asked for is moving between nodes, and no node could be asked in time.",
+        "Try again.";
+    PeerOverloaded = 8009, 429, "peer overloaded",
+        "Too much is on its way to the other node.",
+        "Wait and try again; `troupe status` shows the links.";
+    MajorityNeeded = 8010, 409, "majority needed",
+        "The change would leave the cluster without a majority of its voters.",
+        "Bring other nodes up first, or promote one.";
+    BackupInvalid = 8011, 422, "backup invalid",
+        "The file is not a whole backup of a cluster's state.",
+        "Give a file that `troupe backup` wrote.";
+    WireVersionUnsupported = 8012, 409, "wire version unsupported",
+        "The other node's program speaks no version of the wire that this one speaks.",
+        "Upgrade nodes one version at a time.";
 }
 
 impl Code {

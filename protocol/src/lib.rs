@@ -9,12 +9,14 @@
 //! - [`server`], [`health`]: the registry's entries and how the servers behind them fare
 //! - [`event`], [`conversation`], [`routing`]: the seven steps from a question to its answer
 //! - [`trace`], [`observe`], [`live`]: what can be seen of the actors while they work
+//! - [`cluster`]: members, epochs, where placed actors belong
 //! - [`access`]: principals, roles, keys, secrets' metadata, audit records
 //! - [`api`]: the remaining shapes of the administration API
 //! - [`wire`]: the binary encoding of messages between nodes
 
 pub mod access;
 pub mod api;
+pub mod cluster;
 pub mod conversation;
 pub mod error;
 pub mod event;

@@ -70,6 +70,7 @@ const FAMILIES: &[(u16, &str)] = &[
     (5, "T5…: routing and conversations"),
     (6, "T6…: storage and settings"),
     (7, "T7…: actors"),
+    (8, "T8…: the cluster"),
 ];
 
 fn section(entry: &CodeEntry) -> String {

@@ -1,0 +1,13 @@
+//! The cluster: members, epochs, addresses, and what its nodes tell each other and people about it.
+//!
+//! - [`member`]: nodes as the log knows them, and the membership at an epoch
+//! - [`address`]: where placed actors belong (rendezvous hashing)
+//! - [`status`]: what people see of the cluster
+
+pub mod address;
+pub mod member;
+pub mod status;
+
+pub use address::{Address, EntityKind};
+pub use member::{Epoch, Generation, Member, MemberState, Membership, NodeName, Role};
+pub use status::{ClusterStatus, ClusterWarning, LinkState, LinkStatus, LogStatus, MemberStatus};
