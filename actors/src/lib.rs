@@ -4,6 +4,7 @@
 //!
 //! # Layout
 //! - [`runtime`]: the layer over ractor that every actor goes through
+//! - [`cluster`]: how nodes find each other, talk, agree, and share out what there is one of
 //! - [`store`], [`vault`], [`access`], [`audit`]: what is kept, what is secret, who may, who did
 //! - [`registry`], [`upstream`], [`health`], [`session`]: MCP servers, connections to them, how they fare, who uses them
 //! - [`router`], [`conversation`], [`builtin`], [`pipeline`]: from a question to its answer
@@ -14,6 +15,7 @@
 pub mod access;
 pub mod audit;
 pub mod builtin;
+pub mod cluster;
 pub mod conversation;
 pub mod health;
 pub mod pipeline;

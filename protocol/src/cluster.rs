@@ -2,9 +2,11 @@
 //!
 //! - [`member`]: nodes as the log knows them, and the membership at an epoch
 //! - [`address`]: where placed actors belong (rendezvous hashing)
+//! - [`frame`]: what two nodes say over a link, as bytes
 //! - [`status`]: what people see of the cluster
 
 pub mod address;
+pub mod frame;
 pub mod member;
 pub mod status;
 
