@@ -54,28 +54,36 @@ impl Address {
     /// The member that owns this address: the one with the highest weight (rendezvous hashing, Thaler and Ravishankar
     /// 1998), so that a member that comes or goes moves only its own share. Nothing when no member is up.
     pub fn owner(&self, membership: &Membership) -> Option<NodeId> {
-        let up = membership.eligible().map(|member| member.id);
-        up.max_by_key(|id| (self.weight(*id), *id))
+        let up: Vec<NodeId> = membership.eligible().map(|member| member.id).collect();
+        self.owner_among(&up)
     }
 
-    /// FNV-1a over address and node, then a finalizer (`splitmix64`), which FNV lacks: without it similar keys gather on
-    /// one node. Part of what all nodes of a cluster must agree on.
-    fn weight(&self, node: NodeId) -> u64 {
-        let node = node.as_ulid().0.to_be_bytes();
-        let bytes = self
-            .kind
-            .as_str()
-            .bytes()
-            .chain([b'/'])
-            .chain(self.key.bytes())
-            .chain(node);
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        hash ^ (hash >> 31)
+    /// As [`owner`](Self::owner), among these members, who are up.
+    pub fn owner_among(&self, up: &[NodeId]) -> Option<NodeId> {
+        let address = self.hash();
+        up.iter().copied().max_by_key(|id| (weight(address, *id), *id))
     }
+
+    /// FNV-1a over the address as text.
+    fn hash(&self) -> u64 {
+        let bytes = self.kind.as_str().bytes().chain([b'/']).chain(self.key.bytes());
+        fnv(0xcbf2_9ce4_8422_2325, bytes)
+    }
+}
+
+/// FNV-1a over address and node, then a finalizer (`splitmix64`), which FNV lacks: without it similar keys gather on one
+/// node. Part of what all nodes of a cluster must agree on.
+fn weight(address: u64, node: NodeId) -> u64 {
+    let hash = fnv(address, node.as_ulid().0.to_be_bytes().into_iter());
+    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+fn fnv(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(start, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl fmt::Display for Address {

@@ -1,0 +1,279 @@
+//! What the rest of the node uses of the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use troupe_protocol::cluster::{
+    Address, EntityKind, Epoch, Generation, Member, MemberState, Membership, NodeName, Role,
+};
+use troupe_protocol::error::Code;
+use troupe_protocol::id::NodeId;
+use troupe_protocol::time::Timestamp;
+use troupe_protocol::wire;
+
+use super::dispatcher::{
+    EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, decoded,
+};
+use super::error::ClusterError;
+use super::lease::LeaseClock;
+use super::link::ServiceError;
+use super::placement::{Hosts, Owners, PlacedCounts, View, Whereabouts};
+use crate::runtime::{Deadline, trace};
+
+/// The cluster, for everyone else on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the parts of the cluster on this node have in common.
+pub(super) struct Shared {
+    pub node_id: NodeId,
+    pub view: ArcSwap<View>,
+    pub lease: LeaseClock,
+    /// The current epoch, and whether a lease is held; sent anew whenever an address may have changed hands.
+    pub epochs: watch::Sender<(Epoch, bool)>,
+    pub hosts: Hosts,
+    pub observers: RwLock<BTreeMap<ObserveTopic, Arc<dyn ObserveHost>>>,
+}
+
+impl std::fmt::Debug for ClusterHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ClusterHandle({})", self.shared.node_id)
+    }
+}
+
+impl ClusterHandle {
+    /// A cluster of this node alone, without actors, network or disk: everything is here. For tests of other parts.
+    pub fn alone(node_id: NodeId) -> Self {
+        let membership = Arc::new(Membership {
+            epoch: Epoch(1),
+            members: BTreeMap::from([(node_id, lone_member(node_id))]),
+        });
+        let view = View {
+            node_id,
+            owners: vec![Arc::new(Owners::of(&membership))],
+            membership,
+            cleared: Epoch(1),
+            lapses: 0,
+        };
+        let shared = Shared::new(view);
+        shared.lease.hold_for_ever();
+        shared.epochs.send_replace((Epoch(1), true));
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.shared.node_id
+    }
+
+    /// The members, as far as this node knows.
+    pub fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.shared.view.load().membership)
+    }
+
+    /// Whether this node may act for what it owns.
+    pub fn holds_lease(&self) -> bool {
+        self.shared.lease.is_held()
+    }
+
+    /// Where an address is to be asked. Does no I/O and takes well under a microsecond.
+    pub fn whereabouts(&self, address: &Address) -> Whereabouts {
+        let lease_held = self.shared.lease.is_held();
+        self.shared.view.load().whereabouts(address, lease_held)
+    }
+
+    /// The current epoch, and whether this node holds a lease. Changes, too, when only the answer of
+    /// [`whereabouts`](Self::whereabouts) may have.
+    pub fn epochs(&self) -> watch::Receiver<(Epoch, bool)> {
+        self.shared.epochs.subscribe()
+    }
+
+    /// Names what runs the placed actors of a kind on this node.
+    pub fn host(&self, kind: EntityKind, host: Arc<dyn EntityHost>) {
+        self.shared.hosts.add(kind, host);
+    }
+
+    /// Names what other nodes may look at here.
+    pub fn observe(&self, topic: ObserveTopic, host: Arc<dyn ObserveHost>) {
+        self.shared.observers.write().insert(topic, host);
+    }
+
+    /// How many placed actors run on this node.
+    pub fn placed(&self) -> PlacedCounts {
+        self.shared.hosts.counts()
+    }
+
+    /// Has all hosts settle for what this node owns now. The cluster's actors do this at each change; this is for tests
+    /// of hosts [`alone`](Self::alone).
+    pub async fn settle(&self) {
+        let view = self.shared.view.load_full();
+        self.shared.hosts.settle(&view, self.holds_lease()).await;
+    }
+
+    /// Asks the placed actor at an address, on whatever node it is.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; never later than the deadline.
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        address: &Address,
+        question: &Q,
+        deadline: Deadline,
+    ) -> Result<A, ClusterError> {
+        let question = encoded(question)?;
+        decoded(&self.ask_bytes(address, question, deadline).await?)
+    }
+
+    /// As [`ask`](Self::ask), for who encodes and decodes himself.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; never later than the deadline.
+    pub async fn ask_bytes(
+        &self,
+        address: &Address,
+        question: Bytes,
+        deadline: Deadline,
+    ) -> Result<Bytes, ClusterError> {
+        self.shared
+            .answer_here(address, question, deadline, Parts::ignored())
+            .await
+    }
+
+    /// Asks the placed actor at an address for an answer that comes in parts.
+    ///
+    /// # Errors
+    /// When the question cannot travel; all else comes from the stream.
+    pub fn stream<Q: Serialize, P: DeserializeOwned, A: DeserializeOwned>(
+        &self,
+        address: &Address,
+        question: &Q,
+        deadline: Deadline,
+    ) -> Result<EntityStream<P, A>, ClusterError> {
+        let question = encoded(question)?;
+        let (parts, received) = Parts::channel();
+        let (shared, address) = (Arc::clone(&self.shared), address.clone());
+        let answer = async move { shared.answer_here(&address, question, deadline, parts).await };
+        Ok(EntityStream::new(received, Box::pin(answer)))
+    }
+
+    /// Asks a node about itself.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; never later than the deadline.
+    pub async fn ask_node<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        topic: ObserveTopic,
+        question: &Q,
+        deadline: Deadline,
+    ) -> Result<A, ClusterError> {
+        if node != self.shared.node_id {
+            return Err(ClusterError::NodeNotFound(node.to_string()));
+        }
+        let context = self.shared.context(deadline, Parts::ignored());
+        let answer = self.shared.observe_here(&topic, encoded(question)?, context);
+        decoded(&answer_in_time(answer, deadline).await?)
+    }
+}
+
+pub(super) fn encoded<Q: Serialize>(question: &Q) -> Result<Bytes, ClusterError> {
+    let encoded = wire::encode(question);
+    encoded
+        .map(Bytes::from)
+        .map_err(|error| ClusterError::Wire(error.to_string()))
+}
+
+async fn answer_in_time(
+    answer: BoxFuture<'static, Result<Bytes, ServiceError>>,
+    deadline: Deadline,
+) -> Result<Bytes, ClusterError> {
+    match tokio::time::timeout_at(deadline.instant(), answer).await {
+        Ok(answer) => answer.map_err(ClusterError::Refused),
+        Err(_) => Err(ClusterError::DeadlineExceeded),
+    }
+}
+
+impl Shared {
+    pub fn new(view: View) -> Self {
+        Self {
+            node_id: view.node_id,
+            lease: LeaseClock::default(),
+            epochs: watch::Sender::new((view.epoch(), false)),
+            hosts: Hosts::new(),
+            observers: RwLock::new(BTreeMap::new()),
+            view: ArcSwap::from_pointee(view),
+        }
+    }
+
+    /// What a question asked on this node comes with.
+    pub fn context(&self, deadline: Deadline, parts: Parts) -> EntityContext {
+        EntityContext {
+            from: self.node_id,
+            deadline,
+            trace: trace::current(),
+            parts,
+        }
+    }
+
+    /// Has this node's own host answer.
+    pub async fn answer_here(
+        &self,
+        address: &Address,
+        question: Bytes,
+        deadline: Deadline,
+        parts: Parts,
+    ) -> Result<Bytes, ClusterError> {
+        let Some(host) = self.hosts.get(address.kind) else {
+            return Err(ClusterError::Elsewhere {
+                address: address.clone(),
+                detail: "its owner is still starting".to_owned(),
+            });
+        };
+        let context = self.context(deadline, parts);
+        answer_in_time(host.ask(address.key.clone(), question, context), deadline).await
+    }
+
+    /// Answers what is asked about this node.
+    pub fn observe_here(
+        &self,
+        topic: &ObserveTopic,
+        question: Bytes,
+        context: EntityContext,
+    ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
+        let observer = self.observers.read().get(topic).cloned();
+        match observer {
+            Some(observer) => observer.ask(question, context),
+            None => {
+                let detail = format!("node {} tells nothing about {:?}", self.node_id, topic.as_str());
+                Box::pin(async { Err(ServiceError::new(Code::NotFound, detail)) })
+            }
+        }
+    }
+}
+
+fn lone_member(id: NodeId) -> Member {
+    let name: Result<NodeName, _> = "alone".parse();
+    Member {
+        id,
+        #[expect(clippy::expect_used, reason = "a constant that is well formed")]
+        name: name.expect("a name"),
+        generation: Generation(1),
+        role: Role::Voter,
+        state: MemberState::Up,
+        cluster_address: String::new(),
+        edge_address: String::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        joined_at: Timestamp::from_unix_ms(0),
+    }
+}

@@ -1,0 +1,13 @@
+//! Placement: which addresses this node may act for, and telling the hosts of placed actors when that changes.
+//!
+//! # Layout
+//! - `view`: [`Whereabouts`], and the picture from which they are read without I/O
+//! - `hosts`: what runs placed actors here
+
+mod hosts;
+mod view;
+
+pub(in crate::cluster) use hosts::Hosts;
+pub use hosts::PlacedCounts;
+pub(in crate::cluster) use view::{Owners, View};
+pub use view::{Nowhere, Whereabouts};
