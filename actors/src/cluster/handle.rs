@@ -18,9 +18,7 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 use troupe_protocol::wire;
 
-use super::dispatcher::{
-    EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, decoded,
-};
+use super::dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, decoded};
 use super::error::ClusterError;
 use super::lease::LeaseClock;
 use super::link::ServiceError;

@@ -135,14 +135,19 @@ pub fn encode<A: Serialize>(answer: &A) -> Result<Bytes, ServiceError> {
 /// What other nodes may look at here: the supervision tree, traces, status. One for each [`ObserveTopic`].
 pub trait ObserveHost: Send + Sync + 'static {
     /// Answers another node, or this one.
-    fn ask(&self, question: Bytes, context: EntityContext) -> BoxFuture<'static, Result<Bytes, ServiceError>>;
+    fn ask(&self, question: Bytes, context: EntityContext)
+    -> BoxFuture<'static, Result<Bytes, ServiceError>>;
 }
 
 impl<F> ObserveHost for F
 where
     F: Fn(Bytes, EntityContext) -> BoxFuture<'static, Result<Bytes, ServiceError>> + Send + Sync + 'static,
 {
-    fn ask(&self, question: Bytes, context: EntityContext) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
+    fn ask(
+        &self,
+        question: Bytes,
+        context: EntityContext,
+    ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
         self(question, context)
     }
 }

@@ -9,5 +9,5 @@ mod view;
 
 pub(in crate::cluster) use hosts::Hosts;
 pub use hosts::PlacedCounts;
-pub(in crate::cluster) use view::{Owners, View};
 pub use view::{Nowhere, Whereabouts};
+pub(in crate::cluster) use view::{Owners, View};
