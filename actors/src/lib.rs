@@ -7,7 +7,6 @@
 //! - [`cluster`]: how nodes find each other, talk, agree, and share out what there is one of
 //! - [`store`], [`vault`], [`access`], [`audit`]: what is kept, what is secret, who may, who did
 //! - [`registry`], [`upstream`], [`health`], [`session`]: MCP servers, connections to them, how they fare, who uses them
-//! - [`cluster`]: nodes that form one system: links, the log, placement
 //! - [`router`], [`conversation`], [`builtin`], [`pipeline`]: from a question to its answer
 //!
 //! An actor is a folder: `mod.rs` is the thin shell, `state.rs` decides and does no I/O, `messages.rs` holds what
