@@ -3,7 +3,7 @@
 use std::{fs, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use troupe_protocol::observe::ExitReason;
 
@@ -25,6 +25,15 @@ pub struct UpArgs {
     /// Address and port for people and clients.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Address and port for other nodes.
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_listen: Option<SocketAddr>,
+    /// What people call the node; absent: made from the machine's name at the first start.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What `troupe node invite` printed on a node of the cluster to join; @FILE reads it from a file. Needed once.
+    #[arg(long, env = "TROUPE_JOIN", value_name = "STRING", hide_env_values = true)]
+    join: Option<String>,
     /// Let callers without a key use /mcp… and /v0.1… as users. Only on a loopback address.
     #[arg(long)]
     open: bool,
@@ -41,6 +50,8 @@ pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
         config: args.config,
         data: target.data.clone(),
         listen: args.listen,
+        cluster_listen: args.cluster_listen,
+        name: args.name,
         open: args.open,
         log: args.log,
         log_format: args.log_format,
@@ -50,15 +61,25 @@ pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
     )?;
+    let join = args.join.map(join_string).transpose()?;
     start_logging(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start threads: {error}")))?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, join));
     // Blocking work that hangs (a wedged disk, say) must not keep the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// The join string itself, or what stands in the file that `@FILE` names.
+fn join_string(given: String) -> Result<SecretString, CliError> {
+    let Some(file) = given.strip_prefix('@') else {
+        return Ok(SecretString::from(given.trim()));
+    };
+    let text = config::read_secret_file("--join", file)?;
+    Ok(SecretString::from(text.expose_secret().trim()))
 }
 
 fn start_logging(config: &LogConfig) {
@@ -77,8 +98,8 @@ fn start_logging(config: &LogConfig) {
     };
 }
 
-async fn serve(config: Config) -> Result<ExitCode, CliError> {
-    let mut node = Node::start(config).await.map_err(|error| match error {
+async fn serve(config: Config, join: Option<SecretString>) -> Result<ExitCode, CliError> {
+    let mut node = Node::start(config, join).await.map_err(|error| match error {
         StartError::Config(error) => CliError::from(error),
         other => CliError::Failed(other.to_string()),
     })?;

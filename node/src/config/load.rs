@@ -9,7 +9,7 @@ use std::{
 use secrecy::SecretString;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, LogFilter, LogFormat, error::nearest};
+use super::{ClusterConfig, Config, ConfigError, ListenChoice, LogFilter, LogFormat, NameChoice, error::nearest};
 
 /// Read when no file is named, if it is there.
 const FILE_DEFAULT: &str = "cluster.toml";
@@ -24,6 +24,10 @@ pub struct Flags {
     pub data: Option<PathBuf>,
     /// `--listen`
     pub listen: Option<SocketAddr>,
+    /// `--cluster-listen`
+    pub cluster_listen: Option<SocketAddr>,
+    /// `--name`
+    pub name: Option<String>,
     /// `--open`
     pub open: bool,
     /// `--log`
@@ -152,6 +156,13 @@ fn overlay_flags(config: &mut Config, flags: &Flags) -> Result<(), ConfigError> 
     if let Some(listen) = flags.listen {
         config.edge.listen = listen;
     }
+    if let Some(listen) = flags.cluster_listen {
+        config.cluster.listen = ListenChoice::exactly(listen);
+    }
+    if let Some(name) = &flags.name {
+        config.node.name =
+            NameChoice::parse(name).map_err(|what| ConfigError::Conflict(format!("--name: {what}")))?;
+    }
     if flags.open {
         config.edge.open = true;
     }
@@ -188,6 +199,39 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         return Err(ConfigError::Conflict(format!(
             "edge.open (--open) lets callers in without a key, so it is refused when listening on {listen}; allowed: a loopback address such as 127.0.0.1:7500, or keys"
         )));
+    }
+    check_cluster(&config.cluster)
+}
+
+fn check_cluster(cluster: &ClusterConfig) -> Result<(), ConfigError> {
+    let conflict = |what: String| Err(ConfigError::Conflict(what));
+    let voters_max = cluster.voters_max.get();
+    if voters_max % 2 == 0 {
+        return conflict(format!(
+            "cluster.voters_max = {voters_max}: an even number of voters stands no more failures than one less; allowed: 1, 3, 5"
+        ));
+    }
+    let listens_everywhere = cluster
+        .listen
+        .chosen()
+        .is_some_and(|listen| listen.ip().is_unspecified());
+    if listens_everywhere && cluster.advertise.get().is_none() {
+        return conflict(
+            "cluster.listen names no address under which other nodes reach this one; listen on one, or set cluster.advertise to host:port"
+                .to_owned(),
+        );
+    }
+    let (heartbeat_ms, election_ms) = (cluster.heartbeat_ms.get(), cluster.election_timeout_ms.get());
+    if election_ms < 2 * heartbeat_ms {
+        return conflict(format!(
+            "cluster.election_timeout_ms = {election_ms} leaves no room for a late heartbeat; allowed: at least twice cluster.heartbeat_ms, which is {heartbeat_ms}"
+        ));
+    }
+    let (gossip_ms, detection_ms) = (cluster.gossip_interval_ms.get(), cluster.detection_ms.get());
+    if detection_ms < 3 * gossip_ms {
+        return conflict(format!(
+            "cluster.detection_ms = {detection_ms} leaves no room for a late sign of life; allowed: at least three times cluster.gossip_interval_ms, which is {gossip_ms}"
+        ));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - this file: the settings themselves, one struct per section of `cluster.toml`;
+//! - `cluster`: the section about other nodes;
 //! - `bounded`: numbers with limits; `text`: texts with a form;
 //! - `load`: precedence (flags, environment, file, default) and where the file is;
 //! - `error`: what is said about a wrong setting: file, line, column, and what is allowed.
@@ -10,6 +11,7 @@
 //! repository; a test compares the two.
 
 mod bounded;
+mod cluster;
 mod error;
 mod load;
 #[cfg(test)]
@@ -21,9 +23,10 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use bounded::Bounded;
+pub use cluster::{CLUSTER_LISTEN_DEFAULT, ClusterConfig, ListenChoice};
 pub use error::ConfigError;
 pub use load::{Flags, data_dir_default, load, read_secret_file};
-pub use text::{HttpUrl, LogFilter};
+pub use text::{HttpUrl, LogFilter, NameChoice};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -37,6 +40,8 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 pub struct Config {
     /// The node as a process.
     pub node: NodeConfig,
+    /// Other nodes.
+    pub cluster: ClusterConfig,
     /// What is logged, and how.
     pub log: LogConfig,
     /// The port for people and clients.
@@ -65,6 +70,8 @@ pub struct Config {
 pub struct NodeConfig {
     /// Data folder; empty: the platform's.
     pub data: String,
+    /// What people call the node; empty: made from the machine's name at the first start, and kept.
+    pub name: NameChoice,
     /// Longest orderly shutdown, after which the node ends anyway.
     pub shutdown_timeout_ms: Bounded<100, { 10 * MINUTE_MS }>,
 }
@@ -73,6 +80,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             data: String::new(),
+            name: NameChoice::default(),
             shutdown_timeout_ms: const { Bounded::new(10 * SECOND_MS) },
         }
     }

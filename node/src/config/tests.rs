@@ -165,3 +165,24 @@ fn a_missing_file_is_said_to_be_missing() {
 fn suggestions_stay_silent_when_nothing_is_near() {
     assert_eq!(nearest("zzz", ["listen", "open"].into_iter()), None);
 }
+
+#[test]
+fn settings_of_the_cluster_that_do_not_go_together_are_refused() {
+    let refused = |name: &str, value: &str| load_with(&[(name, value)]).unwrap_err().to_string();
+    assert!(refused("TROUPE_CLUSTER_VOTERS_MAX", "4").ends_with("allowed: 1, 3, 5"));
+    assert!(refused("TROUPE_CLUSTER_LISTEN", "0.0.0.0:7501").contains("cluster.advertise"));
+    assert!(refused("TROUPE_CLUSTER_ELECTION_TIMEOUT_MS", "150").contains("twice cluster.heartbeat_ms"));
+    assert!(refused("TROUPE_CLUSTER_DETECTION_MS", "250").contains("cluster.gossip_interval_ms"));
+    assert!(refused("TROUPE_CLUSTER_ADVERTISE", "here").contains("host:port"));
+    assert!(refused("TROUPE_CLUSTER_LISTEN", "here").contains("allowed: an IP address and a port"));
+    assert!(refused("TROUPE_NODE_NAME", "Node A").contains("a-z, 0-9 and -"));
+}
+
+#[test]
+fn a_node_listens_everywhere_when_it_says_where_it_is_reached() {
+    let config = load_with(&[
+        ("TROUPE_CLUSTER_LISTEN", "0.0.0.0:7501"),
+        ("TROUPE_CLUSTER_ADVERTISE", "a.example.org:7501"),
+    ]);
+    assert_eq!(config.unwrap().cluster.advertise.get(), Some("a.example.org:7501"));
+}

@@ -1,6 +1,7 @@
 //! Texts with a form, checked when they are read so that the error names their place in the file.
 
 use serde::{Deserialize, Deserializer, Serialize, de};
+use troupe_protocol::cluster::NodeName;
 
 /// Which log lines are written, as `tracing_subscriber::EnvFilter` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,5 +63,43 @@ impl<'de> Deserialize<'de> for HttpUrl {
         Err(de::Error::custom(format!(
             "{text:?} is no HTTP address; allowed: a URL that starts with http:// or https://, or nothing"
         )))
+    }
+}
+
+/// A node's name, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NameChoice(Option<NodeName>);
+
+impl NameChoice {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// Says what a name looks like when `text` is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(name) => Ok(Self(Some(name))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The name that was set, if one was.
+    pub fn chosen(&self) -> Option<&NodeName> {
+        self.0.as_ref()
+    }
+}
+
+impl Serialize for NameChoice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_ref().map_or("", NodeName::as_str))
+    }
+}
+
+impl<'de> Deserialize<'de> for NameChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
     }
 }

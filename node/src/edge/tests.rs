@@ -68,7 +68,7 @@ impl Bed {
         config.node.data = folder.path().join("data").display().to_string();
         config.edge.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
-        let node = Node::start(config).await.unwrap();
+        let node = Node::start(config, None).await.unwrap();
         let key = node.first_start.as_ref().unwrap().key.expose_secret().to_owned();
         let host = node.state.config.edge.listen.to_string();
         Self {

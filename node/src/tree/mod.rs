@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use secrecy::SecretString;
 use tokio::{net::TcpSocket, time::Instant};
 use troupe_actors::{
     access::{self, AccessError, FirstStart},
@@ -96,7 +97,10 @@ impl Node {
     ///
     /// # Errors
     /// When the data folder or the port cannot be had.
-    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config, join: Option<SecretString>) -> Result<Self, StartError> {
+        if join.is_some() {
+            return Err(StartError::Tree("this version cannot join a cluster yet".to_owned()));
+        }
         let data = config.data_dir()?;
         let store = open_store(&data).await?;
         let listener = listen(&mut config)?;

@@ -29,7 +29,7 @@ async fn bed(restarts_max: u64) -> Bed {
     config.node.data = folder.path().join("data").display().to_string();
     config.edge.listen = "127.0.0.1:0".parse().unwrap();
     config.runtime.restarts_max = Bounded::new(restarts_max);
-    let node = Node::start(config).await.unwrap();
+    let node = Node::start(config, None).await.unwrap();
     let principal = node.first_start.as_ref().unwrap().principal();
     let bed = Bed {
         node,
