@@ -206,7 +206,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
 fn check_cluster(cluster: &ClusterConfig) -> Result<(), ConfigError> {
     let conflict = |what: String| Err(ConfigError::Conflict(what));
     let voters_max = cluster.voters_max.get();
-    if voters_max % 2 == 0 {
+    if voters_max.is_multiple_of(2) {
         return conflict(format!(
             "cluster.voters_max = {voters_max}: an even number of voters stands no more failures than one less; allowed: 1, 3, 5"
         ));
