@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
-use super::engine::{Engine, RawChange, Tree};
+use super::engine::{Engine, EngineError, RawChange, Tree};
 use super::identity::CommitCounter;
 use super::sled_engine::panic_text;
 
@@ -43,9 +43,11 @@ pub struct StoreStatus {
     pub failed: Option<String>,
 }
 
+/// What a write does to the database, on the commit thread.
+type Work = Box<dyn FnOnce() -> Result<(), EngineError> + Send>;
+
 struct Write {
-    tree: Arc<dyn Tree>,
-    changes: Vec<RawChange>,
+    work: Work,
     reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -91,15 +93,47 @@ impl Committer {
 
     /// Returns once the changes are on the disk. When the caller gives up waiting, they may still be written.
     pub(super) async fn write(&self, tree: Arc<dyn Tree>, changes: Vec<RawChange>) -> Result<(), StoreError> {
+        self.run(move || tree.apply(changes)).await
+    }
+
+    /// Returns once everything that was applied before, by whomever, is on the disk.
+    pub(super) async fn sync(&self) -> Result<(), StoreError> {
+        self.run(|| Ok(())).await
+    }
+
+    /// Does some work on the commit thread, and returns what it gave once what it applied is on the disk. An error of the
+    /// work is one of the database: it fails the store.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (given, taken) = oneshot::channel();
+        let work = move || {
+            let _ = given.send(work()?); // the writer may have given up waiting
+            Ok(())
+        };
         let (reply, outcome) = oneshot::channel();
         let Some(queue) = &self.queue else {
             return Err(self.ended());
         };
-        queue
-            .send(Write { tree, changes, reply })
-            .await
-            .map_err(|_| self.ended())?;
-        outcome.await.map_err(|_| self.ended())?
+        let write = Write {
+            work: Box::new(work),
+            reply,
+        };
+        queue.send(write).await.map_err(|_| self.ended())?;
+        outcome.await.map_err(|_| self.ended())??;
+        taken.await.map_err(|_| self.ended())
+    }
+
+    /// Refuses when nothing more can be written.
+    pub(super) fn refuse_failed(&self) -> Result<(), StoreError> {
+        match &self.status.lock().failed {
+            Some(reason) => Err(StoreError::Failed {
+                folder: self.folder.clone(),
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn status(&self) -> StoreStatus {
@@ -142,13 +176,11 @@ impl Worker {
     fn commit(&mut self, group: Vec<Write>) {
         let started = Instant::now();
         let writes = group.len() as u64;
-        let (changes, replies): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|write| ((write.tree, write.changes), write.reply))
-            .unzip();
+        let (works, replies): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|write| (write.work, write.reply)).unzip();
         let outcome = match self.failed.clone() {
             Some(error) => Err(error),
-            None => self.apply_and_sync(changes),
+            None => self.apply_and_sync(works),
         };
         if let Err(error) = &outcome {
             self.failed = Some(error.clone());
@@ -160,12 +192,12 @@ impl Worker {
     }
 
     /// Any failure fails the whole group and the store: what reached the disk is then unknown.
-    fn apply_and_sync(&mut self, changes: Vec<(Arc<dyn Tree>, Vec<RawChange>)>) -> Result<(), StoreError> {
+    fn apply_and_sync(&mut self, works: Vec<Work>) -> Result<(), StoreError> {
         let folder = self.folder.clone();
         let attempt = catch_unwind(AssertUnwindSafe(|| {
             let failed = |error| StoreError::engine(&folder, &error);
-            for (tree, changes) in changes {
-                tree.apply(changes).map_err(failed)?;
+            for work in works {
+                work().map_err(failed)?;
             }
             self.counter.advance(&folder)?;
             self.engine.sync().map_err(failed)?;

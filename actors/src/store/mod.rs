@@ -22,10 +22,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 mod blobs;
+mod codec;
 mod commit;
 mod engine;
 mod envelope;
@@ -33,6 +35,8 @@ mod error;
 pub mod files;
 mod identity;
 mod lock;
+mod raw_log;
+pub mod replicated;
 mod sled_engine;
 mod tree;
 mod verify;
@@ -41,13 +45,19 @@ pub use blobs::{BLOB_BYTES_MAX, BlobId, Blobs};
 pub use commit::StoreStatus;
 pub use engine::{Engine, EngineError, RawChange, RawRange, Tree};
 pub use error::StoreError;
+pub use raw_log::{Durable, LOG_ENTRY_BYTES_MAX, RawLog};
+pub use replicated::{
+    RecordBatch, ReplicatedState, ReplicatedTree, ReplicatedWrites, TreeChange, TreeFeed, WriteError,
+};
 pub use tree::{
     BATCH_BYTES_MAX, BATCH_CHANGES_MAX, Change, KEY_BYTES_MAX, Migration, RECORD_BYTES_MAX, TypedTree,
 };
 pub use verify::{VerifyProblem, VerifyReport};
 
+use crate::runtime::Deadline;
 use commit::Committer;
 use lock::FolderLock;
+use replicated::ReplicatedCore;
 use sled_engine::SledEngine;
 
 /// The store of one node. Cheap to clone; the folder is released when the last clone (and tree) is gone.
@@ -56,9 +66,21 @@ pub struct Store {
     inner: Arc<StoreInner>,
 }
 
+/// Who orders writes to replicated trees.
+enum Replication {
+    /// The store itself.
+    Alone,
+    /// The log.
+    Through(Arc<dyn ReplicatedWrites>),
+    /// The log did, until it ended.
+    Ended,
+}
+
 /// Fields are dropped in this order: the commit thread ends and lets go of the engine before the folder is unlocked.
 struct StoreInner {
     committer: Committer,
+    core: Arc<ReplicatedCore>,
+    replication: RwLock<Replication>,
     engine: Arc<dyn Engine>,
     blobs: Blobs,
     folder: PathBuf,
@@ -78,10 +100,13 @@ impl Store {
         let engine: Arc<dyn Engine> = Arc::new(SledEngine::open(data_folder)?);
         let meta = identity::adopt(data_folder, engine.as_ref())?;
         let committer = Committer::start(data_folder, Arc::clone(&engine), meta)?;
+        let core = Arc::new(ReplicatedCore::open(data_folder, engine.as_ref())?);
         let blobs = Blobs::open(data_folder)?;
         Ok(Self {
             inner: Arc::new(StoreInner {
                 committer,
+                core,
+                replication: RwLock::new(Replication::Alone),
                 engine,
                 blobs,
                 folder: data_folder.to_owned(),
@@ -104,6 +129,80 @@ impl Store {
             .tree(name)
             .map_err(|error| StoreError::engine(&self.inner.folder, &error))?;
         Ok(TypedTree::new(self.clone(), raw, name, schema_version))
+    }
+
+    /// The replicated tree with this name, without a zero byte and not empty. `schema_version` is that of `V` as this
+    /// program knows it.
+    pub fn replicated<V>(&self, name: &'static str, schema_version: u16) -> ReplicatedTree<V>
+    where
+        V: Serialize + DeserializeOwned + Send,
+    {
+        ReplicatedTree::new(self.clone(), name, schema_version)
+    }
+
+    /// From now on writes to replicated trees go through this.
+    pub fn set_replication(&self, writes: Arc<dyn ReplicatedWrites>) {
+        *self.inner.replication.write() = Replication::Through(writes);
+    }
+
+    /// From now on writes to replicated trees are refused. Lets go of what [`set_replication`](Self::set_replication) was
+    /// given, which may hold this store in turn.
+    pub fn end_replication(&self) {
+        *self.inner.replication.write() = Replication::Ended;
+    }
+
+    /// Writes a batch to replicated trees: all of it or, when a guard does not hold, nothing. Once it returns, reads on this
+    /// node show it, and it is durable.
+    ///
+    /// # Errors
+    /// When a guard does not hold, the batch is too large, or the log (or disk) does not take it.
+    pub async fn write_records(&self, batch: RecordBatch, deadline: Deadline) -> Result<(), WriteError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let log = match &*self.inner.replication.read() {
+            Replication::Alone => None,
+            Replication::Through(log) => Some(Arc::clone(log)),
+            Replication::Ended => {
+                let reason = "this node is stopping".to_owned();
+                return Err(WriteError::NoQuorum { reason });
+            }
+        };
+        let Some(log) = log else {
+            return self.write_alone(batch).await;
+        };
+        batch.check()?;
+        log.write(batch, deadline).await?;
+        Ok(())
+    }
+
+    async fn write_alone(&self, batch: RecordBatch) -> Result<(), WriteError> {
+        if self.core().applied()?.is_some() {
+            let reason = "the store belongs to a cluster, whose log is not running".to_owned();
+            return Err(WriteError::NoQuorum { reason });
+        }
+        let core = Arc::clone(self.core());
+        let written = self.committer().run(move || core.write_direct(batch)).await?;
+        written?;
+        Ok(())
+    }
+
+    /// What changes in these replicated trees from now on.
+    pub fn follow(&self, trees: &[&'static str]) -> TreeFeed {
+        TreeFeed::new(trees, self.core().feed())
+    }
+
+    /// Where the log applies its entries.
+    pub fn replicated_state(&self) -> ReplicatedState {
+        ReplicatedState::new(self.clone(), Arc::clone(self.core()))
+    }
+
+    /// A log of this name: entries by number, for the replicated log.
+    ///
+    /// # Errors
+    /// When the engine cannot open it.
+    pub fn raw_log(&self, name: &'static str) -> Result<RawLog, StoreError> {
+        RawLog::open(self.clone(), name)
     }
 
     /// The blobs of this node.
@@ -132,6 +231,10 @@ impl Store {
     fn committer(&self) -> &Committer {
         &self.inner.committer
     }
+
+    fn core(&self) -> &Arc<ReplicatedCore> {
+        &self.inner.core
+    }
 }
 
 #[cfg(test)]
@@ -142,5 +245,7 @@ mod test_commit;
 mod test_damage;
 #[cfg(test)]
 mod test_kill;
+#[cfg(test)]
+mod test_raw_log;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,13 @@
 //! A tree of records of one type.
 
-use std::marker::PhantomData;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::engine::{EngineError, RawChange, Tree};
-use super::envelope::{self, HEADER_BYTES, Place};
+use super::codec::Codec;
+use super::engine::{RawChange, Tree};
 use super::{Store, StoreError};
 
 /// The largest record, header included. Chosen with `sled_engine::SEGMENT_BYTES`; see there.
@@ -39,10 +38,7 @@ pub enum Change<V> {
 pub struct TypedTree<V> {
     store: Store,
     raw: Arc<dyn Tree>,
-    name: &'static str,
-    schema_version: u16,
-    migration: Option<Migration>,
-    records: PhantomData<fn() -> V>,
+    codec: Codec<V>,
 }
 
 impl<V> Clone for TypedTree<V> {
@@ -50,8 +46,7 @@ impl<V> Clone for TypedTree<V> {
         Self {
             store: self.store.clone(),
             raw: Arc::clone(&self.raw),
-            records: PhantomData,
-            ..*self
+            codec: self.codec.clone(),
         }
     }
 }
@@ -61,21 +56,17 @@ where
     V: Serialize + DeserializeOwned + Send,
 {
     pub(super) fn new(store: Store, raw: Arc<dyn Tree>, name: &'static str, schema_version: u16) -> Self {
-        Self {
-            store,
-            raw,
-            name,
-            schema_version,
-            migration: None,
-            records: PhantomData,
-        }
+        let codec = Codec::new(store.folder(), name, schema_version);
+        Self { store, raw, codec }
     }
 
     /// With a migration: records of earlier schema versions are brought to the present one as they are read, and stay as
     /// they are on the disk until they are written again.
-    pub fn migrating(mut self, migration: Migration) -> Self {
-        self.migration = Some(migration);
-        self
+    pub fn migrating(self, migration: Migration) -> Self {
+        Self {
+            codec: self.codec.migrating(migration),
+            ..self
+        }
     }
 
     /// The record at a key.
@@ -86,8 +77,8 @@ where
         let record = self
             .raw
             .get(key.as_bytes())
-            .map_err(|error| self.failed(&error))?;
-        record.map(|record| self.decode(key, &record)).transpose()
+            .map_err(|error| self.codec.failed(&error))?;
+        record.map(|record| self.codec.decode(key, &record)).transpose()
     }
 
     /// Writes a record. It is on the disk when this returns.
@@ -95,7 +86,7 @@ where
     /// # Errors
     /// When it is above [`RECORD_BYTES_MAX`], or the disk fails.
     pub async fn put(&self, key: &str, value: &V) -> Result<(), StoreError> {
-        let value = self.encode(key, value)?;
+        let value = self.codec.encode(key, value)?;
         self.write(vec![RawChange::Put {
             key: key.as_bytes().to_vec(),
             value,
@@ -123,7 +114,7 @@ where
         if changes.is_empty() {
             return Ok(());
         }
-        self.refuse_above(
+        self.codec.refuse_above(
             "a batch's number of changes",
             "",
             changes.len(),
@@ -134,7 +125,7 @@ where
         for change in changes {
             let raw_change = match change {
                 Change::Put(key, value) => RawChange::Put {
-                    value: self.encode(&key, &value)?,
+                    value: self.codec.encode(&key, &value)?,
                     key: key.into_bytes(),
                 },
                 Change::Remove(key) => RawChange::Remove {
@@ -144,7 +135,7 @@ where
             bytes += raw_change.bytes();
             raw_changes.push(raw_change);
         }
-        self.refuse_above("a batch", "", bytes, BATCH_BYTES_MAX)?;
+        self.codec.refuse_above("a batch", "", bytes, BATCH_BYTES_MAX)?;
         self.write(raw_changes).await
     }
 
@@ -174,11 +165,11 @@ where
 
     /// The keys, in order; records are not decoded.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = Result<String, StoreError>> + use<V> {
-        let tree = self.clone();
+        let codec = self.codec.clone();
         let records = self.raw.range(Bound::Unbounded, Bound::Unbounded);
         records.map(move |record| {
-            let (key, _) = record.map_err(|error| tree.failed(&error))?;
-            tree.key_text(key)
+            let (key, _) = record.map_err(|error| codec.failed(&error))?;
+            codec.key_text(key)
         })
     }
 
@@ -203,11 +194,11 @@ where
         from: Bound<Vec<u8>>,
         to: Bound<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<(String, V), StoreError>> + use<V> {
-        let tree = self.clone();
+        let codec = self.codec.clone();
         self.raw.range(from, to).map(move |record| {
-            let (key, record) = record.map_err(|error| tree.failed(&error))?;
-            let key = tree.key_text(key)?;
-            let value = tree.decode(&key, &record)?;
+            let (key, record) = record.map_err(|error| codec.failed(&error))?;
+            let key = codec.key_text(key)?;
+            let value = codec.decode(&key, &record)?;
             Ok((key, value))
         })
     }
@@ -215,110 +206,10 @@ where
     async fn write(&self, changes: Vec<RawChange>) -> Result<(), StoreError> {
         self.store.committer().write(Arc::clone(&self.raw), changes).await
     }
-
-    fn encode(&self, key: &str, value: &V) -> Result<Vec<u8>, StoreError> {
-        self.refuse_above("a key", key, key.len(), KEY_BYTES_MAX)?;
-        let payload =
-            serde_json::to_vec(value).map_err(|error| self.misshapen(key, self.schema_version, &error))?;
-        self.refuse_above("the record", key, HEADER_BYTES + payload.len(), RECORD_BYTES_MAX)?;
-        Ok(envelope::seal(
-            Place {
-                tree: self.name,
-                key: key.as_bytes(),
-            },
-            self.schema_version,
-            &payload,
-        ))
-    }
-
-    fn decode(&self, key: &str, record: &[u8]) -> Result<V, StoreError> {
-        let place = Place {
-            tree: self.name,
-            key: key.as_bytes(),
-        };
-        let opened = envelope::open(place, record).map_err(|error| self.corrupt(key, error.to_string()))?;
-        if opened.schema == self.schema_version {
-            return serde_json::from_slice(opened.payload)
-                .map_err(|error| self.misshapen(key, opened.schema, &error));
-        }
-        if opened.schema > self.schema_version {
-            return Err(StoreError::SchemaTooNew {
-                tree: self.name.to_owned(),
-                key: key.to_owned(),
-                found: opened.schema,
-                known: self.schema_version,
-            });
-        }
-        let earlier = serde_json::from_slice(opened.payload)
-            .map_err(|error| self.misshapen(key, opened.schema, &error))?;
-        let migrated = match self.migration {
-            Some(migrate) => migrate(opened.schema, earlier),
-            None => Err("this troupe has no migration for the tree".to_owned()),
-        };
-        let migrated =
-            migrated.and_then(|present| serde_json::from_value(present).map_err(|error| error.to_string()));
-        migrated.map_err(|reason| StoreError::Migration {
-            tree: self.name.to_owned(),
-            key: key.to_owned(),
-            from: opened.schema,
-            to: self.schema_version,
-            reason,
-        })
-    }
-
-    fn key_text(&self, key: Vec<u8>) -> Result<String, StoreError> {
-        String::from_utf8(key).map_err(|error| {
-            let key = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            self.corrupt(&key, "its key is not UTF-8".to_owned())
-        })
-    }
-
-    fn refuse_above(
-        &self,
-        what: &'static str,
-        key: &str,
-        bytes: usize,
-        bytes_max: usize,
-    ) -> Result<(), StoreError> {
-        if bytes <= bytes_max {
-            return Ok(());
-        }
-        let key = key.chars().take(80).collect();
-        Err(StoreError::TooLarge {
-            what,
-            tree: self.name.to_owned(),
-            key,
-            bytes,
-            bytes_max,
-        })
-    }
-
-    fn corrupt(&self, key: &str, reason: String) -> StoreError {
-        let folder = self.store.folder().to_owned();
-        StoreError::Corrupt {
-            folder,
-            tree: self.name.to_owned(),
-            key: key.to_owned(),
-            reason,
-        }
-    }
-
-    fn misshapen(&self, key: &str, schema: u16, error: &serde_json::Error) -> StoreError {
-        StoreError::Shape {
-            tree: self.name.to_owned(),
-            key: key.to_owned(),
-            schema,
-            reason: error.to_string(),
-        }
-    }
-
-    fn failed(&self, error: &EngineError) -> StoreError {
-        StoreError::engine(self.store.folder(), error)
-    }
 }
 
 impl RawChange {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Put { key, value } => key.len() + value.len(),
             Self::Remove { key } => key.len(),
@@ -327,7 +218,7 @@ impl RawChange {
 }
 
 /// The first key after all that begin with `prefix`. In UTF-8 no byte is 0xff, so one such byte comes after all of them.
-fn end_of_prefix(prefix: &str) -> Bound<Vec<u8>> {
+pub(super) fn end_of_prefix(prefix: &str) -> Bound<Vec<u8>> {
     if prefix.is_empty() {
         return Bound::Unbounded;
     }

@@ -1,0 +1,322 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use troupe_protocol::error::{Code, Coded};
+
+use super::*;
+use crate::runtime::Deadline;
+use crate::store::{Change, Store};
+
+fn soon() -> Deadline {
+    Deadline::within(Duration::from_secs(5))
+}
+
+fn put(tree: &ReplicatedTree<u64>, key: &str, value: u64) -> RecordBatch {
+    let mut batch = RecordBatch::default();
+    tree.put_into(&mut batch, key, &value).unwrap();
+    batch
+}
+
+fn all(tree: &ReplicatedTree<u64>) -> Vec<(String, u64)> {
+    tree.scan_prefix("").map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn without_a_log_a_write_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = Store::open(folder.path()).unwrap();
+        let numbers = store.replicated::<u64>("numbers", 1);
+        numbers.put("a", &1).await.unwrap();
+        numbers.put("b", &2).await.unwrap();
+        numbers.remove("a").await.unwrap();
+    }
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    assert_eq!(all(&numbers), [("b".to_owned(), 2)]);
+    let report = store.verify().unwrap();
+    assert_eq!(report.damaged, 0, "{report:?}");
+}
+
+#[tokio::test]
+async fn trees_do_not_see_each_other_and_scans_keep_to_their_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    let more = store.replicated::<u64>("numbers.more", 1);
+    let puts = ["a/1", "a/2", "a", "é"].map(|key| Change::Put(key.to_owned(), 1));
+    numbers.batch(puts.into()).await.unwrap();
+    more.put("a/1", &2).await.unwrap();
+    let keys = |prefix: &str| {
+        let scan = numbers.scan_prefix(prefix);
+        scan.map(|record| record.unwrap().0).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(""), ["a", "a/1", "a/2", "é"]);
+    assert_eq!(keys("a/"), ["a/1", "a/2"]);
+    assert_eq!(all(&more), [("a/1".to_owned(), 2)]);
+    assert_eq!((numbers.len().unwrap(), more.len().unwrap()), (4, 1));
+}
+
+#[tokio::test]
+async fn a_batch_happens_only_if_all_its_guards_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    numbers.put("a", &1).await.unwrap();
+    let seen = numbers.get_versioned("a").unwrap().unwrap();
+    assert_eq!(Some(seen.version), numbers.version_of("a", &1));
+
+    let mut batch = put(&numbers, "b", 2);
+    numbers.guard_into(&mut batch, "a", Some(seen.version));
+    numbers.guard_into(&mut batch, "b", None);
+    store.write_records(batch.clone(), soon()).await.unwrap();
+
+    let error = store.write_records(batch, soon()).await.unwrap_err();
+    assert_eq!(error.code(), Code::WriteConflict);
+    assert!(
+        matches!(&error, WriteError::Conflict(conflict) if conflict.key == "b"),
+        "{error:?}"
+    );
+
+    numbers.put("a", &3).await.unwrap();
+    let mut late = put(&numbers, "c", 3);
+    numbers.guard_into(&mut late, "a", Some(seen.version));
+    store.write_records(late, soon()).await.unwrap_err();
+    assert_eq!(numbers.get("c").unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_guard_sees_what_the_entries_before_it_in_the_same_step_have_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    let mut feed = store.follow(&["numbers"]);
+    let first = |value| {
+        let mut batch = put(&numbers, "a", value);
+        numbers.guard_into(&mut batch, "a", None);
+        batch
+    };
+    let state = store.replicated_state();
+    let outcomes = state
+        .apply(b"2", vec![(LogIndex(1), first(1)), (LogIndex(2), first(2))])
+        .unwrap();
+    assert!(outcomes[0].is_ok() && outcomes[1].is_err(), "{outcomes:?}");
+    assert_eq!(all(&numbers), [("a".to_owned(), 1)]);
+    assert_eq!(state.applied().unwrap().as_deref(), Some(b"2".as_slice()));
+    let told = feed.drain().unwrap();
+    assert!(
+        matches!(&told, TreeChange::Keys(keys) if keys.len() == 1),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_with_a_log_takes_no_write_past_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    store.replicated_state().apply(b"1", Vec::new()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    assert_eq!(numbers.put("a", &1).await.unwrap_err().code(), Code::NoQuorum);
+    store.end_replication();
+    assert_eq!(numbers.put("a", &1).await.unwrap_err().code(), Code::NoQuorum);
+    assert!(numbers.is_empty().unwrap());
+}
+
+/// Stands for the log: applies on this node and a second one.
+struct TwoNodes {
+    states: [ReplicatedState; 2],
+    written: Mutex<u64>,
+}
+
+impl ReplicatedWrites for TwoNodes {
+    fn write(&self, batch: RecordBatch, _: Deadline) -> BoxFuture<'_, Result<LogIndex, WriteError>> {
+        let mut written = self.written.lock();
+        *written += 1;
+        let index = LogIndex(*written);
+        let position = index.0.to_be_bytes();
+        // As it travels.
+        let bytes = troupe_protocol::wire::encode(&batch).unwrap();
+        let outcomes = self.states.each_ref().map(|state| {
+            let batch = troupe_protocol::wire::decode(&bytes).unwrap();
+            state.apply(&position, vec![(index, batch)]).unwrap()
+        });
+        assert_eq!(outcomes[0], outcomes[1]);
+        let outcome = outcomes[0][0].clone();
+        Box::pin(async move { Ok(outcome.map(|()| index)?) })
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_that_apply_the_same_batches_have_the_same_records_and_feeds() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let stores = folders
+        .each_ref()
+        .map(|folder| Store::open(folder.path()).unwrap());
+    let log: Arc<dyn ReplicatedWrites> = Arc::new(TwoNodes {
+        states: stores.each_ref().map(Store::replicated_state),
+        written: Mutex::new(0),
+    });
+    for store in &stores {
+        store.set_replication(Arc::clone(&log));
+    }
+    let trees = stores
+        .each_ref()
+        .map(|store| store.replicated::<u64>("numbers", 1));
+    let mut feed = stores[1].follow(&["numbers"]);
+    let mut other = stores[1].follow(&["others"]);
+    trees[0].put("a", &1).await.unwrap();
+    trees[1].put("b", &2).await.unwrap();
+    let seen = trees[1].get_versioned("a").unwrap().unwrap().version;
+    let guarded = |tree: &ReplicatedTree<u64>, value| {
+        let mut batch = put(tree, "a", value);
+        tree.guard_into(&mut batch, "a", Some(seen));
+        batch
+    };
+    let outcomes = [
+        stores[0].write_records(guarded(&trees[0], 5), soon()).await,
+        stores[1].write_records(guarded(&trees[1], 6), soon()).await,
+    ];
+    assert!(outcomes[0].is_ok() && outcomes[1].is_err(), "{outcomes:?}");
+    assert_eq!(all(&trees[0]), all(&trees[1]));
+    assert_eq!(trees[1].get("a").unwrap(), Some(5));
+    for key in ["a", "b", "a"] {
+        let Some(TreeChange::Keys(keys)) = feed.next().await else {
+            panic!("the feed ended")
+        };
+        assert_eq!(keys[0].key, key);
+    }
+    assert_eq!((feed.drain(), other.drain()), (None, None));
+    for store in &stores {
+        store.end_replication();
+    }
+}
+
+#[tokio::test]
+async fn who_lags_behind_the_feed_is_told_to_read_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    let mut feed = store.follow(&["numbers"]);
+    let state = store.replicated_state();
+    for n in 0..5_000_u64 {
+        let batch = put(&numbers, "a", n);
+        state.apply(&n.to_be_bytes(), vec![(LogIndex(n), batch)]).unwrap();
+    }
+    assert_eq!(feed.next().await, Some(TreeChange::Everything));
+    assert!(feed.drain().is_some());
+    assert_eq!(feed.drain(), None);
+}
+
+fn chunks(mut snapshot: ReplicatedSnapshot) -> Vec<Vec<u8>> {
+    std::iter::from_fn(|| snapshot.next_chunk().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_snapshot_is_the_state_at_its_moment_whatever_is_written_while_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let texts = store.replicated::<String>("texts", 1);
+    let state = store.replicated_state();
+    let long = |n: u64| format!("{n:0>3000}");
+    let mut written = 0;
+    let mut write = |key: u64, text: Option<String>| {
+        let mut batch = RecordBatch::default();
+        match text {
+            Some(text) => texts.put_into(&mut batch, &format!("{key:04}"), &text).unwrap(),
+            None => texts.remove_into(&mut batch, &format!("{key:04}")),
+        }
+        written += 1;
+        let position = format!("{written}");
+        state
+            .apply(position.as_bytes(), vec![(LogIndex(written), batch)])
+            .unwrap();
+    };
+    for key in (0..1_000).step_by(2) {
+        write(key, Some(long(key)));
+    }
+    let expected: Vec<_> = texts.scan_prefix("").map(Result::unwrap).collect();
+    let mut snapshot = state.snapshot().unwrap();
+    assert_eq!(snapshot.position(), Some(b"500".as_slice()));
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut chunks = Vec::new();
+    while let Some(chunk) = snapshot.next_chunk().unwrap() {
+        assert!(chunk.len() <= SNAPSHOT_CHUNK_BYTES_MAX);
+        chunks.push(chunk);
+        for _ in 0..100 {
+            let key = random.u64(..1_000);
+            write(key, random.bool().then(|| long(key + 1)));
+        }
+    }
+    assert!(chunks.len() > 10);
+
+    let other_folder = tempfile::tempdir().unwrap();
+    let other = Store::open(other_folder.path()).unwrap();
+    other.replicated::<u64>("gone", 1).put("a", &1).await.unwrap();
+    let other_texts = other.replicated::<String>("texts", 1);
+    let mut feed = other.follow(&["texts"]);
+    let mut installation = other.replicated_state().install().unwrap();
+    for chunk in &chunks {
+        installation.take(chunk).unwrap();
+        assert!(other_texts.is_empty().unwrap(), "it is not yet in use");
+    }
+    installation.finish(LogIndex(500), b"500".to_vec()).await.unwrap();
+    let installed: Vec<_> = other_texts.scan_prefix("").map(Result::unwrap).collect();
+    assert_eq!(installed, expected);
+    assert!(other.replicated::<u64>("gone", 1).is_empty().unwrap());
+    assert_eq!(feed.drain(), Some(TreeChange::Everything));
+    drop((other_texts, installed, feed, other));
+    let again = Store::open(other_folder.path()).unwrap();
+    assert_eq!(again.replicated::<String>("texts", 1).len().unwrap(), 500);
+    assert_eq!(
+        again.replicated_state().applied().unwrap().as_deref(),
+        Some(b"500".as_slice())
+    );
+    assert_eq!(again.verify().unwrap().damaged, 0);
+}
+
+#[tokio::test]
+async fn an_installation_that_is_cut_off_or_damaged_leaves_the_state_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    let state = store.replicated_state();
+    state
+        .apply(b"1", vec![(LogIndex(1), put(&numbers, "a", 1))])
+        .unwrap();
+    let chunk = chunks(state.snapshot().unwrap()).remove(0);
+    state
+        .apply(b"2", vec![(LogIndex(2), put(&numbers, "b", 2))])
+        .unwrap();
+    let mut installation = state.install().unwrap();
+    for bit in 0..chunk.len() * 8 {
+        let mut damaged = chunk.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        installation.take(&damaged).unwrap_err();
+    }
+    installation.take(&chunk).unwrap();
+    drop(installation);
+    assert_eq!(numbers.len().unwrap(), 2);
+    drop((numbers, state, store));
+    let store = Store::open(folder.path()).unwrap();
+    assert_eq!(store.replicated::<u64>("numbers", 1).len().unwrap(), 2);
+    assert_eq!(
+        store.replicated_state().applied().unwrap().as_deref(),
+        Some(b"2".as_slice())
+    );
+}
+
+#[tokio::test]
+async fn a_batch_too_large_for_an_entry_of_the_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let texts = store.replicated::<String>("texts", 1);
+    let mut batch = RecordBatch::default();
+    for key in ["a", "b", "c"] {
+        texts.put_into(&mut batch, key, &"x".repeat(80_000)).unwrap();
+    }
+    assert_eq!(batch.check().unwrap_err().code(), Code::RecordTooLarge);
+}
