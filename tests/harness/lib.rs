@@ -6,6 +6,7 @@
 //! - [`node`]: a running node: start, wait until ready, kill, restart, its log on failure
 //! - [`api`]: the HTTP API as JSON, as a stranger sees it
 //! - [`cli`]: the command line, against a running node
+//! - [`history`]: what clients asked of a cluster and were answered, and whether that can be true
 //! - [`mcp`]: MCP clients of both eras (rmcp)
 //! - [`parts`]: the real MCP servers, the model and the data that tests use, and when they may be skipped
 //! - [`process`]: what `/proc` says of a process; signals
@@ -15,6 +16,7 @@
 pub mod api;
 pub mod binary;
 pub mod cli;
+pub mod history;
 pub mod mcp;
 pub mod node;
 pub mod parts;
