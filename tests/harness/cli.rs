@@ -18,6 +18,11 @@ pub struct Printed {
 
 /// Runs `troupe ARGUMENTS --data FOLDER` to its end.
 pub async fn run(data: &Path, arguments: &[&str]) -> Printed {
+    run_with_key(data, None, arguments).await
+}
+
+/// As [`run`], with this key unless the folder holds one.
+pub async fn run_with_key(data: &Path, key: Option<&str>, arguments: &[&str]) -> Printed {
     let mut command = Command::new(binary::path());
     // before a `--` that begins a server's command line
     let own = arguments
@@ -29,6 +34,11 @@ pub async fn run(data: &Path, arguments: &[&str]) -> Printed {
         .arg("--data")
         .arg(data)
         .args(&arguments[own..]);
+    if let Some(key) = key
+        && !data.join("admin.key").exists()
+    {
+        command.env("TROUPE_KEY", key);
+    }
     command
         .stdin(Stdio::null())
         .env_remove("RUST_LOG")

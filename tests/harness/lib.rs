@@ -6,9 +6,12 @@
 //! - [`node`]: a running node: start, wait until ready, kill, restart, its log on failure
 //! - [`api`]: the HTTP API as JSON, as a stranger sees it
 //! - [`cli`]: the command line, against a running node
+//! - [`cluster`]: several nodes that form one cluster; [`network`]: a network that a test may cut
 //! - [`history`]: what clients asked of a cluster and were answered, and whether that can be true
-//! - [`mcp`]: MCP clients of both eras (rmcp)
+//! - [`load`]: clients that write, read and call while things happen, and keep account of it
+//! - [`mcp`]: MCP clients of both eras (rmcp); [`wire`]: the same by hand, each message to a node of choice
 //! - [`parts`]: the real MCP servers, the model and the data that tests use, and when they may be skipped
+//! - [`journal`], [`upstream`]: servers of the harness's own: one that writes down its life, one that outlives nodes
 //! - [`process`]: what `/proc` says of a process; signals
 //! - [`report`]: measured figures, said on the terminal
 //! - [`wait`]: waiting for something to become true, within a deadline
@@ -16,14 +19,21 @@
 pub mod api;
 pub mod binary;
 pub mod cli;
+pub mod cluster;
 pub mod history;
+pub mod journal;
+pub mod load;
 pub mod mcp;
+pub mod network;
 pub mod node;
 pub mod parts;
 pub mod process;
 pub mod report;
+pub mod upstream;
 pub mod wait;
+pub mod wire;
 
 pub use api::{Answer, Api};
+pub use cluster::{Cluster, ClusterOptions};
 pub use node::{Node, NodeOptions};
 pub use wait::eventually;

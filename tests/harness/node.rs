@@ -1,9 +1,10 @@
 //! A running node: a real `troupe` process on a free port with a data folder of its own.
 
 use std::fs::{File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,9 +26,13 @@ const LOG_LINES_SHOWN: usize = 120;
 /// How a node is started. The default has no model: routing is lexical.
 #[derive(Default, Clone)]
 pub struct NodeOptions {
+    listen: Option<SocketAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     models: Option<PathBuf>,
+    data: Option<PathBuf>,
+    /// What runs the node, as `nsenter --net=…`.
+    runner: Vec<String>,
 }
 
 impl NodeOptions {
@@ -50,24 +55,48 @@ impl NodeOptions {
         self
     }
 
+    /// Listens here for people and clients; else on a free port of the loopback address.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Keeps the data in this folder instead of one of the node's own.
+    pub fn data(mut self, folder: PathBuf) -> Self {
+        self.data = Some(folder);
+        self
+    }
+
+    /// Starts the node through another program, which must become the node.
+    pub fn runner(mut self, command: Vec<String>) -> Self {
+        self.runner = command;
+        self
+    }
+
     /// Starts the node on an empty data folder and waits until it is ready.
     pub async fn start(self) -> Node {
+        let mut node = self.create();
+        node.spawn().await;
+        node
+    }
+
+    /// The node with an empty data folder, not yet started.
+    pub fn create(self) -> Node {
         let folder = tempfile::Builder::new()
             .prefix("troupe-test-")
             .tempdir()
             .expect("a temporary folder");
-        let listen = free_address();
-        let mut node = Node {
+        let listen = self.listen.unwrap_or_else(free_address);
+        Node {
             listen,
             api: Api::new(format!("http://{listen}"), None),
             key: String::new(),
             ready_after: Duration::ZERO,
             child: None,
             options: self,
+            join: None,
             folder,
-        };
-        node.spawn().await;
-        node
+        }
     }
 }
 
@@ -83,6 +112,7 @@ pub struct Node {
     pub ready_after: Duration,
     child: Option<Child>,
     options: NodeOptions,
+    join: Option<String>,
     folder: TempDir,
 }
 
@@ -94,7 +124,49 @@ impl Node {
 
     /// The node's data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        let own = || self.folder.path().join("data");
+        self.options.data.clone().unwrap_or_else(own)
+    }
+
+    /// Joins a cluster at the next start, once.
+    pub fn join_at_start(&mut self, join_string: &str) {
+        self.join = Some(join_string.to_owned());
+    }
+
+    /// The administrator's key of the cluster, for a node that has none of its own.
+    pub fn use_key(&mut self, key: &str) {
+        self.key = key.to_owned();
+        self.api = self.api.with_key(Some(key));
+    }
+
+    /// Loses everything the stopped node knew.
+    pub fn wipe(&self) {
+        assert!(self.child.is_none(), "kill or stop the node first");
+        let data = self.data();
+        for entry in std::fs::read_dir(&data).expect("a data folder").flatten() {
+            let path = entry.path();
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+
+    /// Whether its process was started and not waited for since.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Stops the process where it stands (SIGSTOP).
+    pub fn pause(&self) {
+        process::signal(self.pid(), "STOP");
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    pub fn resume(&self) {
+        process::signal(self.pid(), "CONT");
     }
 
     /// A folder beside the data folder, for files that a test needs; removed with the node.
@@ -121,7 +193,7 @@ impl Node {
 
     /// Runs a `troupe` command against this node, as a person on its machine would.
     pub async fn cli(&self, arguments: &[&str]) -> Printed {
-        cli::run(&self.data(), arguments).await
+        cli::run_with_key(&self.data(), Some(&self.key), arguments).await
     }
 
     /// Connects an MCP client with the administrator's key.
@@ -212,13 +284,41 @@ impl Node {
         self.spawn().await;
     }
 
+    /// Starts the node, which is expected to refuse; answers what it said.
+    pub async fn start_refused(&mut self, within: Duration) -> String {
+        assert!(self.child.is_none(), "kill or stop the node first");
+        let said_before = self.log().len();
+        self.child = Some(self.command().spawn().expect("troupe starts"));
+        self.join = None;
+        let code = self.wait_exit(within).await;
+        let log = self.log();
+        assert!(code.is_some_and(|code| code != 0), "exit code {code:?}: {log}");
+        log[said_before..].to_owned()
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn launch(&mut self) {
+        assert!(self.child.is_none(), "kill or stop the node first");
+        self.child = Some(self.command().spawn().expect("troupe starts"));
+        self.join = None;
+    }
+
+    /// Waits until the node is ready after [`Self::launch`].
+    pub async fn wait_ready(&mut self) {
+        self.ready(Instant::now()).await;
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("node.log")
     }
 
     async fn spawn(&mut self) {
         let started = Instant::now();
-        self.child = Some(self.command().spawn().expect("troupe starts"));
+        self.launch();
+        self.ready(started).await;
+    }
+
+    async fn ready(&mut self, started: Instant) {
         let client = http_client();
         let ready = self.url("/readyz");
         let log = self.log_path();
@@ -235,8 +335,10 @@ impl Node {
         })
         .await;
         self.ready_after = started.elapsed();
-        self.key = read_key(&self.data());
-        self.api = self.api.with_key(Some(&self.key));
+        // a node that joined a cluster knows the cluster's keys and has no file with one
+        if self.key.is_empty() || self.data().join("admin.key").exists() {
+            self.use_key(&read_key(&self.data()));
+        }
     }
 
     fn command(&self) -> Command {
@@ -248,7 +350,17 @@ impl Node {
             .clone()
             .unwrap_or_else(|| self.folder.path().join("no-models"));
         std::fs::create_dir_all(&models).expect("a models folder");
-        let mut command = Command::new(binary::path());
+        let mut command = match self.options.runner.split_first() {
+            Some((program, arguments)) => {
+                let mut runner = Command::new(program);
+                runner.args(arguments).arg(binary::path());
+                runner
+            }
+            None => Command::new(binary::path()),
+        };
+        if let Some(join) = &self.join {
+            command.env("TROUPE_JOIN", join);
+        }
         command
             .arg("up")
             .args(["--listen", &self.listen.to_string(), "--data"])
@@ -301,4 +413,22 @@ fn tail(log: &Path) -> String {
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
+}
+
+/// A loopback address whose port is free for TCP and UDP, and stays so while its node is down: the system hands ports
+/// below 32768 to nobody who does not ask for them, and no two tests of this machine are given the same one soon.
+pub fn lasting_address() -> SocketAddr {
+    const FIRST: u32 = 11_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // by process id, so that test binaries that run at once begin far from each other
+    let begin = std::process::id().wrapping_mul(37);
+    loop {
+        let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + number).expect("below 32768");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

@@ -65,16 +65,18 @@ pub fn check<M: Model>(history: &[Operation<M::Question, M::Answer>]) -> Result<
         }
     }
     keys.into_iter().try_for_each(|(key, operations)| {
-        Search::<M>::over(operations).run().map_err(|failure| match failure {
-            Failure::NoOrder(shown) => Rejected::NotLinearizable {
-                key: key.to_owned(),
-                shown,
-            },
-            Failure::TooHard(operations) => Rejected::TooHard {
-                key: key.to_owned(),
-                operations,
-            },
-        })
+        Search::<M>::over(operations)
+            .run()
+            .map_err(|failure| match failure {
+                Failure::NoOrder(shown) => Rejected::NotLinearizable {
+                    key: key.to_owned(),
+                    shown,
+                },
+                Failure::TooHard(operations) => Rejected::TooHard {
+                    key: key.to_owned(),
+                    operations,
+                },
+            })
     })
 }
 
@@ -106,7 +108,10 @@ impl Placed {
     }
 
     fn is_within(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).all(|(word, other)| word & !other == 0)
+        self.0
+            .iter()
+            .zip(&other.0)
+            .all(|(word, other)| word & !other == 0)
     }
 
     fn count(&self) -> usize {
@@ -241,7 +246,8 @@ impl<'a, M: Model> Search<'a, M> {
 
     fn shown(&self) -> String {
         let (_, placed) = &self.furthest;
-        let mut shown = String::from("   from ms      to ms  client  (+: explained by the furthest order found)\n");
+        let mut shown =
+            String::from("   from ms      to ms  client  (+: explained by the furthest order found)\n");
         for (index, operation) in self.operations.iter().enumerate() {
             let mark = if placed.has(index) { '+' } else { ' ' };
             let ended = if is_known(operation) {
