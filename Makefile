@@ -10,7 +10,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # Asked when it is used: the setup just before may have put it there.
 DENY = $$([ -x tests/.cache/cargo-deny/bin/cargo-deny ] && echo tests/.cache/cargo-deny/bin/cargo-deny || echo cargo deny)
 
-.PHONY: help run setup build test test-rust test-routing test-browser web web-check bench lint fmt deny clean-cache
+.PHONY: help run setup build test test-rust test-routing test-browser faults web web-check bench lint fmt deny clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ test-routing: ## how well tools are found with the real model; needs setup once
 
 test-browser: ## browser tests in real Chromium; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" tests/browser/run
+
+faults: ## the long fault tests of the cluster: 50 kills, pauses, partitions, full disks; needs build once
+	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" $(CARGO) test -p troupe-tests --no-fail-fast \
+	    --test cluster_kills --test cluster_faults -- --ignored --test-threads=1
 
 web: ## build the UI into web/dist (committed, embedded in the binary)
 	cd web && npm ci --no-progress --loglevel=error && npm run build

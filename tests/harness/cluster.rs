@@ -107,8 +107,13 @@ impl Cluster {
 
     /// Starts one more node, which joins through the first that runs. Returns once it is ready.
     pub async fn join(&mut self) -> usize {
+        self.join_with(|options| options).await
+    }
+
+    /// As [`Self::join`], with whatever else `adapt` wants of the node.
+    pub async fn join_with(&mut self, adapt: impl FnOnce(NodeOptions) -> NodeOptions) -> usize {
         let number = self.nodes.len();
-        let mut node = self.create(number, |options| options);
+        let mut node = self.create(number, adapt);
         node.join_at_start(&self.invite(self.any_live()).await);
         node.start_again().await;
         self.push(node);
@@ -246,8 +251,8 @@ fn number(member: &Value) -> Option<usize> {
     member["name"].as_str()?.strip_prefix("node-")?.parse().ok()
 }
 
-fn members(status: &Value) -> Vec<Value> {
-    status["members"].as_array().cloned().unwrap_or_default()
+fn members(status: &Value) -> &[Value] {
+    status["members"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The numbers of the members that are up, ascending.

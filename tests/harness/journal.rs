@@ -53,8 +53,17 @@ impl Journal {
 
     /// The life of each process: from its start to its last line.
     pub fn lives(&self) -> Vec<Life> {
+        self.spans(|_| true)
+    }
+
+    /// From the first to the last call that each process served.
+    pub fn serving(&self) -> Vec<Life> {
+        self.spans(|entry| entry.event == "call")
+    }
+
+    fn spans(&self, counts: impl Fn(&Entry) -> bool) -> Vec<Life> {
         let mut lives: BTreeMap<u32, Life> = BTreeMap::new();
-        for entry in self.entries() {
+        for entry in self.entries().into_iter().filter(|entry| counts(entry)) {
             let life = lives.entry(entry.process).or_insert(Life {
                 process: entry.process,
                 from_us: entry.at_us,

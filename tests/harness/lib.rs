@@ -14,6 +14,7 @@
 //! - [`journal`], [`upstream`]: servers of the harness's own: one that writes down its life, one that outlives nodes
 //! - [`process`]: what `/proc` says of a process; signals
 //! - [`report`]: measured figures, said on the terminal
+//! - [`scene`]: nodes, servers and traffic as most of the cluster's tests want them, and what must hold
 //! - [`wait`]: waiting for something to become true, within a deadline
 
 pub mod api;
@@ -29,6 +30,7 @@ pub mod node;
 pub mod parts;
 pub mod process;
 pub mod report;
+pub mod scene;
 pub mod upstream;
 pub mod wait;
 pub mod wire;

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// Set in the child: where it says that it ran to the end.
 const INSIDE: &str = "TROUPE_TEST_ISOLATED";
@@ -24,6 +25,8 @@ pub fn isolated(test: &str, body: impl Future<Output = ()>) {
         std::fs::write(ran, "to its end").expect("the test's note");
         return;
     }
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     const NAMESPACES: [&str; 5] = ["--user", "--map-root-user", "--net", "--mount", "--"];
     let possible = Command::new("unshare").args(NAMESPACES).arg("true").output();
     let possible = possible.expect("unshare (util-linux) runs");

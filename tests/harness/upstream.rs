@@ -64,11 +64,11 @@ async fn serve(stream: TcpStream, calls: Arc<AtomicU64>) {
             () if message["id"].is_null() => ("202 Accepted", String::new()),
             () => ("200 OK", answer(&message, &calls).await.to_string()),
         };
-        let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        let whole = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
         );
-        let sent = stream.get_mut().write_all(format!("{head}{answer}").as_bytes());
+        let sent = stream.get_mut().write_all(whole.as_bytes());
         if sent.await.is_err() {
             return;
         }

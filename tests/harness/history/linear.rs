@@ -58,7 +58,7 @@ impl fmt::Display for Rejected {
 /// # Errors
 /// The first key, in alphabetical order, on which no order of the operations explains the answers.
 pub fn check<M: Model>(history: &[Operation<M::Question, M::Answer>]) -> Result<(), Rejected> {
-    let mut keys: BTreeMap<&str, Vec<&Operation<M::Question, M::Answer>>> = BTreeMap::new();
+    let mut keys: BTreeMap<&str, OfOneKey<'_, M>> = BTreeMap::new();
     for operation in history {
         if !matches!(operation.outcome, Outcome::Refused) {
             keys.entry(&operation.key).or_default().push(operation);
@@ -79,6 +79,9 @@ pub fn check<M: Model>(history: &[Operation<M::Question, M::Answer>]) -> Result<
             })
     })
 }
+
+/// The operations on one key.
+type OfOneKey<'a, M> = Vec<&'a Operation<<M as Model>::Question, <M as Model>::Answer>>;
 
 enum Failure {
     NoOrder(String),
@@ -129,7 +132,7 @@ struct Branch<State> {
 
 struct Search<'a, M: Model> {
     /// By the time they were asked.
-    operations: Vec<&'a Operation<M::Question, M::Answer>>,
+    operations: OfOneKey<'a, M>,
     /// Which of them have a known outcome.
     known: Placed,
     /// For the known operations placed and the state then: with which unknown ones that was reached.
@@ -140,7 +143,7 @@ struct Search<'a, M: Model> {
 }
 
 impl<'a, M: Model> Search<'a, M> {
-    fn over(mut operations: Vec<&'a Operation<M::Question, M::Answer>>) -> Self {
+    fn over(mut operations: OfOneKey<'a, M>) -> Self {
         operations.sort_by_key(|operation| operation.invoked_us);
         let nothing = Placed(vec![0; operations.len().div_ceil(64)]);
         let indices = operations.iter().enumerate();

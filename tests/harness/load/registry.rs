@@ -233,19 +233,19 @@ enum Said {
     /// No connection: the node never saw the request.
     NotSent,
     /// No answer, or half of one.
-    Lost(String),
+    Lost,
 }
 
 async fn send(request: RequestBuilder) -> Said {
     let answer = match request.timeout(ATTEMPT_WITHIN).send().await {
         Ok(answer) => answer,
         Err(error) if error.is_connect() => return Said::NotSent,
-        Err(error) => return Said::Lost(format!("{error:?}")),
+        Err(_) => return Said::Lost,
     };
     let status = answer.status().as_u16();
     match answer.text().await {
         Ok(text) => Said::Answer(status, serde_json::from_str(&text).unwrap_or(Value::Null)),
-        Err(error) => Said::Lost(format!("{error:?}")),
+        Err(_) => Said::Lost,
     }
 }
 
@@ -267,7 +267,7 @@ async fn ask(api: &Api, key: &str, question: Question) -> Outcome<Answer> {
     match send(request).await {
         Said::Answer(status, body) => outcome(question, status, &body),
         Said::NotSent => Outcome::Refused,
-        Said::Lost(_) => Outcome::Unknown,
+        Said::Lost => Outcome::Unknown,
     }
 }
 

@@ -1,0 +1,144 @@
+//! What an operator does to a cluster under load: nodes added, drained, restarted one after the other, removed.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Mutex;
+use troupe_tests::cluster::SETTLED_WITHIN;
+use troupe_tests::history::order;
+use troupe_tests::journal::Journal;
+use troupe_tests::report::figure;
+use troupe_tests::scene::Scene;
+use troupe_tests::{Cluster, eventually};
+
+/// Held by each test: several nodes at a time are enough for the machine.
+static ALONE: Mutex<()> = Mutex::const_new(());
+const JOURNAL_SERVER: &str = env!("CARGO_BIN_EXE_journal-server");
+/// Enough for a newcomer to get some, whatever the hash says.
+const PLACED_SERVERS: usize = 8;
+/// What is promised for a newcomer to have taken its share; generous on a loaded machine.
+const SHARE_PROMISED: Duration = Duration::from_secs(10);
+const STOPPED_WITHIN: Duration = Duration::from_secs(40);
+
+#[tokio::test]
+#[ignore = "the cluster is being built"]
+async fn a_node_that_joins_under_load_takes_its_share_and_no_call_fails() {
+    let _alone = ALONE.lock().await;
+    let mut scene = Scene::set(3, JOURNAL_SERVER).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut journals = Vec::new();
+    for number in 0..PLACED_SERVERS {
+        let name = format!("shared-{number}");
+        let journal = Journal::new(folder.path(), &name);
+        let command = journal.command(JOURNAL_SERVER, &name);
+        scene.cluster.nodes[number % 3].add_server(&name, &command).await;
+        journals.push((name, journal));
+    }
+    let before = placed(&scene.cluster);
+    let traffic = scene.traffic().await;
+    let apis = scene.cluster.apis();
+    let shared: Vec<_> = journals
+        .iter()
+        .map(|(name, _)| troupe_tests::load::calls::placed(&apis, name, 1))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let newcomer = scene.cluster.join().await;
+    let joined = Instant::now();
+    eventually("the newcomer runs placed servers", SETTLED_WITHIN, async || {
+        (placed(&scene.cluster)[newcomer] > 0).then_some(())
+    })
+    .await;
+    figure(
+        &format!("join to the newcomer's first placed server ({before:?} before)"),
+        format_args!("{:.2?}", joined.elapsed()),
+        format_args!("{SHARE_PROMISED:?}"),
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let outcome = traffic.finish().await;
+    for load in shared {
+        let account = load.account().await;
+        account.assert_all_succeeded("calls of servers that move", joined);
+    }
+    outcome
+        .placed
+        .assert_all_succeeded("calls of the placed server", joined);
+    scene.assert_holds(&outcome).await;
+    for (name, journal) in &journals {
+        order::one_at_a_time(&journal.lives()).unwrap_or_else(|wrong| panic!("{name}: {wrong}"));
+    }
+}
+
+/// How many placed servers each node runs.
+fn placed(cluster: &Cluster) -> Vec<usize> {
+    let count = |node: &troupe_tests::Node| {
+        let all = troupe_tests::process::descendants(node.pid());
+        all.into_iter()
+            .filter(|pid| troupe_tests::process::command_line(*pid).contains("journal-server"))
+            .count()
+    };
+    cluster.nodes.iter().map(count).collect()
+}
+
+#[tokio::test]
+#[ignore = "the cluster is being built"]
+async fn a_rolling_restart_under_load_loses_no_call() {
+    let _alone = ALONE.lock().await;
+    let mut scene = Scene::set(3, JOURNAL_SERVER).await;
+    let traffic = scene.traffic().await;
+    let began = Instant::now();
+    for node in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let code = scene.cluster.nodes[node].stop(STOPPED_WITHIN).await;
+        assert_eq!(code, Some(0), "an orderly stop");
+        scene.cluster.nodes[node].start_again().await;
+        scene.cluster.wait_settled().await;
+    }
+    let outcome = traffic.finish().await;
+    scene.assert_holds(&outcome).await;
+    // a node that is away refuses connections; whoever reached a node was served
+    for (what, account) in [("placed", &outcome.placed), ("session", &outcome.sessions)] {
+        let failures = account.failures(began);
+        let lost: Vec<_> = failures
+            .iter()
+            .filter(|reason| !reason.contains("onnect"))
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "{what}: {} calls were lost: {lost:#?}",
+            lost.len()
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "the cluster is being built"]
+async fn a_drained_node_gives_everything_away_and_can_be_removed() {
+    let _alone = ALONE.lock().await;
+    let mut scene = Scene::set(3, JOURNAL_SERVER).await;
+    let owner = scene.owner().await;
+    let witness = (owner + 1) % 3;
+    let name = Cluster::name(owner);
+    scene.cluster.nodes[witness]
+        .cli(&["node", "drain", &name])
+        .await
+        .ok();
+    eventually("the placed server at another node", SETTLED_WITHIN, async || {
+        scene.cluster.runs("journal-server").filter(|runs| *runs != owner)
+    })
+    .await;
+    let call = json!({ "arguments": { "text": "after the drain" } });
+    for node in 0..3 {
+        let path = "/api/v1/servers/placed/tools/note/call";
+        scene.cluster.nodes[node].api.post(path, &call).await.ok();
+    }
+    order::one_at_a_time(&scene.journal.lives()).unwrap_or_else(|wrong| panic!("{wrong}"));
+    scene.cluster.kill(owner).await;
+    scene.cluster.nodes[witness]
+        .cli(&["node", "remove", &name])
+        .await
+        .ok();
+    scene.cluster.wait_settled().await;
+    let status = scene.cluster.try_status(witness).await.expect("it answers");
+    assert_eq!(status["members"].as_array().map(Vec::len), Some(2), "{status}");
+}
