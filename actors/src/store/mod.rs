@@ -246,6 +246,8 @@ mod test_damage;
 #[cfg(test)]
 mod test_kill;
 #[cfg(test)]
+mod test_kill_apply;
+#[cfg(test)]
 mod test_raw_log;
 #[cfg(test)]
 mod tests;

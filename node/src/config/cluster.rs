@@ -7,10 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::{Bounded, HOUR_MS, KIB, MIB, MINUTE_MS, SECOND_MS};
 
 /// Where nodes listen for each other when no setting says otherwise.
-pub const CLUSTER_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    7501,
-);
+pub const CLUSTER_LISTEN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7501);
 
 /// `[cluster]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,9 @@ use std::{
 use secrecy::SecretString;
 use toml::{Table, Value};
 
-use super::{ClusterConfig, Config, ConfigError, ListenChoice, LogFilter, LogFormat, NameChoice, error::nearest};
+use super::{
+    ClusterConfig, Config, ConfigError, ListenChoice, LogFilter, LogFormat, NameChoice, error::nearest,
+};
 
 /// Read when no file is named, if it is there.
 const FILE_DEFAULT: &str = "cluster.toml";

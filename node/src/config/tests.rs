@@ -184,5 +184,8 @@ fn a_node_listens_everywhere_when_it_says_where_it_is_reached() {
         ("TROUPE_CLUSTER_LISTEN", "0.0.0.0:7501"),
         ("TROUPE_CLUSTER_ADVERTISE", "a.example.org:7501"),
     ]);
-    assert_eq!(config.unwrap().cluster.advertise.get(), Some("a.example.org:7501"));
+    assert_eq!(
+        config.unwrap().cluster.advertise.get(),
+        Some("a.example.org:7501")
+    );
 }

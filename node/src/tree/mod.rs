@@ -99,7 +99,9 @@ impl Node {
     /// When the data folder or the port cannot be had.
     pub async fn start(mut config: Config, join: Option<SecretString>) -> Result<Self, StartError> {
         if join.is_some() {
-            return Err(StartError::Tree("this version cannot join a cluster yet".to_owned()));
+            return Err(StartError::Tree(
+                "this version cannot join a cluster yet".to_owned(),
+            ));
         }
         let data = config.data_dir()?;
         let store = open_store(&data).await?;

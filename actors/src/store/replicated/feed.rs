@@ -1,11 +1,13 @@
 //! Telling those who keep something in memory which records have changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::batch::LogIndex;
+use crate::runtime::{Mailbox, Message, SendError};
 
 /// Applied batches that a slow follower may be behind before it has to read everything again.
 pub(super) const FEED_BATCHES_MAX: usize = 4_096;
@@ -93,6 +95,20 @@ impl TreeFeed {
         let ours = keys.iter().filter(|at| self.trees.contains(&at.tree.as_str()));
         let ours: Vec<RecordKey> = ours.cloned().collect();
         (!ours.is_empty()).then_some(TreeChange::Keys(ours))
+    }
+}
+
+/// How long an actor whose mailbox is full is left alone.
+const NUDGE_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Sends an actor a message whenever something has changed, until the actor ends. The message only wakes it: the actor
+/// drains a feed of its own, so that it is as far as the feed also when it has not yet come to the message.
+pub async fn nudge<M: Message>(mut feed: TreeFeed, mailbox: Mailbox<M>, message: fn() -> M) {
+    while feed.next().await.is_some() {
+        feed.drain();
+        while let Err(SendError::Overloaded { .. }) = mailbox.tell(message()) {
+            tokio::time::sleep(NUDGE_AGAIN_AFTER).await;
+        }
     }
 }
 

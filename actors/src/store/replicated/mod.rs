@@ -12,12 +12,14 @@
 //! - `batch`: what is written, what stands in its way
 //! - `tree`: the typed view; `feed`: which records have changed
 //! - `core`: the raw tree; `state`, `snapshot`: the log's view of it
+//! - `former`: records from before there were replicated trees
 //!
 //! What is not here: how batches come to be ordered (`cluster::log`).
 
 mod batch;
 mod core;
 mod feed;
+mod former;
 mod snapshot;
 mod state;
 mod tree;
@@ -28,7 +30,7 @@ pub use batch::{
 };
 pub use core::Applying;
 pub(super) use core::{RAW_TREES, ReplicatedCore, split_raw_key};
-pub use feed::{AppliedChanges, RecordKey, TreeChange, TreeFeed};
+pub use feed::{AppliedChanges, RecordKey, TreeChange, TreeFeed, nudge};
 pub use snapshot::{Installation, ReplicatedSnapshot, SNAPSHOT_CHUNK_BYTES_MAX};
 pub use state::{Entries, ReplicatedState};
 pub use tree::{ReplicatedTree, Versioned, WRITE_WITHIN};

@@ -320,3 +320,37 @@ async fn a_batch_too_large_for_an_entry_of_the_log_is_refused() {
     }
     assert_eq!(batch.check().unwrap_err().code(), Code::RecordTooLarge);
 }
+
+#[tokio::test]
+async fn the_records_of_a_former_tree_move_once_and_wherever_it_is_cut_off() {
+    const TREES: &[&str] = &["numbers", "texts", "none"];
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let former = store.tree::<u64>("numbers", 1).unwrap();
+    let texts = store.tree::<String>("texts", 3).unwrap();
+    for n in 0..3_000_u64 {
+        former
+            .batch(vec![Change::Put(format!("{n:05}"), n)])
+            .await
+            .unwrap();
+    }
+    let large = (0..20).map(|n| Change::Put(format!("{n:02}"), "x".repeat(40_000)));
+    texts.batch(large.collect()).await.unwrap();
+    // As if an attempt had been cut off after a part was copied.
+    let numbers = store.replicated::<u64>("numbers", 1);
+    numbers.put("00007", &7).await.unwrap();
+    let mut feed = store.follow(&["numbers"]);
+
+    assert_eq!(store.adopt_former_trees(TREES).await.unwrap(), 3_020);
+    assert!(former.is_empty().unwrap() && texts.is_empty().unwrap());
+    let expected: Vec<_> = (0..3_000_u64).map(|n| (format!("{n:05}"), n)).collect();
+    assert_eq!(all(&numbers), expected);
+    let moved = store.replicated::<String>("texts", 3);
+    assert_eq!(moved.get("19").unwrap().unwrap().len(), 40_000);
+    assert!(feed.drain().is_some());
+
+    numbers.put("00007", &8).await.unwrap();
+    assert_eq!(store.adopt_former_trees(TREES).await.unwrap(), 0);
+    assert_eq!(numbers.get("00007").unwrap(), Some(8));
+    assert_eq!(store.verify().unwrap().damaged, 0);
+}
