@@ -3,8 +3,9 @@
 //! bincode 2.0.1 is no longer maintained (RUSTSEC-2025-0141); keeping it behind these two functions makes it
 //! replaceable.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The most that one message between nodes may take, in bytes. Larger data travels as blobs (see ARCHITECTURE.md).
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -60,6 +61,25 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     }
 }
 
+/// A value that travels as its JSON text within a binary message: for types that leave members out or are told apart by
+/// a member, which a binary form cannot do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AsJson<T>(pub T);
+
+impl<T: Serialize> Serialize for AsJson<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(&self.0).map_err(S::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for AsJson<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -84,6 +104,13 @@ mod tests {
             encode(&vec![7u8; MESSAGE_BYTES_MAX + 1]),
             Err(WireError::TooLarge { .. })
         ));
+    }
+
+    #[test]
+    fn what_leaves_members_out_travels_as_json() {
+        let anonymous = AsJson(crate::access::Principal::anonymous());
+        let bytes = encode(&(anonymous.clone(), 7u8)).unwrap();
+        assert_eq!(decode::<(AsJson<_>, u8)>(&bytes).unwrap(), (anonymous, 7));
     }
 
     #[test]

@@ -119,6 +119,15 @@ impl Connection {
         }
     }
 
+    /// Ends the connection at once, with the process if there is one.
+    pub async fn kill(&self) {
+        self.wires.closing();
+        match &self.link {
+            Link::Stdio(link) => link.kill().await,
+            Link::Http(link) => link.close().await,
+        }
+    }
+
     /// Opens the way on which the server can tell of changes.
     fn listen(&self) {
         match (&self.link, self.dialect.era()) {

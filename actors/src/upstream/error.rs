@@ -1,12 +1,13 @@
 //! What can go wrong between a caller and a server.
 
+use serde::{Deserialize, Serialize};
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::server::ServerName;
 
 use super::log::LogRing;
 
 /// Why a request got no answer from a server. A JSON-RPC error that the server gave is an answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum UpstreamError {
     /// Nothing is registered under this name.
     #[error("no server {0} is registered")]
@@ -107,6 +108,16 @@ pub enum UpstreamError {
         /// The tool.
         tool: String,
     },
+    /// The node that runs the server cannot be asked, or none does.
+    #[error("server {server} cannot be asked now: {reason}")]
+    NoOwner {
+        /// The server.
+        server: ServerName,
+        /// Why.
+        reason: String,
+        /// The cluster's code.
+        code: Code,
+    },
     /// The server was stopped while the request waited, or the node is stopping.
     #[error("server {0} was stopped")]
     Stopped(ServerName),
@@ -131,6 +142,7 @@ impl Coded for UpstreamError {
             Self::TooLarge { .. } => Code::MessageTooLarge,
             Self::Protocol { .. } => Code::UpstreamProtocol,
             Self::ToolNotFound { .. } => Code::ToolNotFound,
+            Self::NoOwner { code, .. } => *code,
             Self::Stopped(_) => Code::ShuttingDown,
             Self::CallNotFound(_) => Code::CallNotFound,
         }
@@ -147,7 +159,7 @@ impl UpstreamError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Died { retryable, .. } => *retryable,
-            Self::Overloaded { .. } | Self::Unreachable { .. } => true,
+            Self::Overloaded { .. } | Self::Unreachable { .. } | Self::NoOwner { .. } => true,
             _ => false,
         }
     }

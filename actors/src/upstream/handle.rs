@@ -16,6 +16,8 @@ use troupe_protocol::mcp::{
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::upstream::{CallId, CallInFlight, LogLine, UpstreamInfo, UpstreamState};
 
+use crate::cluster::ClusterHandle;
+use crate::cluster::bulletin::Bulletin;
 use crate::runtime::{AskError, ChildSpec, Deadline, Mailbox, SupervisorHandle, SupervisorSpec, System};
 
 use super::builtin::{Builtin, BuiltinServer};
@@ -25,6 +27,7 @@ use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
 use super::log::LogRing;
 use super::messages::{CallOptions, StarterMessage, UpstreamEvent, connect_error};
+use super::placed::{self, Elsewhere, PlacedServer, Remote, UpstreamsHost};
 use super::slot::Slot;
 use super::sources::{self, SecretSource, ServerSource};
 use super::starter::Starter;
@@ -45,8 +48,15 @@ pub(super) struct Shared {
     pub supervisor: SupervisorHandle,
     pub events: broadcast::Sender<UpstreamEvent>,
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
+    /// The servers on other nodes with which this one has to do.
+    pub remotes: ArcSwap<HashMap<ServerName, Arc<Remote>>>,
+    /// What other nodes told of servers that they run.
+    pub elsewhere: Elsewhere,
+    /// What this node tells of servers that it runs.
+    pub news: Arc<Bulletin>,
+    pub cluster: ClusterHandle,
     builtins: ArcSwap<HashMap<ServerName, Arc<Builtin>>>,
-    starter: Mailbox<StarterMessage>,
+    pub starter: Mailbox<StarterMessage>,
 }
 
 impl Shared {
@@ -60,6 +70,88 @@ impl Shared {
             change(&mut slots);
             slots
         });
+    }
+
+    /// Whether there is one connection to this server in the whole cluster.
+    pub fn is_placed(&self, name: &ServerName) -> bool {
+        if let Some(slot) = self.slot(name) {
+            return slot.is_placed();
+        }
+        let registered = self.servers.find(name).and_then(|server| server.transport);
+        registered.is_some_and(|transport| placed::is_placed(&transport))
+    }
+
+    /// The slot of a server that this node connects to, made if need be.
+    pub async fn ensure(&self, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, UpstreamError> {
+        let asked = self
+            .starter
+            .ask(|reply| StarterMessage::Ensure(name.clone(), reply), deadline);
+        asked.await.unwrap_or_else(|error| {
+            let server = name.clone();
+            Err(match error {
+                AskError::Overloaded { .. } => UpstreamError::Overloaded {
+                    server,
+                    reason: error.to_string(),
+                },
+                AskError::Stopped { .. } => UpstreamError::Stopped(server),
+                AskError::DeadlineExceeded { .. } | AskError::NoReply { .. } => UpstreamError::Unreachable {
+                    server,
+                    reason: error.to_string(),
+                },
+            })
+        })
+    }
+
+    /// The way to a server on another node.
+    pub fn remote(&self, name: &ServerName) -> Arc<Remote> {
+        if let Some(remote) = self.remotes.load().get(name) {
+            return Arc::clone(remote);
+        }
+        let remote = Arc::new(Remote::new(
+            name.clone(),
+            self.cluster.clone(),
+            self.settings.calls_in_flight_max,
+            self.settings.message_bytes_max,
+        ));
+        self.remotes.rcu(|remotes| {
+            let mut remotes = HashMap::clone(remotes);
+            // Another caller may have been faster.
+            remotes.entry(name.clone()).or_insert_with(|| Arc::clone(&remote));
+            remotes
+        });
+        self.remotes.load().get(name).map_or(remote, Arc::clone)
+    }
+
+    /// Forgets the way to a server that no other node runs.
+    pub fn forget_remote(&self, name: &ServerName) {
+        self.elsewhere.forget(name);
+        if self.remotes.load().contains_key(name) {
+            self.remotes.rcu(|remotes| {
+                let mut remotes = HashMap::clone(remotes);
+                remotes.remove(name);
+                remotes
+            });
+        }
+    }
+
+    /// Forgets what was kept of a server's lists and is no longer so, since another node told.
+    pub fn forget_lists(&self, event: &UpstreamEvent) {
+        let remotes = self.remotes.load();
+        match event {
+            UpstreamEvent::Up { server, .. } | UpstreamEvent::Down { server, .. } => {
+                remotes.get(server).inspect(|remote| remote.lists.forget_all());
+            }
+            UpstreamEvent::ListChanged { server, kind } => {
+                remotes.get(server).inspect(|remote| remote.lists.forget(*kind));
+            }
+            UpstreamEvent::ResourceUpdated { .. } => {}
+        }
+    }
+
+    /// What a server last said of itself, here or on another node.
+    pub fn info_of(&self, name: &ServerName) -> Option<Arc<UpstreamInfo>> {
+        let own = self.slot(name).and_then(|slot| slot.info.load_full());
+        own.or_else(|| self.elsewhere.info(name))
     }
 }
 
@@ -107,6 +199,7 @@ impl UpstreamsHandle {
         settings: UpstreamSettings,
         servers: Arc<dyn ServerSource>,
         secrets: Arc<dyn SecretSource>,
+        cluster: ClusterHandle,
     ) -> (Self, ChildSpec) {
         let starter = Mailbox::new(system, path.child(STARTER), STARTER_MESSAGES_MAX);
         let supervisor = SupervisorSpec::new(system, path);
@@ -118,9 +211,14 @@ impl UpstreamsHandle {
             supervisor: supervisor.handle(),
             events: broadcast::Sender::new(EVENTS_MAX),
             slots: ArcSwap::default(),
+            remotes: ArcSwap::default(),
+            elsewhere: Elsewhere::default(),
+            news: Arc::default(),
+            cluster,
             builtins: ArcSwap::default(),
             starter: starter.clone(),
         });
+        UpstreamsHost::register(&shared);
         let of_starter = Arc::clone(&shared);
         let child = ChildSpec::actor(starter, move || Starter::new(Arc::clone(&of_starter)));
         (Self { shared }, ChildSpec::supervisor(supervisor.child(child)))
@@ -157,35 +255,20 @@ impl UpstreamsHandle {
                 target: Target::Builtin(Arc::clone(builtin)),
             });
         }
+        if self.shared.is_placed(name) {
+            let placed = PlacedServer::open(&self.shared, name, deadline).await?;
+            return Ok(UpstreamHandle {
+                target: Target::Placed(placed),
+            });
+        }
         let slot = match self.shared.slot(name) {
             Some(slot) => slot,
-            None => self.ensure(name, deadline).await?,
+            None => self.shared.ensure(name, deadline).await?,
         };
         let connection = slot.ready(deadline).await?;
         let info = Arc::clone(&connection.info);
         Ok(UpstreamHandle {
             target: Target::Live { slot, info },
-        })
-    }
-
-    async fn ensure(&self, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, UpstreamError> {
-        let asked = self
-            .shared
-            .starter
-            .ask(|reply| StarterMessage::Ensure(name.clone(), reply), deadline);
-        asked.await.unwrap_or_else(|error| {
-            let server = name.clone();
-            Err(match error {
-                AskError::Overloaded { .. } => UpstreamError::Overloaded {
-                    server,
-                    reason: error.to_string(),
-                },
-                AskError::Stopped { .. } => UpstreamError::Stopped(server),
-                AskError::DeadlineExceeded { .. } | AskError::NoReply { .. } => UpstreamError::Unreachable {
-                    server,
-                    reason: error.to_string(),
-                },
-            })
         })
     }
 
@@ -257,18 +340,23 @@ impl UpstreamsHandle {
 
     fn tables(&self) -> Vec<Arc<CallTable>> {
         let slots = self.shared.slots.load();
-        let builtins = self.shared.builtins.load();
+        let (builtins, remotes) = (self.shared.builtins.load(), self.shared.remotes.load());
         let live = slots.values().map(|slot| Arc::clone(&slot.calls));
-        live.chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))
+        let remote = remotes.values().map(|remote| Arc::clone(&remote.calls));
+        live.chain(remote).chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))
             .collect()
     }
 
-    /// The last lines of a server's log, oldest first; none if it has not been needed yet.
-    pub fn logs(&self, name: &ServerName) -> Vec<LogLine> {
-        self.shared
-            .slot(name)
-            .map(|slot| slot.log.lines())
-            .unwrap_or_default()
+    /// The last lines of a server's log, oldest first, from the node that runs it; none if it has not been needed yet.
+    ///
+    /// # Errors
+    /// When that node cannot be asked in time.
+    pub async fn logs(&self, name: &ServerName, deadline: Deadline) -> Result<Vec<LogLine>, UpstreamError> {
+        if self.shared.is_placed(name) {
+            return placed::logs_of(&self.shared, name, deadline).await;
+        }
+        let slot = self.shared.slot(name);
+        Ok(slot.map(|slot| slot.log.lines()).unwrap_or_default())
     }
 
     /// Where the connection to a server stands.
@@ -276,9 +364,9 @@ impl UpstreamsHandle {
         if self.shared.builtins.load().contains_key(name) {
             return UpstreamState::Ready;
         }
-        self.shared
-            .slot(name)
-            .map_or(UpstreamState::Idle, |slot| slot.state_for_people())
+        let own = self.shared.slot(name).map(|slot| slot.state_for_people());
+        own.or_else(|| self.shared.elsewhere.state(name))
+            .unwrap_or(UpstreamState::Idle)
     }
 
     /// What a server last said of itself, without connecting to it.
@@ -286,7 +374,7 @@ impl UpstreamsHandle {
         if let Some(builtin) = self.shared.builtins.load().get(name) {
             return Some(builtin.server.info());
         }
-        self.shared.slot(name).and_then(|slot| slot.info.load_full())
+        self.shared.info_of(name)
     }
 
     /// What happens to connections from now on. Who reads too slowly misses events and should look again at all.
@@ -308,6 +396,8 @@ enum Target {
         /// As it was when the handle was made.
         info: Arc<UpstreamInfo>,
     },
+    /// Here or on another node.
+    Placed(PlacedServer),
     Builtin(Arc<Builtin>),
 }
 
@@ -322,6 +412,7 @@ impl UpstreamHandle {
     pub fn name(&self) -> &ServerName {
         match &self.target {
             Target::Live { slot, .. } => &slot.name,
+            Target::Placed(placed) => placed.name(),
             Target::Builtin(builtin) => builtin.calls.server(),
         }
     }
@@ -330,6 +421,7 @@ impl UpstreamHandle {
     pub fn info(&self) -> Arc<UpstreamInfo> {
         match &self.target {
             Target::Live { slot, info } => slot.info.load_full().unwrap_or_else(|| Arc::clone(info)),
+            Target::Placed(placed) => placed.info(),
             Target::Builtin(builtin) => builtin.server.info(),
         }
     }
@@ -346,6 +438,7 @@ impl UpstreamHandle {
     ) -> Result<RawReply, UpstreamError> {
         match &self.target {
             Target::Live { slot, .. } => slot.request(method, params.as_deref(), options).await,
+            Target::Placed(placed) => placed.request(method, params.as_deref(), options).await,
             Target::Builtin(builtin) => builtin.request(method, params.as_deref(), &options).await,
         }
     }
@@ -362,6 +455,7 @@ impl UpstreamHandle {
     ) -> Result<(), UpstreamError> {
         match &self.target {
             Target::Live { slot, .. } => slot.notify(method, params.as_deref(), deadline).await,
+            Target::Placed(placed) => placed.notify(method, params.as_deref(), deadline).await,
             Target::Builtin(_) => Ok(()),
         }
     }
@@ -377,6 +471,7 @@ impl UpstreamHandle {
     ) -> Result<Arc<Vec<Descriptor>>, UpstreamError> {
         match &self.target {
             Target::Live { slot, .. } => slot.list(kind, deadline).await,
+            Target::Placed(placed) => placed.list(kind, deadline).await,
             Target::Builtin(builtin) if kind == ListKind::Tools => Ok(builtin.server.tools()),
             Target::Builtin(_) => Ok(Arc::default()),
         }

@@ -98,7 +98,7 @@ impl Lists {
             .collect()
     }
 
-    fn get(&self, kind: ListKind) -> Option<Arc<Vec<Descriptor>>> {
+    pub fn get(&self, kind: ListKind) -> Option<Arc<Vec<Descriptor>>> {
         let kept = self.kept.lock();
         let list = kept.get(&kind)?;
         list.until
@@ -106,8 +106,14 @@ impl Lists {
             .then(|| Arc::clone(&list.items))
     }
 
-    fn epoch(&self, kind: ListKind) -> u64 {
+    pub fn epoch(&self, kind: ListKind) -> u64 {
         self.epoch.lock().get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Keeps a list for a while, unless it has changed since `epoch`.
+    pub fn keep_for(&self, kind: ListKind, epoch: u64, items: &Arc<Vec<Descriptor>>, age_max: Duration) {
+        let (items, until) = (Arc::clone(items), Some(Instant::now() + age_max));
+        self.keep(kind, epoch, Kept { items, until });
     }
 
     fn keep(&self, kind: ListKind, epoch: u64, kept: Kept) {

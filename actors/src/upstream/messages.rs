@@ -18,7 +18,7 @@ use super::slot::Slot;
 use super::wires::Notice;
 
 /// How a request is made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CallOptions {
     /// Until when the answer is of use. On expiry the server is told to stop.
     pub deadline: Deadline,
@@ -111,6 +111,10 @@ pub(super) enum StarterMessage {
     ServerChanged(ServerName),
     /// Changes may have been missed.
     ServersChanged,
+    /// Servers may have come to this node: those that were in use go on here.
+    TakeOver,
+    /// Answered when everything that was asked before is done.
+    Settled(Reply<()>),
 }
 
 impl Message for UpstreamMessage {

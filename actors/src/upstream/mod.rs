@@ -7,6 +7,7 @@
 //! - `slot`: one server as its callers see it; `calls`: the calls in flight; `lists`: what the server lists; `log`
 //! - `connect`, `era`: reaching a server, finding out its era, shaking hands
 //! - `connection` over `stdio` or `http`: how requests get there; `frame` writes them, `incoming` reads what comes back
+//! - `placed`: servers of which the whole cluster has one process: those that are child processes
 //! - [`builtin`](BuiltinServer): servers that are part of the node
 //!
 //! A call does not pass through a mailbox. The caller's own task puts it into the call table, hands it to the
@@ -29,6 +30,7 @@ mod incoming;
 mod lists;
 mod log;
 mod messages;
+mod placed;
 mod slot;
 mod sources;
 mod starter;
@@ -58,6 +60,7 @@ pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, S
 use connect::{Ground, connect};
 use connection::Connection;
 use messages::{UpstreamMessage, connect_error};
+use placed::UpstreamNews;
 use slot::{Pause, Slot, SlotState};
 use state::{Do, Lifecycle, Phase};
 use wires::Notice;
@@ -128,6 +131,10 @@ impl UpstreamActor {
         let (slot, secrets) = (Arc::clone(&self.slot), Arc::clone(&self.secrets));
         let mailbox = ctx.mailbox().clone();
         async move {
+            if !slot.may_run() {
+                let outcome = Err(UpstreamError::Stopped(slot.name.clone()));
+                return UpstreamMessage::Connected { attempt, outcome };
+            }
             let limit = Duration::from_millis(slot.settings.start_timeout_ms);
             let transport = slot.transport.lock().clone();
             let resolved = sources::resolve(&transport, &*secrets, Deadline::within(limit)).await;
@@ -216,6 +223,7 @@ impl UpstreamActor {
         match notice {
             Notice::ListChanged(kinds) => kinds.iter().for_each(|kind| self.list_changed(*kind)),
             Notice::ResourceUpdated(uri) => {
+                self.slot.tell_others(&UpstreamNews::ResourceUpdated(uri.clone()));
                 self.emit(UpstreamEvent::ResourceUpdated {
                     server: self.slot.name.clone(),
                     uri,
@@ -244,6 +252,7 @@ impl UpstreamActor {
 
     fn list_changed(&self, kind: ListKind) {
         self.slot.lists.forget(kind);
+        self.slot.tell_others(&UpstreamNews::ListChanged(kind));
         self.emit(UpstreamEvent::ListChanged {
             server: self.slot.name.clone(),
             kind,

@@ -15,12 +15,15 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use troupe_protocol::id::ActorPath;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{Era, ListKind, method};
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::trace::Outcome;
 use troupe_protocol::upstream::{UpstreamInfo, UpstreamState};
 
+use crate::cluster::bulletin::Bulletin;
+use crate::cluster::{ClusterHandle, Whereabouts};
 use crate::runtime::{Deadline, Mailbox, System, trace};
 
 use super::calls::{CallTable, NewCall, ProgressTo};
@@ -32,6 +35,7 @@ use super::http::Mirror;
 use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
+use super::placed::{self, UpstreamNews};
 
 /// The connection of the moment.
 #[derive(Clone)]
@@ -70,6 +74,10 @@ pub(super) struct Slot {
     pub info: ArcSwapOption<UpstreamInfo>,
     state: watch::Sender<SlotState>,
     is_demanded: AtomicBool,
+    cluster: ClusterHandle,
+    news: Arc<Bulletin>,
+    /// Whether it is given away to another node: nothing new begins here.
+    is_moving: AtomicBool,
 }
 
 impl Slot {
@@ -78,6 +86,8 @@ impl Slot {
         system: System,
         mailbox: Mailbox<UpstreamMessage>,
         settings: Arc<UpstreamSettings>,
+        cluster: ClusterHandle,
+        news: Arc<Bulletin>,
         transport: Transport,
     ) -> Self {
         Self {
@@ -93,6 +103,9 @@ impl Slot {
             info: ArcSwapOption::empty(),
             state: watch::Sender::new(SlotState::Idle),
             is_demanded: AtomicBool::new(false),
+            cluster,
+            news,
+            is_moving: AtomicBool::new(false),
         }
     }
 
@@ -105,6 +118,40 @@ impl Slot {
     pub fn publish(&self, state: SlotState) {
         self.is_demanded.store(false, Ordering::Release);
         self.state.send_replace(state);
+        let state = match self.state_for_people() {
+            UpstreamState::Stopped if self.is_moving() => UpstreamState::Idle,
+            state => state,
+        };
+        self.tell_others(&UpstreamNews::State(state, self.info.load_full()));
+    }
+
+    /// Lets the other nodes know, if they have no connection of their own.
+    pub fn tell_others(&self, news: &UpstreamNews) {
+        if self.is_placed() {
+            news.publish(&self.name, &self.news);
+        }
+    }
+
+    /// Whether there is one connection to the server in the whole cluster.
+    pub fn is_placed(&self) -> bool {
+        placed::is_placed(&self.transport.lock())
+    }
+
+    /// Whether this node may run the server.
+    pub fn may_run(&self) -> bool {
+        !self.is_placed()
+            || (!self.is_moving()
+                && matches!(self.cluster.whereabouts(&placed::address_of(&self.name)), Whereabouts::Here(_)))
+    }
+
+    /// The server is given away to another node.
+    pub fn move_away(&self) {
+        self.is_moving.store(true, Ordering::Release);
+    }
+
+    /// Whether the server is given away to another node.
+    pub fn is_moving(&self) -> bool {
+        self.is_moving.load(Ordering::Acquire)
     }
 
     /// The connection of the moment, if there is one that lives.
@@ -184,7 +231,7 @@ impl Slot {
     }
 
     /// Lets the actor know that somebody waits, once for all who do.
-    fn demand(&self) {
+    pub fn demand(&self) {
         if !self.is_demanded.swap(true, Ordering::AcqRel)
             && self.mailbox.tell(UpstreamMessage::Demanded).is_err()
         {
@@ -199,8 +246,7 @@ impl Slot {
         params: Option<&RawValue>,
         options: CallOptions,
     ) -> Result<RawReply, UpstreamError> {
-        let context = trace::current();
-        let correlation_id = context.map(|context| context.correlation_id);
+        let correlation_id = trace::current().map(|context| context.correlation_id);
         let name = frame::name_of(method, params);
         let call = NewCall {
             method: method.to_owned(),
@@ -224,23 +270,7 @@ impl Slot {
             wants_progress,
         };
         let work = self.call(call, outgoing, options.deadline);
-        let Some(correlation_id) = correlation_id else {
-            return work.await;
-        };
-        let title: Cow<'static, str> = match &name {
-            Some(name) => format!("{method} {name}").into(),
-            None => method.to_owned().into(),
-        };
-        self.system
-            .trace(
-                self.mailbox.path(),
-                "upstream",
-                title,
-                correlation_id,
-                work,
-                outcome_of,
-            )
-            .await
+        traced(&self.system, self.mailbox.path(), method, name.as_deref(), work).await
     }
 
     async fn call(
@@ -349,6 +379,26 @@ impl Slot {
         });
         in_time.map_err(|failure| failure.into_error(&self.name, method))
     }
+}
+
+/// Makes a request as a step of the caller's trace, if there is one.
+pub(super) async fn traced(
+    system: &System,
+    path: &ActorPath,
+    method: &str,
+    name: Option<&str>,
+    work: impl Future<Output = Result<RawReply, UpstreamError>>,
+) -> Result<RawReply, UpstreamError> {
+    let Some(context) = trace::current() else {
+        return work.await;
+    };
+    let title: Cow<'static, str> = match name {
+        Some(name) => format!("{method} {name}").into(),
+        None => method.to_owned().into(),
+    };
+    system
+        .trace(path, "upstream", title, context.correlation_id, work, outcome_of)
+        .await
 }
 
 /// A request before it has an id.

@@ -1,18 +1,21 @@
 //! The actor that starts and stops the actors of servers: on demand, and as the registry changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use troupe_protocol::error::Code;
 use troupe_protocol::server::{ServerName, Transport};
 
-use crate::runtime::{Actor, ActorError, ChildSpec, Context, Deadline, Mailbox};
+use crate::cluster::{Nowhere, Whereabouts};
+use crate::runtime::{Actor, ActorError, ChildSpec, Context, Deadline, Mailbox, StartChildError};
 
 use super::UpstreamActor;
 use super::error::UpstreamError;
 use super::handle::Shared;
 use super::messages::{StarterMessage, UpstreamEvent, UpstreamMessage};
+use super::placed;
 use super::slot::Slot;
 use super::sources::{RegisteredServer, ServerChange};
 
@@ -20,6 +23,8 @@ use super::sources::{RegisteredServer, ServerChange};
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the actor of a server may take to end its process.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether a server that comes to this node may be started.
+const TAKE_OVER_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Messages that wait for the actor of one server.
 const MESSAGES_MAX: u32 = 256;
 
@@ -45,11 +50,25 @@ impl Starter {
         }
     }
 
+    /// Whether this node may run a server that is reached this way; who else does is an error.
+    fn check_owner(&self, name: &ServerName, transport: &Transport) -> Result<(), UpstreamError> {
+        let whereabouts = self.shared.cluster.whereabouts(&placed::address_of(name));
+        if !placed::is_placed(transport) || matches!(whereabouts, Whereabouts::Here(_)) {
+            return Ok(());
+        }
+        Err(UpstreamError::NoOwner {
+            server: name.clone(),
+            reason: "it is not, or not yet, this node's to run".to_owned(),
+            code: Code::PlacedElsewhere,
+        })
+    }
+
     async fn ensure(&self, name: ServerName) -> Result<Arc<Slot>, UpstreamError> {
         if let Some(slot) = self.shared.slot(&name) {
             return Ok(slot);
         }
         let transport = self.registered(&name)?;
+        self.check_owner(&name, &transport)?;
         let shared = &self.shared;
         let path = shared.supervisor.path().child(&name);
         let mailbox = Mailbox::new(&shared.system, path, MESSAGES_MAX);
@@ -58,6 +77,8 @@ impl Starter {
             shared.system.clone(),
             mailbox.clone(),
             shared.settings.clone(),
+            shared.cluster.clone(),
+            Arc::clone(&shared.news),
             transport,
         );
         let slot = Arc::new(slot);
@@ -70,11 +91,8 @@ impl Starter {
             let (slot, secrets, events) = of_actor.clone();
             UpstreamActor::new(slot, secrets, events)
         });
-        let started = shared.supervisor.start_child(
-            child.stop_within(STOP_WITHIN),
-            Deadline::within(SUPERVISOR_PATIENCE),
-        );
-        started.await.map_err(|error| UpstreamError::Unreachable {
+        let started = self.start(child.stop_within(STOP_WITHIN)).await;
+        started.map_err(|error| UpstreamError::Unreachable {
             server: name.clone(),
             reason: error.to_string(),
         })?;
@@ -84,12 +102,55 @@ impl Starter {
         Ok(slot)
     }
 
+    /// Starts an actor. One that is about to end, since its server moved away and is back, makes way first.
+    async fn start(&self, child: ChildSpec) -> Result<(), StartChildError> {
+        let (supervisor, deadline) = (
+            &self.shared.supervisor,
+            Deadline::within(SUPERVISOR_PATIENCE),
+        );
+        let path = match supervisor.start_child(child.clone(), deadline).await {
+            Err(StartChildError::AlreadyRunning(path)) => path,
+            started => return started,
+        };
+        // Its end is what is wanted; if it does not end, the start says so.
+        let _ = supervisor.stop_child(&path, deadline).await;
+        supervisor.start_child(child, deadline).await
+    }
+
+    /// Goes on with servers that were in use on another node and are this one's now.
+    async fn take_over(&self, ctx: &Context<Self>) {
+        let mut is_any_moving = false;
+        for name in self.shared.elsewhere.in_use() {
+            if self.shared.slot(&name).is_some() || !self.shared.is_placed(&name) {
+                continue;
+            }
+            match self.shared.cluster.whereabouts(&placed::address_of(&name)) {
+                Whereabouts::Here(_) => match self.ensure(name.clone()).await {
+                    Ok(slot) => {
+                        self.shared.elsewhere.forget(&name);
+                        slot.demand();
+                    }
+                    Err(error) => tracing::warn!(server = %name, %error, "not taken over"),
+                },
+                Whereabouts::Nowhere(Nowhere::Moving) => is_any_moving = true,
+                Whereabouts::At(..) | Whereabouts::Nowhere(_) => {}
+            }
+        }
+        if is_any_moving {
+            ctx.send_after(TAKE_OVER_AGAIN_AFTER, StarterMessage::TakeOver);
+        }
+    }
+
     /// Brings the actor of a server in line with its entry.
     async fn follow(&self, name: &ServerName) {
+        if !self.shared.is_placed(name) {
+            self.shared.forget_remote(name);
+        }
         let Some(slot) = self.shared.slot(name) else {
             return;
         };
-        match self.registered(name) {
+        let registered = self.registered(name);
+        match registered.and_then(|transport| self.check_owner(name, &transport).map(|()| transport)) {
             Ok(transport) => {
                 if *slot.transport.lock() != transport {
                     // A refusal is on record as a dead letter; the next change or start reads the entry again.
@@ -116,7 +177,10 @@ impl Starter {
     }
 
     async fn follow_all(&self) {
-        let names: Vec<ServerName> = self.shared.slots.load().keys().cloned().collect();
+        let names: BTreeSet<ServerName> = {
+            let (slots, remotes) = (self.shared.slots.load(), self.shared.remotes.load());
+            slots.keys().chain(remotes.keys()).cloned().collect()
+        };
         for name in names {
             self.follow(&name).await;
         }
@@ -139,15 +203,19 @@ impl Actor for Starter {
                 });
             }
         });
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn("listen to other nodes", async move { placed::read_others(&shared).await });
         self.follow_all().await;
         Ok(())
     }
 
-    async fn handle(&mut self, message: StarterMessage, _: &Context<Self>) -> Result<(), ActorError> {
+    async fn handle(&mut self, message: StarterMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
             StarterMessage::Ensure(name, reply) => reply.send(self.ensure(name).await),
             StarterMessage::ServerChanged(name) => self.follow(&name).await,
             StarterMessage::ServersChanged => self.follow_all().await,
+            StarterMessage::TakeOver => self.take_over(ctx).await,
+            StarterMessage::Settled(reply) => reply.send(()),
         }
         Ok(())
     }

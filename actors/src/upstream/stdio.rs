@@ -130,6 +130,17 @@ impl StdioLink {
     }
 }
 
+impl StdioLink {
+    /// Kills the process and all it started, and waits until that is done.
+    pub async fn kill(&self) {
+        let pump = self.pump.lock().take();
+        if let Some(pump) = pump {
+            pump.abort();
+            let _ = pump.await;
+        }
+    }
+}
+
 enum Refused {
     Full,
     Closed,

@@ -18,6 +18,7 @@ use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::method;
 use troupe_protocol::server::{ServerName, Transport};
 
+use crate::cluster::ClusterHandle;
 use crate::runtime::{ActorPath, Deadline, Root, System, SystemConfig, testkit};
 use crate::upstream::*;
 
@@ -60,6 +61,11 @@ pub struct Bed {
     root: Mutex<Option<Root>>,
 }
 
+/// A cluster of one.
+pub fn alone() -> ClusterHandle {
+    ClusterHandle::alone(troupe_protocol::id::NodeId::from_ulid(ulid::Ulid(1)))
+}
+
 pub fn name(text: &str) -> ServerName {
     ServerName::new(text).unwrap()
 }
@@ -93,7 +99,7 @@ impl Bed {
             Arc::clone(&book) as Arc<dyn SecretSource>,
         );
         let path = ActorPath::new("node/upstreams");
-        let (upstreams, child) = UpstreamsHandle::build(&system, path, settings, servers, secrets);
+        let (upstreams, child) = UpstreamsHandle::build(&system, path, settings, servers, secrets, alone());
         let root = testkit::start(&system, vec![child]).await.unwrap();
         Self {
             system,

@@ -399,7 +399,7 @@ async fn arguments_are_mirrored_into_headers_as_the_tools_schema_says() {
         tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(),
         ["regional"]
     );
-    let log = bed.upstreams.logs(&name("web"));
+    let log = bed.upstreams.logs(&name("web"), soon()).await.unwrap();
     assert!(
         log.iter()
             .any(|line| line.text.starts_with("tool wrong is left out")),

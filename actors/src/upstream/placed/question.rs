@@ -1,0 +1,113 @@
+//! What nodes ask each other about servers that run on one of them: the words, and how long texts are cut into pieces.
+//!
+//! Parameters and results are texts: they pass byte for byte, whatever numbers and spellings are in them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use troupe_protocol::access::Principal;
+use troupe_protocol::mcp::ListKind;
+use troupe_protocol::wire::AsJson;
+
+use crate::upstream::error::UpstreamError;
+
+/// The longest text within one message between nodes, in bytes. Longer ones go in pieces of this size.
+pub(super) const PIECE_BYTES_MAX: usize = 128 * 1024;
+
+/// What the node is asked that runs a server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// Connect if need be, and tell what the server said of itself: [`Answer::Text`] with an `UpstreamInfo`.
+    Ready,
+    /// A request: [`Answer::Result`] or [`Answer::Error`].
+    Request {
+        method: String,
+        params: Option<Text>,
+        principal: AsJson<Option<Principal>>,
+        /// The capabilities of the client, an object.
+        client: String,
+        wants_notifications: bool,
+    },
+    /// A notification: [`Answer::Done`].
+    Notify { method: String, params: Option<Text> },
+    /// What the server lists: [`Answer::Text`] with an array of the items.
+    List { kind: ListKind },
+    /// The last lines of the server's log: [`Answer::Text`] with an array of `LogLine`.
+    Logs,
+    /// A piece of a text that is too long for one message: [`Answer::Done`].
+    Piece { upload: u128, text: String },
+}
+
+/// A text in a question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Text {
+    /// Here it is.
+    Whole(String),
+    /// It was sent before, in pieces.
+    Uploaded(u128),
+}
+
+/// What comes before the end of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Part {
+    /// A message of the server's that belongs to the request.
+    Notification(String),
+    /// A piece of the answer's text.
+    Piece(String),
+}
+
+/// The end of an answer: the rest of its text.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The server's result.
+    Result(String),
+    /// The server's error.
+    Error(String),
+    /// What else was asked for.
+    Text(String),
+    /// It is done.
+    Done,
+}
+
+/// How the node that runs a server answers.
+pub(super) type Answered = Result<Answer, UpstreamError>;
+
+/// Where a text is cut: the end of its first piece.
+pub(super) fn cut(text: &str) -> usize {
+    text.floor_char_boundary(PIECE_BYTES_MAX)
+}
+
+/// The raw items of a list as one array.
+pub(super) fn array_of<'a>(items: impl Iterator<Item = &'a RawValue>) -> String {
+    let mut array = "[".to_owned();
+    for item in items {
+        if array.len() > 1 {
+            array.push(',');
+        }
+        array.push_str(item.get());
+    }
+    array.push(']');
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use troupe_protocol::wire;
+
+    #[test]
+    fn the_longest_piece_fits_into_a_message() {
+        let text = "ä".repeat(PIECE_BYTES_MAX);
+        let piece = text[..cut(&text)].to_owned();
+        assert_eq!(piece.len(), PIECE_BYTES_MAX);
+        let question = Question::Piece { upload: u128::MAX, text: piece };
+        assert!(wire::encode(&question).unwrap().len() < wire::MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
+    fn items_stay_as_they_are() {
+        let items = [r#"{"n":1e400}"#, r#"{ "x" : 1 }"#].map(|text| RawValue::from_string(text.to_owned()).unwrap());
+        assert_eq!(array_of(items.iter().map(|item| &**item)), r#"[{"n":1e400},{ "x" : 1 }]"#);
+        assert_eq!(array_of(std::iter::empty()), "[]");
+    }
+}

@@ -1,0 +1,283 @@
+//! The way to a server that runs on another node.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use troupe_protocol::jsonrpc::{RawMessage, RawReply};
+use troupe_protocol::mcp::{Descriptor, ListKind};
+use troupe_protocol::server::ServerName;
+use troupe_protocol::upstream::{LogLine, UpstreamInfo};
+use troupe_protocol::wire::AsJson;
+
+use super::address_of;
+use super::question::{Answer, Answered, Part, Question, Text, cut};
+use crate::cluster::{ClusterError, ClusterHandle, Streamed};
+use crate::runtime::Deadline;
+use crate::upstream::calls::{CallTable, NewCall};
+use crate::upstream::error::UpstreamError;
+use crate::upstream::frame;
+use crate::upstream::lists::Lists;
+use crate::upstream::messages::CallOptions;
+
+/// A server that runs on another node, as far as this one has to do with it.
+pub(in crate::upstream) struct Remote {
+    pub name: ServerName,
+    /// The calls in flight from this node.
+    pub calls: Arc<CallTable>,
+    /// What the server listed; forgotten when its owner lets know that it has changed.
+    pub lists: Lists,
+    pub cluster: ClusterHandle,
+    message_bytes_max: usize,
+}
+
+/// Why there is no answer, and what may be done about it.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nobody was asked who could have acted: asking again is harmless.
+    NotAsked(UpstreamError),
+    /// The owner was lost while it was at work.
+    Lost(UpstreamError),
+    /// It is so.
+    Final(UpstreamError),
+}
+
+impl Remote {
+    pub fn new(name: ServerName, cluster: ClusterHandle, calls_max: usize, message_bytes_max: usize) -> Self {
+        Self {
+            calls: Arc::new(CallTable::new(name.clone(), calls_max)),
+            lists: Lists::default(),
+            name,
+            cluster,
+            message_bytes_max,
+        }
+    }
+
+    /// Has the owner connect if need be; what the server said of itself.
+    pub(super) async fn ready(&self, deadline: Deadline) -> Result<Arc<UpstreamInfo>, Trouble> {
+        let text = self.text("connecting", Question::Ready, deadline).await?;
+        let info = serde_json::from_str(&text).map_err(|error| self.garbled(&error))?;
+        Ok(Arc::new(info))
+    }
+
+    /// Makes a request. It is listed among the calls in flight and can be cancelled here; dropped, it is cancelled at the
+    /// server.
+    pub(super) async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: &CallOptions,
+    ) -> Result<RawReply, Trouble> {
+        let call = NewCall {
+            method: method.to_owned(),
+            name: frame::name_of(method, params),
+            principal: options.principal.as_ref().map(|principal| principal.name.clone()),
+            correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
+            progress: None,
+        };
+        let begun = self.calls.begin(call);
+        let mut open = begun.map_err(|failure| Trouble::Final(failure.into_error(&self.name, method)))?;
+        let (server, method_name, began) = (self.name.clone(), method.to_owned(), open.began);
+        tokio::select! {
+            biased;
+            reply = self.exchange(method, params, options) => reply,
+            Ok(()) = &mut open.cancelled => {
+                Err(Trouble::Final(UpstreamError::Cancelled { server, method: method_name }))
+            }
+            () = tokio::time::sleep_until(options.deadline.instant()) => {
+                Err(Trouble::Final(self.too_late(method, began)))
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: &CallOptions,
+    ) -> Result<RawReply, Trouble> {
+        let question = Question::Request {
+            method: method.to_owned(),
+            params: self.text_of(method, params, options.deadline).await?,
+            principal: AsJson(options.principal.clone()),
+            client: options.client.as_str().to_owned(),
+            wants_notifications: options.progress.is_some(),
+        };
+        let (answer, text) = self.ask(method, question, options.progress.as_ref(), options.deadline).await?;
+        match answer {
+            Answer::Result(_) => Ok(RawReply::Result(self.raw(text)?)),
+            Answer::Error(_) => Ok(RawReply::Error(self.raw(text)?)),
+            Answer::Text(_) | Answer::Done => Err(self.unexpected(method)),
+        }
+    }
+
+    /// Sends a notification.
+    pub(super) async fn notify(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
+        let params = self.text_of(method, params, deadline).await?;
+        let question = Question::Notify {
+            method: method.to_owned(),
+            params,
+        };
+        self.ask(method, question, None, deadline).await.map(|_| ())
+    }
+
+    /// What the server lists.
+    pub(super) async fn list(&self, kind: ListKind, deadline: Deadline) -> Result<Arc<Vec<Descriptor>>, Trouble> {
+        let text = self.text(kind.method(), Question::List { kind }, deadline).await?;
+        let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|error| self.garbled(&error))?;
+        let items = items.into_iter().filter_map(|item| Descriptor::read(kind, item));
+        Ok(Arc::new(items.collect()))
+    }
+
+    /// The last lines of the server's log.
+    pub(super) async fn logs(&self, deadline: Deadline) -> Result<Vec<LogLine>, Trouble> {
+        let text = self.text("reading its log", Question::Logs, deadline).await?;
+        serde_json::from_str(&text).map_err(|error| self.garbled(&error))
+    }
+
+    async fn text(&self, what: &str, question: Question, deadline: Deadline) -> Result<String, Trouble> {
+        match self.ask(what, question, None, deadline).await? {
+            (Answer::Text(_), text) => Ok(text),
+            _ => Err(self.unexpected(what)),
+        }
+    }
+
+    /// Asks the owner: the kind of the answer, and its whole text.
+    async fn ask(
+        &self,
+        what: &str,
+        question: Question,
+        notifications: Option<&mpsc::Sender<RawMessage>>,
+        deadline: Deadline,
+    ) -> Result<(Answer, String), Trouble> {
+        let began = Instant::now();
+        let trouble = |error| self.trouble(what, began, error);
+        let stream = self.cluster.stream::<_, Part, Answered>(&address_of(&self.name), &question, deadline);
+        let mut stream = stream.map_err(trouble)?;
+        let mut text = String::new();
+        loop {
+            match stream.next().await.map_err(trouble)? {
+                Streamed::Part(Part::Notification(message)) => {
+                    if let (Some(sender), Ok(message)) = (notifications, RawMessage::new(message)) {
+                        // Bounded; what does not fit is dropped, as progress may be.
+                        let _ = sender.try_send(message);
+                    }
+                }
+                Streamed::Part(Part::Piece(piece)) => self.append(&mut text, &piece)?,
+                Streamed::End(Ok(mut answer)) => {
+                    if let Answer::Result(rest) | Answer::Error(rest) | Answer::Text(rest) = &mut answer {
+                        if text.is_empty() {
+                            text = std::mem::take(rest);
+                        } else {
+                            self.append(&mut text, rest)?;
+                        }
+                    }
+                    return Ok((answer, text));
+                }
+                // It gave the server away while this was on its way.
+                Streamed::End(Err(error @ UpstreamError::Stopped(_))) => return Err(Trouble::NotAsked(error)),
+                Streamed::End(Err(error)) => return Err(Trouble::Final(error)),
+            }
+        }
+    }
+
+    fn append(&self, text: &mut String, piece: &str) -> Result<(), Trouble> {
+        if text.len() + piece.len() > self.message_bytes_max {
+            return Err(Trouble::Final(UpstreamError::TooLarge {
+                server: self.name.clone(),
+                bytes_max: self.message_bytes_max,
+            }));
+        }
+        text.push_str(piece);
+        Ok(())
+    }
+
+    /// The parameters for a question; long ones are sent ahead in pieces.
+    async fn text_of(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Deadline,
+    ) -> Result<Option<Text>, Trouble> {
+        let Some(params) = params else { return Ok(None) };
+        let mut rest = params.get();
+        if cut(rest) == rest.len() {
+            return Ok(Some(Text::Whole(rest.to_owned())));
+        }
+        let upload = fastrand::u128(..);
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(cut(rest));
+            let text = piece.to_owned();
+            // Boxed: `ask` and this would otherwise hold each other.
+            let sending: BoxFuture<'_, _> =
+                Box::pin(self.ask(method, Question::Piece { upload, text }, None, deadline));
+            // However it ends, the request itself has not begun.
+            sending.await.map_err(|trouble| match trouble {
+                Trouble::Lost(error) => Trouble::NotAsked(error),
+                other => other,
+            })?;
+            rest = behind;
+        }
+        Ok(Some(Text::Uploaded(upload)))
+    }
+
+    fn trouble(&self, what: &str, began: Instant, error: ClusterError) -> Trouble {
+        let (server, method) = (self.name.clone(), what.to_owned());
+        match &error {
+            ClusterError::DeadlineExceeded => Trouble::Final(self.too_late(what, began)),
+            ClusterError::Lost { .. } => Trouble::Lost(UpstreamError::Died {
+                server,
+                method,
+                reason: error.to_string(),
+                retryable: true,
+            }),
+            ClusterError::Overloaded { .. } => Trouble::Final(UpstreamError::Overloaded {
+                server,
+                reason: error.to_string(),
+            }),
+            _ if error.is_harmless_to_repeat() => Trouble::NotAsked(UpstreamError::NoOwner {
+                server,
+                reason: error.to_string(),
+                code: error.code(),
+            }),
+            _ => Trouble::Final(UpstreamError::NoOwner {
+                server,
+                reason: error.to_string(),
+                code: error.code(),
+            }),
+        }
+    }
+
+    fn too_late(&self, method: &str, began: Instant) -> UpstreamError {
+        UpstreamError::DeadlineExceeded {
+            server: self.name.clone(),
+            method: method.to_owned(),
+            waited_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn raw(&self, text: String) -> Result<Box<RawValue>, Trouble> {
+        RawValue::from_string(text).map_err(|error| self.garbled(&error))
+    }
+
+    fn garbled(&self, error: &serde_json::Error) -> Trouble {
+        Trouble::Final(UpstreamError::Protocol {
+            server: self.name.clone(),
+            reason: format!("what its node passed on cannot be read: {error}"),
+        })
+    }
+
+    fn unexpected(&self, what: &str) -> Trouble {
+        Trouble::Final(UpstreamError::Protocol {
+            server: self.name.clone(),
+            reason: format!("its node gave another kind of answer to {what} than was asked for"),
+        })
+    }
+}

@@ -1,0 +1,343 @@
+//! A server of which there is one process in the cluster, wherever that runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use troupe_protocol::cluster::Epoch;
+use troupe_protocol::error::Code;
+use troupe_protocol::id::NodeId;
+use troupe_protocol::jsonrpc::RawReply;
+use troupe_protocol::mcp::{Descriptor, ListKind, method};
+use troupe_protocol::server::ServerName;
+use troupe_protocol::upstream::{LogLine, UpstreamInfo, UpstreamState};
+
+use super::address_of;
+use super::remote::Trouble;
+use crate::cluster::{Nowhere, Whereabouts};
+use crate::runtime::Deadline;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::handle::Shared;
+use crate::upstream::messages::CallOptions;
+use crate::upstream::slot::{Slot, traced};
+
+/// How long a call waits for a server to have an owner: longer than a dead node takes to be noticed and its servers to
+/// be taken over, and than a moving one takes to be given away.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long it waits on a node that follows no majority: others may have to do the work.
+const PATIENCE_WITHOUT_LEASE: Duration = Duration::from_secs(2);
+/// The longest pause before it is looked again who the owner is.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A server wherever it runs. Each use finds out anew where that is.
+#[derive(Clone)]
+pub(in crate::upstream) struct PlacedServer {
+    shared: Arc<Shared>,
+    name: ServerName,
+    /// As it was when this was made.
+    info: Arc<UpstreamInfo>,
+}
+
+/// Where the server is at the moment.
+enum Place {
+    Here,
+    At(NodeId),
+    Nowhere(UpstreamError),
+}
+
+impl PlacedServer {
+    /// The server, connected to if need be.
+    pub async fn open(shared: &Arc<Shared>, name: &ServerName, deadline: Deadline) -> Result<Self, UpstreamError> {
+        let mut attempts = Attempts::new(shared, deadline);
+        loop {
+            let outcome = match place_of(shared, name) {
+                Place::Here => match slot_of(shared, name, deadline).await {
+                    Ok(slot) => {
+                        let connection = slot.ready(deadline).await;
+                        connection
+                            .map(|connection| Arc::clone(&connection.info))
+                            .map_err(|error| here(&slot, error))
+                    }
+                    Err(error) => Err(error),
+                },
+                Place::At(node) => match shared.elsewhere.info_if_ready(name, node) {
+                    Some(info) => Ok(info),
+                    None => shared.remote(name).ready(deadline).await,
+                },
+                Place::Nowhere(error) => Err(Trouble::NotAsked(error)),
+            };
+            match outcome {
+                Ok(info) => {
+                    return Ok(Self {
+                        shared: Arc::clone(shared),
+                        name: name.clone(),
+                        info,
+                    });
+                }
+                Err(trouble) => attempts.after(trouble, true).await?,
+            }
+        }
+    }
+
+    pub fn name(&self) -> &ServerName {
+        &self.name
+    }
+
+    /// What the server said of itself at its last start.
+    pub fn info(&self) -> Arc<UpstreamInfo> {
+        let known = self.shared.info_of(&self.name);
+        known.unwrap_or_else(|| Arc::clone(&self.info))
+    }
+
+    /// Makes a request where the server is.
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: CallOptions,
+    ) -> Result<RawReply, UpstreamError> {
+        let mut attempts = Attempts::new(&self.shared, options.deadline);
+        loop {
+            let outcome = match self.place() {
+                Place::Here => match slot_of(&self.shared, &self.name, options.deadline).await {
+                    Ok(slot) => slot.request(method, params, options.clone())
+                        .await
+                        .map_err(|error| here(&slot, error)),
+                    Err(trouble) => Err(trouble),
+                },
+                Place::At(_) => self.request_remotely(method, params, &options).await,
+                Place::Nowhere(error) => Err(Trouble::NotAsked(error)),
+            };
+            match outcome {
+                Ok(reply) => return Ok(reply),
+                Err(trouble) => attempts.after(trouble, is_harmless(method)).await?,
+            }
+        }
+    }
+
+    /// The request at another node, as a step of the caller's trace; the owner's own steps are below it.
+    async fn request_remotely(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        options: &CallOptions,
+    ) -> Result<RawReply, Trouble> {
+        let remote = self.shared.remote(&self.name);
+        let mut trouble = None;
+        let work = async {
+            let reply = remote.request(method, params, options).await;
+            reply.map_err(|met| {
+                let error = met.error().clone();
+                trouble = Some(met);
+                error
+            })
+        };
+        let path = self.shared.supervisor.path().child(&self.name);
+        let name = crate::upstream::frame::name_of(method, params);
+        let reply = traced(&self.shared.system, &path, method, name.as_deref(), work).await;
+        reply.map_err(|error| trouble.unwrap_or(Trouble::Final(error)))
+    }
+
+    /// Sends a notification.
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Deadline,
+    ) -> Result<(), UpstreamError> {
+        let mut attempts = Attempts::new(&self.shared, deadline);
+        loop {
+            let outcome = match self.place() {
+                Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
+                    Ok(slot) => slot.notify(method, params, deadline).await.map_err(|error| here(&slot, error)),
+                    Err(trouble) => Err(trouble),
+                },
+                Place::At(_) => self.shared.remote(&self.name).notify(method, params, deadline).await,
+                Place::Nowhere(error) => Err(Trouble::NotAsked(error)),
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(trouble) => attempts.after(trouble, false).await?,
+            }
+        }
+    }
+
+    /// What the server lists of this kind; kept on this node, too, until its owner lets know of a change.
+    pub async fn list(&self, kind: ListKind, deadline: Deadline) -> Result<Arc<Vec<Descriptor>>, UpstreamError> {
+        let mut attempts = Attempts::new(&self.shared, deadline);
+        loop {
+            let outcome = match self.place() {
+                Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
+                    Ok(slot) => slot.list(kind, deadline).await.map_err(|error| here(&slot, error)),
+                    Err(trouble) => Err(trouble),
+                },
+                Place::At(node) => self.list_remotely(node, kind, deadline).await,
+                Place::Nowhere(error) => Err(Trouble::NotAsked(error)),
+            };
+            match outcome {
+                Ok(items) => return Ok(items),
+                Err(trouble) => attempts.after(trouble, true).await?,
+            }
+        }
+    }
+
+    async fn list_remotely(
+        &self,
+        node: NodeId,
+        kind: ListKind,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<Descriptor>>, Trouble> {
+        let remote = self.shared.remote(&self.name);
+        let is_ready = || self.shared.elsewhere.state_at(&self.name, node) == Some(UpstreamState::Ready);
+        if is_ready() && let Some(items) = remote.lists.get(kind) {
+            return Ok(items);
+        }
+        let epoch = remote.lists.epoch(kind);
+        let items = remote.list(kind, deadline).await?;
+        if is_ready() {
+            let age_max = Duration::from_millis(self.shared.settings.list_age_ms_max);
+            remote.lists.keep_for(kind, epoch, &items, age_max);
+        }
+        Ok(items)
+    }
+
+    fn place(&self) -> Place {
+        place_of(&self.shared, &self.name)
+    }
+}
+
+/// The last lines of a server's log, from where it runs.
+pub(in crate::upstream) async fn logs_of(
+    shared: &Arc<Shared>,
+    name: &ServerName,
+    deadline: Deadline,
+) -> Result<Vec<LogLine>, UpstreamError> {
+    match place_of(shared, name) {
+        Place::At(_) => {
+            let lines = shared.remote(name).logs(deadline).await;
+            lines.map_err(Trouble::into_error)
+        }
+        Place::Here | Place::Nowhere(_) => Ok(shared.slot(name).map(|slot| slot.log.lines()).unwrap_or_default()),
+    }
+}
+
+fn place_of(shared: &Shared, name: &ServerName) -> Place {
+    let no_owner = |code: Code, reason: &str| {
+        Place::Nowhere(UpstreamError::NoOwner {
+            server: name.clone(),
+            reason: reason.to_owned(),
+            code,
+        })
+    };
+    match shared.cluster.whereabouts(&address_of(name)) {
+        Whereabouts::Here(_) => Place::Here,
+        Whereabouts::At(node, _) => Place::At(node),
+        Whereabouts::Nowhere(Nowhere::NoLease) => no_owner(
+            Code::NoQuorum,
+            "this node runs it but does not follow a majority of the voters",
+        ),
+        Whereabouts::Nowhere(Nowhere::Moving) => {
+            no_owner(Code::PlacedElsewhere, "it is moving to this node from another")
+        }
+        Whereabouts::Nowhere(Nowhere::NobodyUp) => {
+            no_owner(Code::PlacedElsewhere, "no node is up to run it")
+        }
+    }
+}
+
+async fn slot_of(shared: &Arc<Shared>, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, Trouble> {
+    match shared.slot(name) {
+        Some(slot) if !slot.is_moving() => Ok(slot),
+        _ => shared.ensure(name, deadline).await.map_err(|error| match error {
+            UpstreamError::NoOwner { .. } => Trouble::NotAsked(error),
+            other => Trouble::Final(other),
+        }),
+    }
+}
+
+/// What an error of this node's own slot means for who asked.
+fn here(slot: &Slot, error: UpstreamError) -> Trouble {
+    match error {
+        UpstreamError::Stopped(_) if slot.is_moving() => Trouble::NotAsked(error),
+        other => Trouble::Final(other),
+    }
+}
+
+/// Whether a request changes nothing at the server, so that it may be made twice.
+fn is_harmless(method: &str) -> bool {
+    matches!(
+        method,
+        method::PING
+            | method::DISCOVER
+            | method::TOOLS_LIST
+            | method::RESOURCES_LIST
+            | method::RESOURCES_TEMPLATES_LIST
+            | method::RESOURCES_READ
+            | method::PROMPTS_LIST
+            | method::PROMPTS_GET
+    )
+}
+
+impl Trouble {
+    fn error(&self) -> &UpstreamError {
+        match self {
+            Self::NotAsked(error) | Self::Lost(error) | Self::Final(error) => error,
+        }
+    }
+
+    fn into_error(self) -> UpstreamError {
+        match self {
+            Self::NotAsked(error) | Self::Lost(error) | Self::Final(error) => error,
+        }
+    }
+}
+
+/// How often and how long something is tried.
+struct Attempts {
+    shared: Arc<Shared>,
+    epochs: watch::Receiver<(Epoch, bool)>,
+    began: Instant,
+    deadline: Deadline,
+    /// Whether an owner was lost already: then the next loss is final.
+    has_lost: bool,
+}
+
+impl Attempts {
+    fn new(shared: &Arc<Shared>, deadline: Deadline) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            epochs: shared.cluster.epochs(),
+            began: Instant::now(),
+            deadline,
+            has_lost: false,
+        }
+    }
+
+    /// Waits until it is worth trying again; hands the error back when it is not.
+    async fn after(&mut self, trouble: Trouble, is_harmless: bool) -> Result<(), UpstreamError> {
+        let error = match trouble {
+            Trouble::Final(error) => return Err(error),
+            Trouble::Lost(error) if !is_harmless || self.has_lost => return Err(error),
+            Trouble::Lost(error) => {
+                self.has_lost = true;
+                error
+            }
+            Trouble::NotAsked(error) => error,
+        };
+        let patience = if self.shared.cluster.holds_lease() {
+            PATIENCE
+        } else {
+            PATIENCE_WITHOUT_LEASE
+        };
+        let until = (self.began + patience).min(self.deadline.instant());
+        let now = Instant::now();
+        if now >= until {
+            return Err(error);
+        }
+        // The end of the wait alone says nothing: whoever tries again sees.
+        let _ = tokio::time::timeout_at(until.min(now + LOOK_AGAIN_AFTER), self.epochs.changed()).await;
+        Ok(())
+    }
+}
