@@ -88,11 +88,7 @@ impl Bulletin {
     pub fn publish(&self, key: impl Into<String>, text: String) {
         let key = key.into();
         if key.len() + text.len() > ENTRY_BYTES_MAX {
-            tracing::debug!(
-                key,
-                bytes = text.len(),
-                "too long to be told to the other nodes"
-            );
+            tracing::debug!(key, bytes = text.len(), "too long to be told to the other nodes");
             return;
         }
         let version = self.kept.lock().put(key, text);
@@ -110,11 +106,7 @@ impl Bulletin {
     /// What is new; waits until there is something, or until the deadline.
     pub async fn next(&self, since: Since, until: Deadline) -> Page {
         let mut latest = self.latest.subscribe();
-        let known = if since.life == self.life {
-            since.version
-        } else {
-            0
-        };
+        let known = if since.life == self.life { since.version } else { 0 };
         let is_new = since.life != self.life;
         let until = until.instant().min(Instant::now() + WAIT_MAX);
         let something = latest.wait_for(|version| *version > known || is_new);

@@ -9,6 +9,7 @@
 //! - [`dispatcher`]: a question finds the placed actor it is for, on whatever node
 //! - [`placement`]: which addresses this node may act for, and telling the hosts of placed actors
 //! - [`lease`]: who may act at all, and when a former owner surely does no more
+//! - [`bulletin`]: what each node lets all others know
 //! - `error`: why the cluster could not do what it was asked
 //!
 //! # Who may act for an address
@@ -16,6 +17,7 @@
 //! for what it owned at every epoch from the last *cleared* one on: an epoch is cleared once every node that may hold a
 //! lease has given up what it does not own at that epoch. So an address changes hands without ever having two.
 
+pub mod bulletin;
 pub mod dispatcher;
 mod error;
 mod handle;
@@ -23,8 +25,11 @@ pub mod identity;
 pub mod lease;
 pub mod link;
 pub mod placement;
+#[cfg(test)]
+pub(crate) mod testkit;
 
 pub use dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, Streamed};
 pub use error::ClusterError;
 pub use handle::ClusterHandle;
+pub use link::ServiceError;
 pub use placement::{Nowhere, Whereabouts};

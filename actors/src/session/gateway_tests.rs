@@ -127,6 +127,7 @@ impl Bed {
             },
             Arc::new(Fakes(registry.clone())),
             Arc::new(NoSecrets),
+            crate::upstream::tests::bed::alone(),
         );
         let (sessions_child, sessions) =
             sessions(&system, ActorPath::new("node/sessions"), SessionLimits::default());

@@ -343,7 +343,8 @@ impl UpstreamsHandle {
         let (builtins, remotes) = (self.shared.builtins.load(), self.shared.remotes.load());
         let live = slots.values().map(|slot| Arc::clone(&slot.calls));
         let remote = remotes.values().map(|remote| Arc::clone(&remote.calls));
-        live.chain(remote).chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))
+        live.chain(remote)
+            .chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))
             .collect()
     }
 

@@ -141,7 +141,10 @@ impl Slot {
     pub fn may_run(&self) -> bool {
         !self.is_placed()
             || (!self.is_moving()
-                && matches!(self.cluster.whereabouts(&placed::address_of(&self.name)), Whereabouts::Here(_)))
+                && matches!(
+                    self.cluster.whereabouts(&placed::address_of(&self.name)),
+                    Whereabouts::Here(_)
+                ))
     }
 
     /// The server is given away to another node.

@@ -104,10 +104,7 @@ impl Starter {
 
     /// Starts an actor. One that is about to end, since its server moved away and is back, makes way first.
     async fn start(&self, child: ChildSpec) -> Result<(), StartChildError> {
-        let (supervisor, deadline) = (
-            &self.shared.supervisor,
-            Deadline::within(SUPERVISOR_PATIENCE),
-        );
+        let (supervisor, deadline) = (&self.shared.supervisor, Deadline::within(SUPERVISOR_PATIENCE));
         let path = match supervisor.start_child(child.clone(), deadline).await {
             Err(StartChildError::AlreadyRunning(path)) => path,
             started => return started,
@@ -204,7 +201,9 @@ impl Actor for Starter {
             }
         });
         let shared = Arc::clone(&self.shared);
-        ctx.spawn("listen to other nodes", async move { placed::read_others(&shared).await });
+        ctx.spawn("listen to other nodes", async move {
+            placed::read_others(&shared).await
+        });
         self.follow_all().await;
         Ok(())
     }

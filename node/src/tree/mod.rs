@@ -20,6 +20,7 @@ use tokio::{net::TcpSocket, time::Instant};
 use troupe_actors::{
     access::{self, AccessError, FirstStart},
     audit::{self, AuditError, AuditSettings},
+    cluster::ClusterHandle,
     conversation::{ConversationError, ConversationServices, ConversationsHandle},
     health::{self, HealthSettings},
     registry,
@@ -122,12 +123,14 @@ impl Node {
         let (vault, vault_child) = vault::actor(&system, top.child("vault"), &store, vault_key)?;
         let sealer = Arc::new(VaultSealer(vault.clone()));
         let (registry_child, registry) = registry::child(&system, &store, sealer)?;
+        let cluster = ClusterHandle::alone(node_id(&store).await?);
         let (upstreams, upstreams_child) = UpstreamsHandle::build(
             &system,
             top.child("upstreams"),
             upstream_settings(&config),
             Arc::new(RegisteredServers(registry.clone())),
             Arc::new(VaultSecrets(vault.clone())),
+            cluster,
         );
         let (router, router_child) = routing::build(
             &system,

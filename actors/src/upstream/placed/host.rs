@@ -89,8 +89,15 @@ impl EntityHost for UpstreamsHost {
     }
 
     fn count(&self) -> usize {
-        let Some(shared) = self.shared.upgrade() else { return 0 };
-        shared.slots.load().values().filter(|slot| slot.is_placed()).count()
+        let Some(shared) = self.shared.upgrade() else {
+            return 0;
+        };
+        shared
+            .slots
+            .load()
+            .values()
+            .filter(|slot| slot.is_placed())
+            .count()
     }
 }
 
@@ -128,7 +135,9 @@ async fn answer(
             wants_notifications,
         } => {
             let params = raw(params)?;
-            let client = RawValue::from_string(client).map(ClientCapabilities::new).unwrap_or_default();
+            let client = RawValue::from_string(client)
+                .map(ClientCapabilities::new)
+                .unwrap_or_default();
             let (sender, receiver) = mpsc::channel(NOTIFICATIONS_MAX);
             let options = CallOptions {
                 deadline,
@@ -197,7 +206,11 @@ async fn pieces(text: String, parts: &Parts) -> String {
         }
         rest = behind;
     }
-    if rest.len() == text.len() { text } else { rest.to_owned() }
+    if rest.len() == text.len() {
+        text
+    } else {
+        rest.to_owned()
+    }
 }
 
 fn text_of(raw: Box<RawValue>) -> String {
@@ -207,7 +220,9 @@ fn text_of(raw: Box<RawValue>) -> String {
 /// Stops the servers that are not this node's any more. Without a lease there is no time for their calls to end.
 async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     // What the starter has in hand came before the change; what comes after it, it refuses by itself.
-    let fence = shared.starter.ask(StarterMessage::Settled, Deadline::within(STARTER_TIME_MAX));
+    let fence = shared
+        .starter
+        .ask(StarterMessage::Settled, Deadline::within(STARTER_TIME_MAX));
     if let Err(error) = fence.await {
         tracing::debug!(%error, "the starter did not answer while servers are given away");
     }

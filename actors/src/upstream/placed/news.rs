@@ -78,7 +78,10 @@ impl Elsewhere {
     /// As [`state`](Self::state), if this node told it.
     pub fn state_at(&self, name: &ServerName, node: NodeId) -> Option<UpstreamState> {
         let known = self.known.load();
-        known.get(name).filter(|known| known.node == node).map(Known::state_now)
+        known
+            .get(name)
+            .filter(|known| known.node == node)
+            .map(Known::state_now)
     }
 
     /// What a server said of itself.
@@ -130,7 +133,8 @@ impl Elsewhere {
         if is_resting && before.is_some_and(|before| before.node != node) {
             return None;
         }
-        let was_ready = before.is_some_and(|before| before.node == node && before.state == UpstreamState::Ready);
+        let was_ready =
+            before.is_some_and(|before| before.node == node && before.state == UpstreamState::Ready);
         let event = match &state {
             UpstreamState::Ready if !was_ready => info.as_ref().map(|info| UpstreamEvent::Up {
                 server: server.clone(),
@@ -203,7 +207,9 @@ impl NewsReader {
 
 impl Reader for NewsReader {
     fn heard(&self, node: NodeId, page: &Page) {
-        let Some(shared) = self.shared.upgrade() else { return };
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
         let read = |(key, text): &(String, String)| match serde_json::from_str(text) {
             Ok(news) => Some(news),
             // Of a node with a newer program, perhaps.
@@ -226,7 +232,9 @@ impl Reader for NewsReader {
                 // What changed before this node listened, it has not kept.
                 _ if page.is_beginning => {}
                 UpstreamNews::ListChanged(kind) => events.push(UpstreamEvent::ListChanged { server, kind }),
-                UpstreamNews::ResourceUpdated(uri) => events.push(UpstreamEvent::ResourceUpdated { server, uri }),
+                UpstreamNews::ResourceUpdated(uri) => {
+                    events.push(UpstreamEvent::ResourceUpdated { server, uri })
+                }
             }
         }
         // Only this task's reader changes it, and `forget`, which may well be repeated.
@@ -238,7 +246,9 @@ impl Reader for NewsReader {
     }
 
     fn lost(&self, node: NodeId) {
-        let Some(shared) = self.shared.upgrade() else { return };
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
         let mut known = HashMap::clone(&shared.elsewhere.known.load());
         let were_ready = Elsewhere::node_gone(&mut known, node);
         shared.elsewhere.known.store(Arc::new(known));
@@ -272,12 +282,26 @@ mod tests {
     fn a_server_that_moves_is_not_taken_for_one_that_rests() {
         let server = ServerName::new("time").unwrap();
         let mut known = HashMap::new();
-        let take = |known: &mut _, number, state| Elsewhere::take(known, node(number), &server, state, info());
-        assert!(matches!(take(&mut known, 1, UpstreamState::Ready), Some(UpstreamEvent::Up { .. })));
-        assert_eq!(take(&mut known, 1, UpstreamState::Ready), None, "it was up already");
-        assert!(matches!(take(&mut known, 2, UpstreamState::Ready), Some(UpstreamEvent::Up { .. })));
+        let take =
+            |known: &mut _, number, state| Elsewhere::take(known, node(number), &server, state, info());
+        assert!(matches!(
+            take(&mut known, 1, UpstreamState::Ready),
+            Some(UpstreamEvent::Up { .. })
+        ));
+        assert_eq!(
+            take(&mut known, 1, UpstreamState::Ready),
+            None,
+            "it was up already"
+        );
+        assert!(matches!(
+            take(&mut known, 2, UpstreamState::Ready),
+            Some(UpstreamEvent::Up { .. })
+        ));
         assert_eq!(take(&mut known, 1, UpstreamState::Stopped), None);
-        assert_eq!((known[&server].node, known[&server].state.clone()), (node(2), UpstreamState::Ready));
+        assert_eq!(
+            (known[&server].node, known[&server].state.clone()),
+            (node(2), UpstreamState::Ready)
+        );
     }
 
     #[test]
@@ -288,7 +312,9 @@ mod tests {
         assert_eq!(Elsewhere::node_gone(&mut known, node(2)), []);
         assert_eq!(Elsewhere::node_gone(&mut known, node(1)), [server.clone()]);
         assert!(known[&server].was_in_use);
-        let elsewhere = Elsewhere { known: ArcSwap::from_pointee(known) };
+        let elsewhere = Elsewhere {
+            known: ArcSwap::from_pointee(known),
+        };
         assert_eq!(elsewhere.in_use(), [server.clone()]);
         assert_eq!(elsewhere.info_if_ready(&server, node(1)), None);
     }

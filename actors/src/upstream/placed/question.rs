@@ -100,14 +100,21 @@ mod tests {
         let text = "ä".repeat(PIECE_BYTES_MAX);
         let piece = text[..cut(&text)].to_owned();
         assert_eq!(piece.len(), PIECE_BYTES_MAX);
-        let question = Question::Piece { upload: u128::MAX, text: piece };
+        let question = Question::Piece {
+            upload: u128::MAX,
+            text: piece,
+        };
         assert!(wire::encode(&question).unwrap().len() < wire::MESSAGE_BYTES_MAX);
     }
 
     #[test]
     fn items_stay_as_they_are() {
-        let items = [r#"{"n":1e400}"#, r#"{ "x" : 1 }"#].map(|text| RawValue::from_string(text.to_owned()).unwrap());
-        assert_eq!(array_of(items.iter().map(|item| &**item)), r#"[{"n":1e400},{ "x" : 1 }]"#);
+        let items =
+            [r#"{"n":1e400}"#, r#"{ "x" : 1 }"#].map(|text| RawValue::from_string(text.to_owned()).unwrap());
+        assert_eq!(
+            array_of(items.iter().map(|item| &**item)),
+            r#"[{"n":1e400},{ "x" : 1 }]"#
+        );
         assert_eq!(array_of(std::iter::empty()), "[]");
     }
 }

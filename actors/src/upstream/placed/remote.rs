@@ -105,7 +105,9 @@ impl Remote {
             client: options.client.as_str().to_owned(),
             wants_notifications: options.progress.is_some(),
         };
-        let (answer, text) = self.ask(method, question, options.progress.as_ref(), options.deadline).await?;
+        let (answer, text) = self
+            .ask(method, question, options.progress.as_ref(), options.deadline)
+            .await?;
         match answer {
             Answer::Result(_) => Ok(RawReply::Result(self.raw(text)?)),
             Answer::Error(_) => Ok(RawReply::Error(self.raw(text)?)),
@@ -129,8 +131,14 @@ impl Remote {
     }
 
     /// What the server lists.
-    pub(super) async fn list(&self, kind: ListKind, deadline: Deadline) -> Result<Arc<Vec<Descriptor>>, Trouble> {
-        let text = self.text(kind.method(), Question::List { kind }, deadline).await?;
+    pub(super) async fn list(
+        &self,
+        kind: ListKind,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<Descriptor>>, Trouble> {
+        let text = self
+            .text(kind.method(), Question::List { kind }, deadline)
+            .await?;
         let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|error| self.garbled(&error))?;
         let items = items.into_iter().filter_map(|item| Descriptor::read(kind, item));
         Ok(Arc::new(items.collect()))
@@ -159,7 +167,9 @@ impl Remote {
     ) -> Result<(Answer, String), Trouble> {
         let began = Instant::now();
         let trouble = |error| self.trouble(what, began, error);
-        let stream = self.cluster.stream::<_, Part, Answered>(&address_of(&self.name), &question, deadline);
+        let stream = self
+            .cluster
+            .stream::<_, Part, Answered>(&address_of(&self.name), &question, deadline);
         let mut stream = stream.map_err(trouble)?;
         let mut text = String::new();
         loop {
@@ -181,8 +191,10 @@ impl Remote {
                     }
                     return Ok((answer, text));
                 }
-                // It gave the server away while this was on its way.
-                Streamed::End(Err(error @ UpstreamError::Stopped(_))) => return Err(Trouble::NotAsked(error)),
+                // It gave the server away while this was on its way, or does not have it yet.
+                Streamed::End(Err(error @ (UpstreamError::Stopped(_) | UpstreamError::NoOwner { .. }))) => {
+                    return Err(Trouble::NotAsked(error));
+                }
                 Streamed::End(Err(error)) => return Err(Trouble::Final(error)),
             }
         }

@@ -49,7 +49,11 @@ enum Place {
 
 impl PlacedServer {
     /// The server, connected to if need be.
-    pub async fn open(shared: &Arc<Shared>, name: &ServerName, deadline: Deadline) -> Result<Self, UpstreamError> {
+    pub async fn open(
+        shared: &Arc<Shared>,
+        name: &ServerName,
+        deadline: Deadline,
+    ) -> Result<Self, UpstreamError> {
         let mut attempts = Attempts::new(shared, deadline);
         loop {
             let outcome = match place_of(shared, name) {
@@ -102,7 +106,8 @@ impl PlacedServer {
         loop {
             let outcome = match self.place() {
                 Place::Here => match slot_of(&self.shared, &self.name, options.deadline).await {
-                    Ok(slot) => slot.request(method, params, options.clone())
+                    Ok(slot) => slot
+                        .request(method, params, options.clone())
                         .await
                         .map_err(|error| here(&slot, error)),
                     Err(trouble) => Err(trouble),
@@ -151,10 +156,18 @@ impl PlacedServer {
         loop {
             let outcome = match self.place() {
                 Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
-                    Ok(slot) => slot.notify(method, params, deadline).await.map_err(|error| here(&slot, error)),
+                    Ok(slot) => slot
+                        .notify(method, params, deadline)
+                        .await
+                        .map_err(|error| here(&slot, error)),
                     Err(trouble) => Err(trouble),
                 },
-                Place::At(_) => self.shared.remote(&self.name).notify(method, params, deadline).await,
+                Place::At(_) => {
+                    self.shared
+                        .remote(&self.name)
+                        .notify(method, params, deadline)
+                        .await
+                }
                 Place::Nowhere(error) => Err(Trouble::NotAsked(error)),
             };
             match outcome {
@@ -165,12 +178,19 @@ impl PlacedServer {
     }
 
     /// What the server lists of this kind; kept on this node, too, until its owner lets know of a change.
-    pub async fn list(&self, kind: ListKind, deadline: Deadline) -> Result<Arc<Vec<Descriptor>>, UpstreamError> {
+    pub async fn list(
+        &self,
+        kind: ListKind,
+        deadline: Deadline,
+    ) -> Result<Arc<Vec<Descriptor>>, UpstreamError> {
         let mut attempts = Attempts::new(&self.shared, deadline);
         loop {
             let outcome = match self.place() {
                 Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
-                    Ok(slot) => slot.list(kind, deadline).await.map_err(|error| here(&slot, error)),
+                    Ok(slot) => slot
+                        .list(kind, deadline)
+                        .await
+                        .map_err(|error| here(&slot, error)),
                     Err(trouble) => Err(trouble),
                 },
                 Place::At(node) => self.list_remotely(node, kind, deadline).await,
@@ -191,7 +211,9 @@ impl PlacedServer {
     ) -> Result<Arc<Vec<Descriptor>>, Trouble> {
         let remote = self.shared.remote(&self.name);
         let is_ready = || self.shared.elsewhere.state_at(&self.name, node) == Some(UpstreamState::Ready);
-        if is_ready() && let Some(items) = remote.lists.get(kind) {
+        if is_ready()
+            && let Some(items) = remote.lists.get(kind)
+        {
             return Ok(items);
         }
         let epoch = remote.lists.epoch(kind);
@@ -219,7 +241,9 @@ pub(in crate::upstream) async fn logs_of(
             let lines = shared.remote(name).logs(deadline).await;
             lines.map_err(Trouble::into_error)
         }
-        Place::Here | Place::Nowhere(_) => Ok(shared.slot(name).map(|slot| slot.log.lines()).unwrap_or_default()),
+        Place::Here | Place::Nowhere(_) => {
+            Ok(shared.slot(name).map(|slot| slot.log.lines()).unwrap_or_default())
+        }
     }
 }
 
@@ -241,9 +265,7 @@ fn place_of(shared: &Shared, name: &ServerName) -> Place {
         Whereabouts::Nowhere(Nowhere::Moving) => {
             no_owner(Code::PlacedElsewhere, "it is moving to this node from another")
         }
-        Whereabouts::Nowhere(Nowhere::NobodyUp) => {
-            no_owner(Code::PlacedElsewhere, "no node is up to run it")
-        }
+        Whereabouts::Nowhere(Nowhere::NobodyUp) => no_owner(Code::PlacedElsewhere, "no node is up to run it"),
     }
 }
 

@@ -88,7 +88,21 @@ impl Bed {
         .await
     }
 
+    /// On a node of a cluster.
+    pub async fn within(cluster: ClusterHandle) -> Self {
+        let settings = UpstreamSettings {
+            probe_timeout_ms: 500,
+            stop_timeout_ms: 300,
+            ..UpstreamSettings::default()
+        };
+        Self::build(settings, cluster).await
+    }
+
     pub async fn with(settings: UpstreamSettings) -> Self {
+        Self::build(settings, alone()).await
+    }
+
+    async fn build(settings: UpstreamSettings, cluster: ClusterHandle) -> Self {
         let system = System::new(SystemConfig::default());
         let book = Arc::new(Book {
             servers: Mutex::default(),
@@ -99,7 +113,7 @@ impl Bed {
             Arc::clone(&book) as Arc<dyn SecretSource>,
         );
         let path = ActorPath::new("node/upstreams");
-        let (upstreams, child) = UpstreamsHandle::build(&system, path, settings, servers, secrets, alone());
+        let (upstreams, child) = UpstreamsHandle::build(&system, path, settings, servers, secrets, cluster);
         let root = testkit::start(&system, vec![child]).await.unwrap();
         Self {
             system,

@@ -4,4 +4,5 @@
 pub(crate) mod bed;
 mod http;
 mod lifecycle;
+mod placed;
 mod stdio;

@@ -265,7 +265,9 @@ async fn a_server_inherits_little_and_its_secrets_stay_out_of_the_log() {
     assert_eq!(text(&bed.call("shell", "cargo").await.unwrap()), "none");
     let log: Vec<String> = bed
         .upstreams
-        .logs(&name("shell"))
+        .logs(&name("shell"), soon())
+        .await
+        .unwrap()
         .into_iter()
         .map(|line| line.text)
         .collect();
@@ -321,7 +323,9 @@ async fn noise_is_kept_in_the_log_and_requests_of_the_server_are_answered() {
     assert_eq!(text(&bed.call("shell", "noise").await.unwrap()), "quiet");
     assert!(
         bed.upstreams
-            .logs(&name("shell"))
+            .logs(&name("shell"), soon())
+            .await
+            .unwrap()
             .iter()
             .any(|line| line.text.contains("not json"))
     );

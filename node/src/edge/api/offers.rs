@@ -26,6 +26,8 @@ use crate::edge::{ApiError, ApiJson, ApiPath, ApiResult, Caller, EdgeState, extr
 
 /// How long a server may take to list what it offers, starting it included.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the node that runs a server may take to tell of its log.
+const LOG_TIME_MAX: Duration = Duration::from_secs(3);
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new()
@@ -194,7 +196,8 @@ async fn show_log(
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<Json<Page<LogLine>>> {
     let name = reachable(&state, &name)?;
-    Ok(Json(Page::whole(state.upstreams.logs(&name))))
+    let deadline = Deadline::within(LOG_TIME_MAX);
+    Ok(Json(Page::whole(state.upstreams.logs(&name, deadline).await?)))
 }
 
 /// The calls that wait for their servers' answers.
