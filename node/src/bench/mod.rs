@@ -2,10 +2,12 @@
 //!
 //! # Layout
 //! - `gateway`: a proxied call against a direct one; `report` prints what came out;
+//! - `cluster`: what being several costs, and how fast a loss is made good;
 //! - `routing`: how well tools are found;
 //! - `load`: callers that call as fast as they get answers; `peer`: the ways to a server, direct or through a node;
 //! - `fixture`: the fast MCP server that is called; `process`: children and their CPU time.
 
+mod cluster;
 mod fixture;
 mod gateway;
 mod load;
@@ -24,6 +26,9 @@ use crate::cli::{error::CliError, output::Output};
 pub enum BenchCommand {
     /// What a proxied tools/call costs over a direct one: CPU time, latency, throughput. Starts what it needs itself.
     Gateway(gateway::GatewayArgs),
+    /// What a cluster costs and how fast it recovers: links, writes, failover, proxied calls, idling. Starts what it
+    /// needs itself.
+    Cluster(cluster::ClusterArgs),
     /// How well and how fast tools are found, on a catalog and queries with known answers.
     Routing(routing::RoutingArgs),
     /// The fast MCP server that the benchmark calls.
@@ -35,6 +40,7 @@ pub enum BenchCommand {
 pub async fn run(command: BenchCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
         BenchCommand::Gateway(args) => gateway::run(&args, output).await,
+        BenchCommand::Cluster(args) => cluster::run(&args, output).await,
         BenchCommand::Routing(args) => routing::run(args, output).await,
         BenchCommand::Fixture(args) => fixture::run(&args).await,
     }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Method;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -22,6 +23,8 @@ use crate::cli::{
 const TICK: Duration = Duration::from_millis(10);
 /// How long a child may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a node may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The CPU time that a process has used, its threads included.
 ///
@@ -116,11 +119,25 @@ impl HttpFixture {
     }
 }
 
+/// How a node of the benchmark is started.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSetup {
+    /// Its data folder.
+    pub data: PathBuf,
+    /// Its name in the cluster; its own choice when empty.
+    pub name: String,
+    /// What it joins with, the first time.
+    pub join: Option<String>,
+    /// The administrator's key of the cluster it joins; a node that joins none makes its own.
+    pub key: Option<String>,
+}
+
 /// A node of the benchmark's own.
 pub struct BenchNode {
     pub url: String,
     pub key: String,
     pub pid: u32,
+    pub setup: NodeSetup,
     http: reqwest::Client,
     child: Child,
 }
@@ -128,38 +145,40 @@ pub struct BenchNode {
 impl BenchNode {
     /// Starts a node on an empty data folder and waits until it is ready.
     pub async fn start(folder: &Path) -> Result<Self, CliError> {
+        let setup = NodeSetup {
+            data: folder.join("data"),
+            ..NodeSetup::default()
+        };
+        Self::start_with(folder, setup).await
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn start_with(folder: &Path, mut setup: NodeSetup) -> Result<Self, CliError> {
         let failed = |reason: String| CliError::Failed(format!("the benchmark's node: {reason}"));
-        let data = folder.join("data");
-        let data_text = data.to_string_lossy();
-        let args = [
-            "up",
-            "--data",
-            &data_text,
-            "--listen",
-            "127.0.0.1:0",
-            "--log",
-            "error",
-        ];
-        let mut command = ourselves(folder, &args)?;
-        let child = command
-            .stdout(Stdio::null())
+        // What a former process said of itself must not be taken for what this one says.
+        let _ = std::fs::remove_file(setup.data.join(NODE_FILE));
+        let child = command_of(folder, &setup)?
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
+        setup.join = None;
         let http = reqwest::Client::builder()
             .no_proxy()
+            .timeout(ANSWER_WITHIN)
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let began = Instant::now();
         let pid = child.id().ok_or_else(|| failed("it ended at once".to_owned()))?;
         loop {
-            if let (Some(url), Ok(key)) = (address(&data), std::fs::read_to_string(data.join(ADMIN_KEY_FILE)))
-            {
+            let kept = || std::fs::read_to_string(setup.data.join(ADMIN_KEY_FILE)).ok();
+            let key = setup.key.clone().or_else(kept);
+            if let (Some(url), Some(key)) = (address(&setup.data), key) {
                 let ready = http.get(format!("{url}/readyz")).send().await;
                 if ready.is_ok_and(|ready| ready.status().is_success()) {
                     return Ok(Self {
                         url,
                         key: key.trim().to_owned(),
                         pid,
+                        setup,
                         http,
                         child,
                     });
@@ -172,21 +191,31 @@ impl BenchNode {
         }
     }
 
+    /// Sends a request to the API and reads the answer of a success.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CliError> {
+        let failed = |reason: String| CliError::Failed(format!("{method} {path}: {reason}"));
+        let mut request = self
+            .http
+            .request(method.clone(), format!("{}{path}", self.url))
+            .bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
+        }
+        let answer = request.send().await.map_err(|error| failed(error.to_string()))?;
+        let is_success = answer.status().is_success();
+        let text = answer.text().await.map_err(|error| failed(error.to_string()))?;
+        if is_success {
+            return Ok(serde_json::from_str(&text).unwrap_or_default());
+        }
+        Err(failed(text))
+    }
+
     /// Registers a server.
     pub async fn register(&self, server: &Value) -> Result<(), CliError> {
-        let failed = |reason: String| CliError::Failed(format!("registering {server}: {reason}"));
-        let request = self
-            .http
-            .post(format!("{}/api/v1/servers", self.url))
-            .bearer_auth(&self.key);
-        let body = request
-            .header("content-type", "application/json")
-            .body(server.to_string());
-        let answer = body.send().await.map_err(|error| failed(error.to_string()))?;
-        if answer.status().is_success() {
-            return Ok(());
-        }
-        Err(failed(answer.text().await.unwrap_or_default()))
+        self.send(Method::POST, "/api/v1/servers", Some(server)).await?;
+        Ok(())
     }
 
     /// Ends the node in order, so that it takes its children with it.
@@ -202,6 +231,27 @@ impl BenchNode {
         }
         let _ = tokio::time::timeout(READY_WITHIN, self.child.wait()).await;
     }
+
+    /// Ends the node at once (SIGKILL). What is left starts it again on its data.
+    pub async fn kill(mut self) -> NodeSetup {
+        let _ = self.child.kill().await;
+        self.setup
+    }
+}
+
+fn command_of(folder: &Path, setup: &NodeSetup) -> Result<Command, CliError> {
+    let data = setup.data.to_string_lossy();
+    let mut args = vec!["up", "--data", &data, "--listen", "127.0.0.1:0"];
+    args.extend(["--cluster-listen", "127.0.0.1:0", "--log", "error"]);
+    if !setup.name.is_empty() {
+        args.extend(["--name", &setup.name]);
+    }
+    let mut command = ourselves(folder, &args)?;
+    command.stdout(Stdio::null());
+    if let Some(join) = &setup.join {
+        command.env("TROUPE_JOIN", join);
+    }
+    Ok(command)
 }
 
 fn address(data: &Path) -> Option<String> {

@@ -1,0 +1,134 @@
+//! `troupe bench cluster`: what being several costs, and how fast a loss is made good. Real nodes on this machine, all
+//! on loopback: what the network between machines adds is not in the figures.
+//!
+//! # Layout
+//! - here: which parts are measured, and the report
+//! - [`nodes`]: a cluster of the benchmark's own
+//! - [`writes`]: changes of the registry through the log; [`failover`]: from a kill to the next answer
+//! - [`proxied`]: CPU time per proxied call as nodes are added; [`idle`]: what a node costs that does nothing
+//! - [`figures`]: distributions of times
+
+mod failover;
+mod figures;
+mod idle;
+mod nodes;
+mod proxied;
+mod writes;
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::process::Folder;
+use crate::cli::{error::CliError, output::Output};
+
+const NODES_MAX: usize = 30;
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// What is measured; absent: everything.
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<Part>,
+    /// How often a node is killed.
+    #[arg(long, default_value_t = 10, value_name = "NUMBER")]
+    kills: u32,
+    /// How long each case is measured, in seconds.
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    seconds: f64,
+    /// Sizes of the clusters in which writes are measured.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 3, 5], value_name = "NODES")]
+    write_nodes: Vec<usize>,
+    /// Sizes of the clusters in which proxied calls are measured.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4], value_name = "NODES")]
+    proxied_nodes: Vec<usize>,
+    /// Sizes of the clusters that are left alone.
+    #[arg(long, value_delimiter = ',', default_values_t = [3, 10], value_name = "NODES")]
+    idle_nodes: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Writes,
+    Failover,
+    Proxied,
+    Idle,
+}
+
+/// What came out; a part that was not measured is absent.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    debug_build: bool,
+    writes: Option<Vec<writes::Row>>,
+    failover: Option<failover::Failover>,
+    proxied: Option<Vec<proxied::Row>>,
+    idle: Option<Vec<idle::Row>>,
+}
+
+/// Runs the benchmark and prints what came out.
+pub async fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliError> {
+    args.check()?;
+    let folder = Folder::new()?;
+    let mut report = Report {
+        debug_build: cfg!(debug_assertions),
+        ..Report::default()
+    };
+    if args.wants(Part::Writes) {
+        report.writes = Some(writes::measure(args, folder.path(), output).await?);
+    }
+    if args.wants(Part::Failover) {
+        report.failover = Some(failover::measure(args, folder.path(), output).await?);
+    }
+    if args.wants(Part::Proxied) {
+        report.proxied = Some(proxied::measure(args, folder.path(), output).await?);
+    }
+    if args.wants(Part::Idle) {
+        report.idle = Some(idle::measure(args, folder.path(), output).await?);
+    }
+    let answer = serde_json::to_value(&report).map_err(|error| CliError::Failed(error.to_string()))?;
+    output.show(answer, |_: serde_json::Value| report.in_words())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ClusterArgs {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn check(&self) -> Result<(), CliError> {
+        let sizes = [&self.write_nodes, &self.proxied_nodes, &self.idle_nodes];
+        let sizes_fit = sizes
+            .into_iter()
+            .flatten()
+            .all(|nodes| (1..=NODES_MAX).contains(nodes));
+        if sizes_fit && (0.1..=600.0).contains(&self.seconds) && (1..=1_000).contains(&self.kills) {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!(
+            "allowed: --seconds from 0.1 to 600, --kills from 1 to 1000, clusters of 1 to {NODES_MAX} nodes"
+        )))
+    }
+}
+
+impl Report {
+    /// For people.
+    fn in_words(&self) -> String {
+        let mut text = String::new();
+        if let Some(rows) = &self.writes {
+            text.push_str(&writes::in_words(rows));
+        }
+        if let Some(failover) = &self.failover {
+            text.push_str(&failover.in_words());
+        }
+        if let Some(rows) = &self.proxied {
+            text.push_str(&proxied::in_words(rows));
+        }
+        if let Some(rows) = &self.idle {
+            text.push_str(&idle::in_words(rows));
+        }
+        if self.debug_build {
+            text.push_str("this is a debug build: the figures say nothing about a release\n");
+        }
+        text
+    }
+}
