@@ -1,0 +1,281 @@
+//! The log of this node: openraft, what it stores to, and what the parts of this folder share.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use openraft::{EmptyNode, ServerState};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use troupe_protocol::cluster::{LogStatus, Membership};
+use troupe_protocol::id::NodeId;
+
+use super::command::Term;
+use super::entries::LogEntries;
+use super::error::LogError;
+use super::machine::{Machine, MachineViews, number};
+use super::network::Network;
+use super::propose::Proposals;
+use super::quorum::QuorumClock;
+use super::raft::{LogSettings, Metrics, Raft, RaftNode};
+use super::receive::Receiver;
+use super::transport::RaftTransport;
+use crate::store::Store;
+
+/// Who leads, if anybody does.
+pub type Leader = Option<(NodeId, Term)>;
+
+/// What the parts of the log share.
+pub(super) struct Core {
+    pub(super) own: NodeId,
+    pub(super) settings: LogSettings,
+    pub(super) store: Store,
+    pub(super) raft: Raft,
+    pub(super) network: Network,
+    pub(super) machine: Machine,
+    pub(super) views: MachineViews,
+    pub(super) proposals: Proposals,
+    pub(super) receiver: Receiver,
+    pub(super) leader: watch::Sender<Leader>,
+    pub(super) reach: Mutex<Reach>,
+}
+
+/// Since when there is no way to a leader.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    /// Since when none is known.
+    leaderless_since: Option<Instant>,
+    /// Since when the one that is known cannot be reached from here.
+    unreachable_since: Option<(NodeId, Instant)>,
+    /// When the leader was last heard of.
+    heard_at: Option<Instant>,
+}
+
+impl Core {
+    /// Opens what is on the disk and starts openraft on it.
+    pub(super) async fn open(
+        own: NodeId,
+        store: Store,
+        transport: Arc<dyn RaftTransport>,
+        settings: LogSettings,
+    ) -> Result<Self, LogError> {
+        let stopped = |error: &dyn std::error::Error| LogError::Stopped {
+            reason: error.to_string(),
+        };
+        let opening = store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let entries = LogEntries::open(&opening)?;
+            Machine::open(&opening).map(|(machine, views)| (entries, machine, views))
+        });
+        let opened = opened.await.map_err(|error| stopped(&error))?;
+        let (entries, machine, views) = opened.map_err(|error| stopped(&error))?;
+        let network = Network {
+            own,
+            transport,
+            quorum: Arc::new(QuorumClock::default()),
+            voters: Arc::new(ArcSwap::default()),
+        };
+        let config = settings.raft().map_err(|error| stopped(&error))?;
+        let raft = Raft::new(
+            RaftNode(own),
+            config,
+            network.clone(),
+            entries,
+            machine.clone(),
+        );
+        let raft = raft.await.map_err(|error| stopped(&error))?;
+        Ok(Self {
+            own,
+            settings,
+            store,
+            raft,
+            network,
+            machine,
+            views,
+            proposals: Proposals::default(),
+            receiver: Receiver::default(),
+            leader: watch::Sender::new(None),
+            reach: Mutex::default(),
+        })
+    }
+
+    /// Makes this node, which must be fresh, the only voter of a new log.
+    pub(super) async fn initialize(&self) -> Result<(), LogError> {
+        let voters: BTreeSet<RaftNode> = [RaftNode(self.own)].into();
+        let initialized = self.raft.is_initialized().await.map_err(|error| self.fatal(error))?;
+        if initialized {
+            return Ok(());
+        }
+        let done = self.raft.initialize(voters).await;
+        done.map_err(|error| LogError::Stopped {
+            reason: error.to_string(),
+        })
+    }
+
+    pub(super) fn fatal(&self, error: impl std::fmt::Display) -> LogError {
+        LogError::Stopped {
+            reason: error.to_string(),
+        }
+    }
+
+    /// Follows openraft and publishes who leads; runs until the log stops.
+    pub(super) async fn follow(&self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let leader = {
+                let seen = metrics.borrow_and_update();
+                let voters = seen.membership_config.voter_ids().map(|voter| voter.0);
+                self.note_voters(voters.collect());
+                self.leader_in(&seen)
+            };
+            self.reach.lock().note_leader(leader);
+            self.leader.send_if_modified(|known| {
+                let is_new = *known != leader;
+                *known = leader;
+                is_new
+            });
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn note_voters(&self, voters: BTreeSet<NodeId>) {
+        if **self.network.voters.load() != voters {
+            self.network.voters.store(Arc::new(voters));
+        }
+    }
+
+    fn leader_in(&self, metrics: &Metrics) -> Leader {
+        if metrics.running_state.is_err() {
+            return None;
+        }
+        let leader = metrics.current_leader?.0;
+        let is_own_and_over = leader == self.own && metrics.state != ServerState::Leader;
+        (!is_own_and_over).then_some((leader, Term(metrics.current_term)))
+    }
+
+    /// Who leads, as far as this node knows.
+    pub(super) fn leader_now(&self) -> Leader {
+        self.leader_in(&self.raft.metrics().borrow())
+    }
+
+    /// Fails once this node's log has stopped.
+    pub(super) fn refuse_stopped(&self) -> Result<(), LogError> {
+        match &self.raft.metrics().borrow().running_state {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fatal(error)),
+        }
+    }
+
+    /// When a majority last followed this node, if it leads.
+    pub(super) fn quorum_at(&self) -> Option<Instant> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let groups = metrics.membership_config.membership().get_joint_config();
+        let voters: Vec<BTreeSet<NodeId>> = groups
+            .iter()
+            .map(|group| group.iter().map(|voter| voter.0).collect())
+            .collect();
+        let term = Term(metrics.current_term);
+        self.network
+            .quorum
+            .quorum_at(self.own, term, &voters, Instant::now())
+    }
+
+    /// Whether this node leads but has not heard of a majority for a while.
+    pub(super) fn has_lost_quorum(&self) -> bool {
+        let limit = self.settings.quorum_lost_after();
+        match self.quorum_at() {
+            Some(at) => at.elapsed() > limit,
+            // Just elected: openraft counts the votes, the clock has seen no answer yet.
+            None => self
+                .reach
+                .lock()
+                .leads_since()
+                .is_some_and(|since| since.elapsed() > limit),
+        }
+    }
+
+    pub(super) fn status(&self) -> LogStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow().clone();
+        let leader = self.leader_in(&metrics);
+        let leads = leader.is_some_and(|(leader, _)| leader == self.own);
+        let word = if leads {
+            self.quorum_at()
+        } else {
+            self.reach.lock().heard_at
+        };
+        let age = word.map_or(u64::MAX >> 11, |at| {
+            u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX >> 11)
+        });
+        LogStatus {
+            term: metrics.current_term,
+            leader: leader.map(|(leader, _)| leader),
+            last: metrics.last_log_index.map_or(0, |index| index + 1),
+            applied: *self.views.applied.borrow(),
+            snapshot: number(metrics.snapshot.as_ref()),
+            quorum_age_ms: age,
+        }
+    }
+
+    pub(super) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.views.membership.borrow())
+    }
+
+    /// Nodes in the log's configuration.
+    pub(super) fn configured(&self) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let nodes = metrics.membership_config.nodes();
+        nodes.map(|(node, _): (&RaftNode, &EmptyNode)| node.0).collect()
+    }
+}
+
+impl Reach {
+    fn note_leader(&mut self, leader: Leader) {
+        match leader {
+            Some((leader, _)) => {
+                self.leaderless_since = None;
+                if self.unreachable_since.is_some_and(|(node, _)| node != leader) {
+                    self.unreachable_since = None;
+                }
+            }
+            None => {
+                self.leaderless_since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn leads_since(&self) -> Option<Instant> {
+        self.heard_at
+    }
+
+    /// The leader sent something.
+    pub(super) fn heard(&mut self) {
+        self.heard_at = Some(Instant::now());
+    }
+
+    /// The leader took or answered something.
+    pub(super) fn reached(&mut self) {
+        self.unreachable_since = None;
+    }
+
+    /// The leader could not be reached.
+    pub(super) fn missed(&mut self, leader: NodeId) {
+        match self.unreachable_since {
+            Some((node, _)) if node == leader => {}
+            _ => self.unreachable_since = Some((leader, Instant::now())),
+        }
+    }
+
+    /// When to give up waiting for a leader that can be reached.
+    pub(super) fn give_up_at(&self, wait: Duration) -> Option<Instant> {
+        let unreachable = self.unreachable_since.map(|(_, since)| since);
+        let since = [self.leaderless_since, unreachable].into_iter().flatten().min()?;
+        Some(since + wait)
+    }
+}

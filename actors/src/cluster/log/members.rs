@@ -1,0 +1,214 @@
+//! How the membership changes, pure: the same on every node.
+
+use troupe_protocol::cluster::{Epoch, Member, MemberState, Membership, Role};
+use troupe_protocol::id::NodeId;
+
+use super::command::{MemberCommand, MemberRefusal};
+
+/// The membership after a command; nothing when the command changes nothing.
+///
+/// # Errors
+/// When the membership does not allow it.
+pub(super) fn after(
+    membership: &Membership,
+    command: &MemberCommand,
+) -> Result<Option<Membership>, MemberRefusal> {
+    let mut next = membership.clone();
+    match command {
+        MemberCommand::Add(member) => add(&mut next, member)?,
+        MemberCommand::SetState { id, state } => member(&mut next, *id)?.state = *state,
+        MemberCommand::SetRole { id, role } => set_role(&mut next, *id, *role)?,
+        MemberCommand::Exchange { voter, learner } => {
+            member(&mut next, *learner)?.role = Role::Voter;
+            member(&mut next, *voter)?.role = Role::Learner;
+        }
+        MemberCommand::Started {
+            id,
+            generation,
+            cluster_address,
+            edge_address,
+            version,
+        } => {
+            let member = member(&mut next, *id)?;
+            if *generation < member.generation {
+                return Err(MemberRefusal::Superseded {
+                    id: *id,
+                    known: member.generation,
+                    given: *generation,
+                });
+            }
+            member.generation = *generation;
+            member.state = MemberState::Up;
+            member.cluster_address.clone_from(cluster_address);
+            member.edge_address.clone_from(edge_address);
+            member.version.clone_from(version);
+        }
+        MemberCommand::Remove { id } => remove(&mut next, *id)?,
+    }
+    if next.members == membership.members {
+        return Ok(None);
+    }
+    next.epoch = Epoch(membership.epoch.0 + 1);
+    Ok(Some(next))
+}
+
+fn add(membership: &mut Membership, member: &Member) -> Result<(), MemberRefusal> {
+    let holder = membership
+        .members
+        .values()
+        .find(|other| other.name == member.name);
+    if let Some(holder) = holder.filter(|holder| holder.id != member.id) {
+        return Err(MemberRefusal::NameTaken {
+            name: member.name.to_string(),
+            holder: holder.id,
+        });
+    }
+    if membership.members.contains_key(&member.id) && holder.is_none() {
+        return Err(MemberRefusal::NameTaken {
+            name: membership.members[&member.id].name.to_string(),
+            holder: member.id,
+        });
+    }
+    membership
+        .members
+        .entry(member.id)
+        .or_insert_with(|| member.clone());
+    Ok(())
+}
+
+fn set_role(membership: &mut Membership, id: NodeId, role: Role) -> Result<(), MemberRefusal> {
+    if role == Role::Learner {
+        refuse_last_voter(membership, id)?;
+    }
+    member(membership, id)?.role = role;
+    Ok(())
+}
+
+/// When no other voter is up, the next best member takes over its role, so that somebody is left to vote.
+fn remove(membership: &mut Membership, id: NodeId) -> Result<(), MemberRefusal> {
+    member(membership, id)?;
+    refuse_last_voter(membership, id)?;
+    membership.members.remove(&id);
+    Ok(())
+}
+
+fn refuse_last_voter(membership: &Membership, id: NodeId) -> Result<(), MemberRefusal> {
+    let others = membership.members.values().filter(|member| member.id != id);
+    let mut voters = others.filter(|member| member.role == Role::Voter && member.state != MemberState::Down);
+    match voters.next() {
+        Some(_) => Ok(()),
+        None => Err(MemberRefusal::LastVoter(id)),
+    }
+}
+
+fn member(membership: &mut Membership, id: NodeId) -> Result<&mut Member, MemberRefusal> {
+    membership
+        .members
+        .get_mut(&id)
+        .ok_or(MemberRefusal::NotFound(id))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_protocol::cluster::Generation;
+    use troupe_protocol::time::Timestamp;
+
+    use super::*;
+
+    fn id(number: u128) -> NodeId {
+        NodeId::from_ulid(ulid::Ulid(number))
+    }
+
+    fn node(number: u128, role: Role) -> Member {
+        Member {
+            id: id(number),
+            name: format!("node-{number}").parse().unwrap(),
+            generation: Generation(1),
+            role,
+            state: MemberState::Up,
+            cluster_address: format!("127.0.0.1:{number}"),
+            edge_address: String::new(),
+            version: "0.1.0".to_owned(),
+            joined_at: Timestamp::from_unix_ms(0),
+        }
+    }
+
+    fn apply(membership: &mut Membership, command: MemberCommand) {
+        *membership = after(membership, &command).unwrap().unwrap();
+    }
+
+    #[test]
+    fn each_change_makes_the_next_epoch_and_no_change_makes_none() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        assert_eq!(membership.epoch, Epoch(1));
+        let again = after(&membership, &MemberCommand::Add(node(1, Role::Voter))).unwrap();
+        assert_eq!(again, None);
+        let down = MemberCommand::SetState {
+            id: id(1),
+            state: MemberState::Down,
+        };
+        apply(&mut membership, down.clone());
+        assert_eq!(membership.epoch, Epoch(2));
+        assert_eq!(after(&membership, &down).unwrap(), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        let mut other = node(2, Role::Learner);
+        other.name = node(1, Role::Voter).name;
+        assert!(matches!(
+            after(&membership, &MemberCommand::Add(other)).unwrap_err(),
+            MemberRefusal::NameTaken { holder, .. } if holder == id(1)
+        ));
+    }
+
+    #[test]
+    fn an_earlier_start_is_refused_and_a_later_one_brings_the_member_up() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        let down = MemberCommand::SetState {
+            id: id(1),
+            state: MemberState::Down,
+        };
+        apply(&mut membership, down);
+        let started = |generation| MemberCommand::Started {
+            id: id(1),
+            generation: Generation(generation),
+            cluster_address: "10.0.0.1:7501".to_owned(),
+            edge_address: String::new(),
+            version: "0.2.0".to_owned(),
+        };
+        apply(&mut membership, started(3));
+        assert_eq!(membership.members[&id(1)].state, MemberState::Up);
+        assert!(matches!(
+            after(&membership, &started(2)).unwrap_err(),
+            MemberRefusal::Superseded { .. }
+        ));
+    }
+
+    #[test]
+    fn the_last_voter_stays() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        apply(&mut membership, MemberCommand::Add(node(2, Role::Learner)));
+        let remove = MemberCommand::Remove { id: id(1) };
+        assert_eq!(
+            after(&membership, &remove).unwrap_err(),
+            MemberRefusal::LastVoter(id(1))
+        );
+        apply(
+            &mut membership,
+            MemberCommand::Exchange {
+                voter: id(1),
+                learner: id(2),
+            },
+        );
+        apply(&mut membership, remove);
+        assert_eq!(membership.members.len(), 1);
+        assert_eq!(membership.members[&id(2)].role, Role::Voter);
+    }
+}

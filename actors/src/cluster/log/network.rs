@@ -1,0 +1,216 @@
+//! openraft's network over the transport.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use openraft::error::{
+    Fatal, NetworkError, PayloadTooLarge, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use troupe_protocol::id::NodeId;
+use troupe_protocol::wire;
+
+use super::command::Term;
+use super::quorum::QuorumClock;
+use super::raft::{RaftNode, Snapshot, Types, Vote};
+use super::transport::{RaftTransport, TransportError};
+use super::wire::{Append, AppendAnswer, Heartbeat, Question, SnapshotAnswer, SnapshotPart, VoteAnswer};
+use crate::runtime::Deadline;
+
+/// Learners do not elect: they need not hear every 100 ms that the leader lives.
+const LEARNER_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How soon a node that could not be reached is tried again.
+const RETRY_UNREACHABLE: Duration = Duration::from_millis(200);
+const SNAPSHOT_PART_BYTES: usize = 128 * 1024;
+const SNAPSHOT_PART_WITHIN: Duration = Duration::from_secs(5);
+/// Installing replaces the whole state.
+const SNAPSHOT_INSTALL_WITHIN: Duration = Duration::from_secs(60);
+
+/// What all connections of this node share. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Network {
+    pub(super) own: NodeId,
+    pub(super) transport: Arc<dyn RaftTransport>,
+    pub(super) quorum: Arc<QuorumClock>,
+    /// Who votes, as of the latest configuration this node knows.
+    pub(super) voters: Arc<ArcSwap<BTreeSet<NodeId>>>,
+}
+
+/// The way to one node.
+pub(super) struct Connection {
+    network: Network,
+    to: NodeId,
+    /// The last heartbeat that was answered well, and when it was sent.
+    heartbeat: Option<(Heartbeat, Instant)>,
+}
+
+/// Why a question to another log had no usable answer.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("the question cannot be sent: {0}")]
+    Question(wire::WireError),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("the answer cannot be read: {0}")]
+    Answer(wire::WireError),
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: RaftNode, _node: &EmptyNode) -> Connection {
+        Connection {
+            network: self.clone(),
+            to: target.0,
+            heartbeat: None,
+        }
+    }
+}
+
+impl Connection {
+    async fn ask<A: DeserializeOwned>(&self, question: &Question, deadline: Deadline) -> Result<A, AskError> {
+        let request = wire::encode(question).map_err(AskError::Question)?;
+        let transport = &self.network.transport;
+        let answer = transport
+            .ask(self.to, Bytes::from(request), deadline)
+            .await?;
+        wire::decode(&answer).map_err(AskError::Answer)
+    }
+
+    fn is_superfluous(&self, heartbeat: Heartbeat) -> bool {
+        if self.network.voters.load().contains(&self.to) {
+            return false;
+        }
+        self.heartbeat
+            .is_some_and(|(last, at)| last == heartbeat && at.elapsed() < LEARNER_HEARTBEAT)
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, AskError> {
+        let number = fastrand::u64(..);
+        let file = *snapshot.snapshot;
+        let mut offset = 0;
+        loop {
+            let part = file.clone();
+            let read = tokio::task::spawn_blocking(move || part.read_at(offset, SNAPSHOT_PART_BYTES));
+            let bytes = read
+                .await
+                .map_err(std::io::Error::other)
+                .and_then(|read| read);
+            let bytes = bytes.map_err(|error| TransportError::NotSent(error.to_string()))?;
+            if bytes.is_empty() {
+                break;
+            }
+            let length = bytes.len() as u64;
+            let part = SnapshotPart {
+                snapshot: number,
+                vote,
+                offset,
+                bytes,
+            };
+            let within = Deadline::within(SNAPSHOT_PART_WITHIN);
+            let answer = self.ask(&Question::SnapshotPart(part), within).await?;
+            let theirs = taken(answer)?;
+            if theirs > vote {
+                return Ok(theirs);
+            }
+            offset += length;
+        }
+        let end = Question::SnapshotEnd {
+            snapshot: number,
+            vote,
+            meta: snapshot.meta,
+        };
+        let answer = self.ask(&end, Deadline::within(SNAPSHOT_INSTALL_WITHIN)).await?;
+        taken(answer)
+    }
+}
+
+fn taken(answer: SnapshotAnswer) -> Result<Vote, AskError> {
+    match answer {
+        SnapshotAnswer::Taken { vote } => Ok(vote),
+        SnapshotAnswer::Restart { reason } => Err(TransportError::Refused(reason).into()),
+    }
+}
+
+impl RaftNetwork<Types> for Connection {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<RaftNode>, RPCError<RaftNode, EmptyNode, RaftError<RaftNode>>> {
+        let term = Term(rpc.vote.leader_id.term);
+        let append = Append::pack(rpc, self.network.own);
+        let (heartbeat, entries) = (append.heartbeat(), append.entries());
+        if heartbeat.is_some_and(|heartbeat| self.is_superfluous(heartbeat)) {
+            return Ok(AppendEntriesResponse::Success);
+        }
+        let sent_at = Instant::now();
+        let deadline = Deadline::within(option.hard_ttl());
+        let answer = self.ask(&Question::Append(append), deadline).await;
+        let AppendAnswer(answer) = match answer {
+            Err(AskError::Question(wire::WireError::TooLarge { .. } | wire::WireError::Encode(_)))
+                if entries > 1 =>
+            {
+                return Err(PayloadTooLarge::new_entries_hint(entries as u64 / 2).into());
+            }
+            answer => answer.map_err(rpc_error)?,
+        };
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.network.quorum.answered(self.to, term, sent_at);
+        }
+        let is_good = matches!(answer, AppendEntriesResponse::Success);
+        self.heartbeat = heartbeat
+            .filter(|_| is_good)
+            .map(|heartbeat| (heartbeat, sent_at));
+        Ok(answer)
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<RaftNode>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<RaftNode>, RPCError<RaftNode, EmptyNode, RaftError<RaftNode>>> {
+        let deadline = Deadline::within(option.hard_ttl());
+        let answer = self.ask(&Question::Vote(rpc), deadline).await;
+        let VoteAnswer(answer) = answer.map_err(rpc_error)?;
+        Ok(answer)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<RaftNode>, StreamingError<Types, Fatal<RaftNode>>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            },
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY_UNREACHABLE))
+    }
+}
+
+/// What could not be handed over is tried again a little later, the rest at once.
+fn rpc_error(error: AskError) -> RPCError<RaftNode, EmptyNode, RaftError<RaftNode>> {
+    match error {
+        AskError::Transport(TransportError::NoAnswer(_)) => NetworkError::new(&error).into(),
+        error => Unreachable::new(&error).into(),
+    }
+}
