@@ -6,6 +6,7 @@
 //! - `handle`: [`ClusterHandle`], what the rest of the node uses
 //! - [`identity`]: who a node is: its certificate, the cluster's authority and key, how a node joins
 //! - [`link`]: how nodes talk: one session to every other node, asks, tells and streams with deadlines
+//! - [`log`]: what all nodes agree on: records and the membership, in one order
 //! - [`dispatcher`]: a question finds the placed actor it is for, on whatever node
 //! - [`placement`]: which addresses this node may act for, and telling the hosts of placed actors
 //! - [`lease`]: who may act at all, and when a former owner surely does no more
@@ -24,6 +25,7 @@ mod handle;
 pub mod identity;
 pub mod lease;
 pub mod link;
+pub mod log;
 pub mod placement;
 #[cfg(test)]
 pub(crate) mod testkit;

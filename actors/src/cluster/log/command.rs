@@ -143,9 +143,4 @@ impl Entry {
     pub(super) fn len(&self) -> usize {
         self.requests.len()
     }
-
-    /// Whether it holds none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
-    }
 }

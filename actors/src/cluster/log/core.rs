@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use openraft::{EmptyNode, ServerState};
+use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -49,6 +49,8 @@ pub(super) struct Reach {
     leaderless_since: Option<Instant>,
     /// Since when the one that is known cannot be reached from here.
     unreachable_since: Option<(NodeId, Instant)>,
+    /// Since when this node leads.
+    leads_since: Option<Instant>,
     /// When the leader was last heard of.
     heard_at: Option<Instant>,
 }
@@ -130,7 +132,7 @@ impl Core {
                 self.note_voters(voters.collect());
                 self.leader_in(&seen)
             };
-            self.reach.lock().note_leader(leader);
+            self.reach.lock().note_leader(leader, self.own);
             self.leader.send_if_modified(|known| {
                 let is_new = *known != leader;
                 *known = leader;
@@ -225,18 +227,15 @@ impl Core {
     pub(super) fn membership(&self) -> Arc<Membership> {
         Arc::clone(&self.views.membership.borrow())
     }
-
-    /// Nodes in the log's configuration.
-    pub(super) fn configured(&self) -> BTreeSet<NodeId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let nodes = metrics.membership_config.nodes();
-        nodes.map(|(node, _): (&RaftNode, &EmptyNode)| node.0).collect()
-    }
 }
 
 impl Reach {
-    fn note_leader(&mut self, leader: Leader) {
+    fn note_leader(&mut self, leader: Leader, own: NodeId) {
+        if leader.is_some_and(|(leader, _)| leader == own) {
+            self.leads_since.get_or_insert_with(Instant::now);
+        } else {
+            self.leads_since = None;
+        }
         match leader {
             Some((leader, _)) => {
                 self.leaderless_since = None;
@@ -251,7 +250,7 @@ impl Reach {
     }
 
     fn leads_since(&self) -> Option<Instant> {
-        self.heard_at
+        self.leads_since
     }
 
     /// The leader sent something.

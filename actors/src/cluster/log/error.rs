@@ -5,7 +5,8 @@ use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::NodeId;
 
 use super::command::MemberRefusal;
-use crate::store::{Conflict, StoreError, WriteError};
+use crate::store::replicated::Conflict;
+use crate::store::{StoreError, WriteError};
 
 /// Why a command was not written, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -46,6 +47,14 @@ pub enum LogError {
         /// Why.
         reason: String,
     },
+    /// Another node asked something that is no question to a log.
+    #[error("node {from} asked the log something it does not understand: {reason}")]
+    Misunderstood {
+        /// Who.
+        from: NodeId,
+        /// What is wrong.
+        reason: String,
+    },
     /// The records cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +78,7 @@ impl Coded for LogError {
             Self::Refused(MemberRefusal::LastVoter(_)) => Code::MajorityNeeded,
             Self::Overloaded { .. } => Code::PeerOverloaded,
             Self::Stopped { .. } => Code::StoreUnavailable,
+            Self::Misunderstood { .. } => Code::WireVersionUnsupported,
             Self::Store(error) => error.code(),
             Self::Backup { .. } => Code::BackupInvalid,
         }

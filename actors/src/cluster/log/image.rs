@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use crate::store::SNAPSHOT_CHUNK_BYTES_MAX;
+use crate::store::replicated::SNAPSHOT_CHUNK_BYTES_MAX;
 
 const MAGIC: &[u8; 6] = b"TROUPE";
 const FORMAT: u16 = 1;

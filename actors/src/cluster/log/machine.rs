@@ -20,7 +20,8 @@ use super::raft::{
 };
 use super::requests::{RequestRecord, Requests, record_key};
 use super::snapshot::{SnapshotError, SnapshotFile, Snapshots};
-use crate::store::{Entries, LogIndex, RecordBatch, ReplicatedState, ReplicatedTree, Store, StoreError};
+use crate::store::replicated::{Entries, LogIndex, ReplicatedSnapshot};
+use crate::store::{RecordBatch, ReplicatedState, ReplicatedTree, Store, StoreError};
 
 /// Replicated trees that are the log's own: no part of a backup.
 pub(super) const OWN_TREES: [&str; 3] = [MEMBERSHIP_TREE, CONFIGURATION_TREE, REQUESTS_TREE];
@@ -328,7 +329,7 @@ impl RaftStateMachine<Types> for Machine {
 /// Makes a snapshot of the state as it was when this was made, while entries go on being applied.
 pub(super) struct Builder {
     meta: SnapshotMeta,
-    state: Option<Result<crate::store::ReplicatedSnapshot, StoreError>>,
+    state: Option<Result<ReplicatedSnapshot, StoreError>>,
     snapshots: Snapshots,
 }
 

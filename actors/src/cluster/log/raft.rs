@@ -82,6 +82,8 @@ pub struct LogSettings {
     pub election_min_ms: u64,
     /// See there.
     pub election_max_ms: u64,
+    /// Most voters; an odd number.
+    pub voters_max: usize,
     /// A voter that is down so long is replaced by a learner that is up.
     pub replace_voter_after: Duration,
     /// Entries after which the log is compacted into a snapshot.
@@ -98,6 +100,7 @@ impl Default for LogSettings {
             heartbeat_ms: 100,
             election_min_ms: 300,
             election_max_ms: 600,
+            voters_max: 5,
             replace_voter_after: Duration::from_secs(30),
             snapshot_every_entries: 5_000,
             keep_entries: 1_000,

@@ -14,7 +14,8 @@ use troupe_protocol::wire;
 
 use super::image::{ImageError, ImageReader, ImageWriter};
 use super::raft::{LogId, Snapshot, SnapshotMeta};
-use crate::store::{ReplicatedSnapshot, StoreError, files};
+use crate::store::replicated::ReplicatedSnapshot;
+use crate::store::{StoreError, files};
 
 const FOLDER: [&str; 2] = ["cluster", "log"];
 const CURRENT: &str = "snapshot";

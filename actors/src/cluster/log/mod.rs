@@ -1,0 +1,109 @@
+//! The replicated log: what all nodes agree on, in one order.
+//!
+//! openraft decides; here is what it stores to, how it talks, and what its entries mean. Members that vote (one, three or
+//! five) must have an entry on the disk before it counts; the others get it too. An entry changes records of the store's
+//! replicated trees, or the membership; it does the same on every node.
+//!
+//! Writes are possible at any node and happen once, however often they must be handed over. Reads are the store's: local.
+//! [`LogHandle::linearize`] waits until they show everything that was acknowledged anywhere.
+//!
+//! # Layout
+//! - `messages`: [`LogHandle`]; `command`: what is written; `error`: what can go wrong
+//! - `core`: what the parts share, and openraft; `raft`: its types and timing
+//! - `entries`: the log on the disk; `machine`: what entries do; `requests`: so that nothing happens twice;
+//!   `snapshot`, `image`: the state in a file
+//! - `transport`, `links`, `wire`, `network`, `serve`, `receive`: between nodes; `quorum`: when a majority last answered
+//! - `propose`: from writes to entries; `forward`: from any node to the leader
+//! - `members`: how the membership changes; `state`: who should vote; `reconcile`: the leader sees to it
+//!
+//! What is not here: who is alive, and who owns what ([`super::placement`]).
+
+mod command;
+mod core;
+mod entries;
+mod error;
+mod forward;
+mod image;
+mod links;
+mod machine;
+mod members;
+mod messages;
+mod network;
+mod propose;
+mod quorum;
+mod raft;
+mod receive;
+mod reconcile;
+mod requests;
+mod serve;
+mod snapshot;
+mod state;
+mod transport;
+mod wire;
+
+use std::time::Duration;
+
+use serde_json::json;
+
+pub use command::{Command, MemberCommand, MemberRefusal, Term, Written};
+pub use core::Leader;
+pub use error::LogError;
+pub use messages::LogHandle;
+pub use raft::LogSettings;
+pub use transport::{Nowhere, RaftTransport, TransportError};
+
+use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message, System};
+
+/// How often the actor looks whether the log still runs.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+const MAILBOX_MESSAGES_MAX: u32 = 16;
+
+/// What the log's actor is told: by itself only.
+#[derive(Debug)]
+pub struct Check;
+
+impl Message for Check {
+    fn name(&self) -> &'static str {
+        "check"
+    }
+}
+
+/// Owns the log's work on this node. openraft's own tasks live as long as the handle; when its disk has failed they have
+/// ended, and only a restart of the node brings them back: other nodes go on, and reads here too.
+pub struct LogActor {
+    log: LogHandle,
+}
+
+/// The log's actor, for the cluster's supervisor.
+pub fn child(system: &System, path: ActorPath, log: LogHandle) -> ChildSpec {
+    let mailbox = Mailbox::<Check>::new(system, path, MAILBOX_MESSAGES_MAX);
+    ChildSpec::actor(mailbox, move || LogActor { log: log.clone() })
+}
+
+impl Actor for LogActor {
+    type Message = Check;
+    const KIND: &'static str = "log";
+
+    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        let log = self.log.clone();
+        ctx.spawn("log", async move { log.run().await });
+        ctx.send_after(CHECK_EVERY, Check);
+        Ok(())
+    }
+
+    async fn handle(&mut self, Check: Check, ctx: &Context<Self>) -> Result<(), ActorError> {
+        if let Err(error) = self.log.check() {
+            tracing::error!(%error, "the log has stopped");
+            return Ok(()); // for good: nothing is looked after any more
+        }
+        ctx.send_after(CHECK_EVERY, Check);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> serde_json::Value {
+        json!({ "status": self.log.status(), "epoch": self.log.membership().borrow().epoch })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! Several logs in one process, over a network in memory, each with a real store.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod alone;
+mod faults;
+mod growth;
+mod world;
