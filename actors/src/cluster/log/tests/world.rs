@@ -308,7 +308,7 @@ async fn open_when_free(folder: &std::path::Path) -> Store {
     for _ in 0..200 {
         match Store::open(folder) {
             Ok(store) => return store,
-            Err(crate::store::StoreError::InUse { .. }) => {
+            Err(crate::store::StoreError::InUse { .. } | crate::store::StoreError::Unreadable { .. }) => {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
             Err(error) => panic!("{error}"),
