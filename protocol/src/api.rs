@@ -30,6 +30,10 @@ pub struct Page<T> {
     /// Items on all pages together.
     #[ts(type = "number")]
     pub total: u64,
+    /// Nodes that were asked too and did not answer: what they have is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(optional, as = "Option<Vec<NodeId>>")]
+    pub unanswered: Vec<NodeId>,
 }
 
 impl<T> Page<T> {
@@ -40,6 +44,7 @@ impl<T> Page<T> {
             items,
             next_cursor: None,
             total,
+            unanswered: Vec::new(),
         }
     }
 
@@ -55,6 +60,7 @@ impl<T> Page<T> {
             items,
             next_cursor: (end < total).then(|| end.to_string()),
             total: total as u64,
+            unanswered: Vec::new(),
         }
     }
 }
@@ -98,6 +104,8 @@ pub struct Me {
     pub role: Role,
     /// This node.
     pub node_id: NodeId,
+    /// What people call it.
+    pub node_name: String,
     /// The node's version.
     pub version: String,
 }
@@ -108,6 +116,8 @@ pub struct Me {
 pub struct NodeStatus {
     /// This node.
     pub node_id: NodeId,
+    /// What people call it.
+    pub node_name: String,
     /// The node's version.
     pub version: String,
     /// Time since the start, in milliseconds.
@@ -115,6 +125,8 @@ pub struct NodeStatus {
     pub uptime_ms: u64,
     /// Whether every part has started.
     pub ready: bool,
+    /// The cluster in figures.
+    pub cluster: ClusterCounts,
     /// The sentence embedding model.
     pub model: ModelStatus,
     /// Who fills the arguments of calls.
@@ -131,6 +143,18 @@ pub struct NodeStatus {
     pub dead_letters: u64,
     /// What a person should look at, worst first.
     pub warnings: Vec<Warning>,
+}
+
+/// The cluster in figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export)]
+pub struct ClusterCounts {
+    /// Nodes that belong to it.
+    pub members: u32,
+    /// Those that are alive.
+    pub members_up: u32,
+    /// Whether this node follows a majority: it takes writes and runs placed actors.
+    pub has_quorum: bool,
 }
 
 /// Actors by what they do.
@@ -341,6 +365,55 @@ pub struct LoginLink {
 pub struct PutSecret {
     /// The value.
     pub value: String,
+}
+
+/// What another machine needs to join the cluster. The only time that the string is told.
+#[derive(Clone, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export)]
+pub struct Invitation {
+    /// Start a node with `troupe up --join` and this string. It works once.
+    pub join: String,
+    /// How long it works, in milliseconds.
+    #[ts(type = "number")]
+    pub expires_in_ms: u64,
+}
+
+/// Confirms something that takes a node out of its work.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[ts(export)]
+pub struct MemberCommandRequest {
+    /// The member's name. Needed for drain and demote.
+    #[serde(default)]
+    #[ts(optional)]
+    pub confirm: Option<String>,
+}
+
+/// What an operator can have a member do.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema, strum::Display, strum::EnumString,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[ts(export)]
+pub enum MemberCommand {
+    /// Hand over all placed actors and take no more.
+    Drain,
+    /// Take placed actors again.
+    Undrain,
+    /// Vote on what is written.
+    Promote,
+    /// Follow without a vote.
+    Demote,
+}
+
+/// What a restored backup brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export)]
+pub struct Restored {
+    /// Records that there are now.
+    #[ts(type = "number")]
+    pub records: u64,
 }
 
 /// What the caller may know of readiness.

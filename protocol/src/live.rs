@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::conversation::ConversationEvent;
 use crate::event::FlowEvent;
-use crate::id::ConversationId;
+use crate::id::{ConversationId, NodeId};
 use crate::observe::ActorReport;
 
 /// What a client of `/api/v1/live` sends.
@@ -35,8 +35,10 @@ pub enum LiveEvent {
         /// Its name.
         name: String,
     },
-    /// All actors, at most twice a second.
+    /// All actors of one node, at most twice a second; each node's in an event of its own.
     Actors {
+        /// The node.
+        node: NodeId,
         /// Their reports.
         reports: Vec<ActorReport>,
     },

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
 
-use crate::id::{ActorId, ActorPath, CorrelationId};
+use crate::id::{ActorId, ActorPath, CorrelationId, NodeId};
 use crate::time::Timestamp;
 
 /// What an actor is doing.
@@ -142,8 +142,12 @@ pub struct CurrentMessage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS, ToSchema)]
 #[ts(export)]
 pub struct ActorReport {
-    /// The actor on this node.
+    /// The actor on its node.
     pub id: ActorId,
+    /// The node on which it runs; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub node: Option<NodeId>,
     /// Where it stands in the supervision tree.
     pub path: ActorPath,
     /// Its kind, as `registry`.
@@ -337,6 +341,10 @@ pub enum ActorCommand {
 pub struct DeadLetter {
     /// When.
     pub at: Timestamp,
+    /// The node on which it happened; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub node: Option<NodeId>,
     /// To whom.
     pub actor: ActorPath,
     /// What.
@@ -372,4 +380,8 @@ pub struct DeadLetters {
     pub total: u64,
     /// The latest, newest first, at most 1,000.
     pub items: Vec<DeadLetter>,
+    /// Nodes that were asked too and did not answer: what they have is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(optional, as = "Option<Vec<NodeId>>")]
+    pub unanswered: Vec<NodeId>,
 }

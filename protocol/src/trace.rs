@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
 
-use crate::id::{ActorPath, CorrelationId, SpanId};
+use crate::id::{ActorPath, CorrelationId, NodeId, SpanId};
 use crate::time::Timestamp;
 
 /// What a message carries so that the work it causes can be told apart from all other work.
@@ -51,6 +51,10 @@ pub struct Span {
     pub parent: Option<SpanId>,
     /// Who did the work.
     pub actor: ActorPath,
+    /// The node on which it happened; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub node: Option<NodeId>,
     /// The kind of actor, as `registry`.
     pub kind: String,
     /// The message, as `UserQueryReceived`.
@@ -97,6 +101,10 @@ pub struct Trace {
     pub roots: Vec<SpanTree>,
     /// Steps that were left out because the trace had too many.
     pub spans_dropped: u32,
+    /// Nodes that were asked too and did not answer: their steps are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(optional, as = "Option<Vec<NodeId>>")]
+    pub unanswered: Vec<NodeId>,
 }
 
 /// A line in the list of traces.
@@ -116,6 +124,10 @@ pub struct TraceSummary {
     pub spans: u32,
     /// Whether a step failed or panicked.
     pub failed: bool,
+    /// The nodes that recorded steps; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(optional, as = "Option<Vec<NodeId>>")]
+    pub nodes: Vec<NodeId>,
 }
 
 impl Trace {
@@ -147,7 +159,19 @@ impl Trace {
             duration_us,
             roots,
             spans_dropped,
+            unanswered: Vec::new(),
         }
+    }
+
+    /// Its steps, in no order.
+    pub fn into_spans(self) -> Vec<Span> {
+        let mut spans = Vec::new();
+        let mut branches = self.roots;
+        while let Some(branch) = branches.pop() {
+            spans.push(branch.span);
+            branches.extend(branch.children);
+        }
+        spans
     }
 }
 

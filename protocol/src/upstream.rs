@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 use utoipa::ToSchema;
 
-use crate::id::{CorrelationId, InvalidId};
+use crate::id::{CorrelationId, InvalidId, NodeId};
 use crate::mcp::{Era, ListKind};
 use crate::server::ServerName;
 use crate::time::Timestamp;
@@ -39,6 +39,10 @@ impl FromStr for CallId {
 pub struct CallInFlight {
     /// The call; it can be cancelled by this id.
     pub id: CallId,
+    /// The node on which it is in flight; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub node: Option<NodeId>,
     /// The server that was called.
     pub server: ServerName,
     /// The method, as `tools/call`.

@@ -86,6 +86,7 @@ impl NewAuditEvent {
 
     pub(super) fn at(self, at: Timestamp) -> AuditEvent {
         AuditEvent {
+            node: None,
             id: AuditId::from_ulid(Ulid::nil()), // given by the actor, in order
             at,
             principal: self.principal.name,

@@ -29,6 +29,7 @@ pub(super) fn list(
         items: Vec::new(),
         next_cursor: None,
         total,
+        unanswered: Vec::new(),
     };
     let mut last_read: Option<AuditId> = None;
     for (scanned, event) in newest_first(tree, query.cursor).enumerate() {

@@ -22,6 +22,7 @@ impl DeadLetterBox {
     pub(super) fn put(&self, actor: &ActorPath, message: &'static str, reason: DeadLetterReason) {
         self.total.fetch_add(1, Relaxed);
         let letter = DeadLetter {
+            node: None,
             at: Timestamp::from(jiff::Timestamp::now()),
             actor: actor.clone(),
             message: message.to_owned(),
@@ -46,6 +47,7 @@ impl DeadLetterBox {
         DeadLetters {
             total: self.total(),
             items: self.latest.lock().iter().cloned().collect(),
+            unanswered: Vec::new(),
         }
     }
 }

@@ -175,6 +175,7 @@ fn summary(correlation_id: CorrelationId, recorded: &Recorded) -> TraceSummary {
     let end_us =
         |record: &Record| began.map_or(0, |began| micros(record.began - began)) + record.handled_us();
     TraceSummary {
+        nodes: Vec::new(),
         correlation_id,
         title: first.map(|record| record.message.to_string()).unwrap_or_default(),
         started_at: first.map_or(Timestamp::from_unix_ms(0), |record| record.queued_at),
@@ -200,6 +201,7 @@ impl Record {
 
     fn to_span(&self) -> Span {
         Span {
+            node: None,
             span: self.span,
             parent: self.parent,
             actor: self.actor.clone(),

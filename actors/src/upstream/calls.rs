@@ -247,6 +247,7 @@ impl CallTable {
     pub fn list(&self) -> Vec<CallInFlight> {
         let now = Instant::now();
         let in_flight = |(id, entry): (&u64, &Entry)| CallInFlight {
+            node: None,
             id: CallId(*id),
             server: self.server.clone(),
             method: entry.call.method.clone(),

@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Method, StatusCode};
+use futures::StreamExt;
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
 use troupe_protocol::error::{Code, Problem};
 use url::Url;
 
@@ -18,6 +21,9 @@ use crate::config::data_dir_default;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any answer the node gives itself time for by default.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Longest transfer of a backup.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// In the data folder of a running node: where it listens.
 pub const NODE_FILE: &str = "node.json";
@@ -102,6 +108,64 @@ impl Client {
         self.send(Method::DELETE, path, &[], None).await
     }
 
+    /// Removes what is at this path, with a query.
+    pub async fn delete_with(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, CliError> {
+        self.send(Method::DELETE, path, query, None).await
+    }
+
+    /// Writes what is at this path into a new file that only its owner may read; its size in bytes.
+    pub async fn download(&self, path: &[&str], file: &Path) -> Result<u64, CliError> {
+        let failed = |error: io::Error| CliError::Failed(format!("cannot write {}: {error}", file.display()));
+        let request = self.authorized(self.http.get(self.url(path, &[]))).timeout(TRANSFER_TIMEOUT);
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if !answer.status().is_success() {
+            let status = answer.status();
+            let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+            return Err(self.refused(status, &bytes));
+        }
+        // Whole or not there: a half backup under the final name would be taken for one.
+        let mut unfinished = file.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let mut options = tokio::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        options.mode(0o600);
+        let mut target = options.open(&unfinished).await.map_err(failed)?;
+        let (mut chunks, mut size_bytes) = (answer.bytes_stream(), 0);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| self.unreachable(&error))?;
+            size_bytes += chunk.len() as u64;
+            target.write_all(&chunk).await.map_err(failed)?;
+        }
+        target.sync_all().await.map_err(failed)?;
+        tokio::fs::rename(&unfinished, file).await.map_err(failed)?;
+        Ok(size_bytes)
+    }
+
+    /// Sends a file as it is.
+    pub async fn upload(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        file: &Path,
+    ) -> Result<Value, CliError> {
+        let failed = |error: io::Error| CliError::Failed(format!("cannot read {}: {error}", file.display()));
+        let source = tokio::fs::File::open(file).await.map_err(failed)?;
+        let request = self
+            .authorized(self.http.post(self.url(path, query)))
+            .timeout(TRANSFER_TIMEOUT)
+            .header("content-type", "application/octet-stream")
+            .body(reqwest::Body::wrap_stream(ReaderStream::new(source)));
+        self.answer_to(request).await
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
     async fn send_body(
         &self,
         method: Method,
@@ -119,13 +183,14 @@ impl Client {
         query: &[(&str, String)],
         body: Option<Vec<u8>>,
     ) -> Result<Value, CliError> {
-        let mut request = self.http.request(method, self.url(path, query));
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
+        let mut request = self.authorized(self.http.request(method, self.url(path, query)));
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
+        self.answer_to(request).await
+    }
+
+    async fn answer_to(&self, request: RequestBuilder) -> Result<Value, CliError> {
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;

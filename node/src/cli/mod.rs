@@ -9,10 +9,12 @@
 mod actor;
 mod ask;
 mod audit;
+mod backup;
 pub mod client;
 mod doctor;
 pub mod error;
 mod key;
+mod node;
 pub mod output;
 mod secret;
 mod server;
@@ -83,6 +85,13 @@ enum Command {
     /// Actors: what they do, and controls.
     #[command(subcommand)]
     Actor(actor::ActorCommand),
+    /// The nodes of the cluster: invite, list, drain, promote, remove.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Write all servers, keys, secrets and conversations of the cluster into one file, while it runs.
+    Backup(backup::BackupArgs),
+    /// Replace them by those of such a file.
+    Restore(backup::RestoreArgs),
     /// API keys and login links.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -128,6 +137,9 @@ async fn ask_node(target: &Target, command: Command, output: Output) -> Result<E
         Command::Tool(command) => tool::run(&client, command, output).await,
         Command::Ask(args) => ask::run(&client, args, output).await,
         Command::Actor(command) => actor::run(&client, command, output).await,
+        Command::Node(command) => node::run(&client, command, output).await,
+        Command::Backup(args) => backup::back_up(&client, args, output).await,
+        Command::Restore(args) => backup::restore(&client, args, output).await,
         Command::Key(command) => key::run(&client, command, output).await,
         Command::Secret(command) => secret::run(&client, command, output).await,
         Command::Audit(args) => audit::run(&client, args, output).await,

@@ -2,25 +2,36 @@
 
 use std::{fmt::Write, process::ExitCode};
 
-use troupe_protocol::api::NodeStatus;
+use serde_json::json;
+use troupe_protocol::{api::NodeStatus, cluster::ClusterStatus};
 
 use super::{
+    node,
     client::Client,
     error::CliError,
     output::{Output, duration},
 };
 
 pub async fn run(client: &Client, output: Output) -> Result<ExitCode, CliError> {
-    let status = client.get(&["status"], &[]).await?;
-    output.show(status, in_words)?;
+    let mut status = client.get(&["status"], &[]).await?;
+    let cluster = client.get(&["cluster"], &[]).await?;
+    if output.json {
+        status["cluster"] = cluster;
+        output.show(status, |_: serde_json::Value| String::new())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output.show(json!([status, cluster]), |(node, cluster): (NodeStatus, ClusterStatus)| {
+        in_words(node, &cluster)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_words(status: NodeStatus) -> String {
+fn in_words(status: NodeStatus, cluster: &ClusterStatus) -> String {
     let servers = status.servers;
     let actors = status.actors;
     let mut text = format!(
-        "node     {} ({}), version {}, up {}\n",
+        "node     {} {} ({}), version {}, up {}\n",
+        status.node_name,
         status.node_id,
         if status.ready { "ready" } else { "not ready" },
         status.version,
@@ -39,6 +50,10 @@ fn in_words(status: NodeStatus) -> String {
     );
     let _ = writeln!(text, "model    {} ({})", status.model.state, status.model.detail);
     let _ = writeln!(text, "planner  {}", status.planner);
+    text.push_str(&node::log_in_words(cluster));
+    if cluster.members.len() > 1 {
+        text.push_str(&node::members_in_words(cluster));
+    }
     for warning in status.warnings {
         let subject = if warning.subject.is_empty() {
             String::new()

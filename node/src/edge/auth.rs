@@ -12,6 +12,7 @@ use troupe_protocol::{
 };
 
 use super::{
+    peer::{FromNode, asserted_principal},
     problem::{ApiError, ApiResult},
     rules::{Access, access_of, access_of_unrouted},
     state::EdgeState,
@@ -27,6 +28,8 @@ pub enum Proof {
     Key,
     /// The session cookie.
     Session,
+    /// Another node of the cluster says so.
+    Node,
     /// Nothing; the node is open.
     None,
 }
@@ -67,6 +70,9 @@ pub async fn authorize(State(state): State<EdgeState>, mut request: Request, nex
 
 fn admit(state: &EdgeState, request: &Request) -> ApiResult<Option<Caller>> {
     let headers = request.headers();
+    if request.extensions().get::<FromNode>().is_some() {
+        return admit_from_node(request).map(Some);
+    }
     state.neighbourhood.check(headers, request.uri())?;
     let access = match request.extensions().get::<MatchedPath>() {
         Some(route) => access_of(request.method(), route.as_str()),
@@ -79,11 +85,29 @@ fn admit(state: &EdgeState, request: &Request) -> ApiResult<Option<Caller>> {
     if caller.proof == Proof::Session {
         refuse_forgery(request.method(), headers)?;
     }
+    check_role(access, caller).map(Some)
+}
+
+/// Another node has checked who is behind the request; what they may do is checked here all the same.
+fn admit_from_node(request: &Request) -> ApiResult<Caller> {
+    let principal = asserted_principal(request.headers()).ok_or_else(unauthenticated)?;
+    let access = match request.extensions().get::<MatchedPath>() {
+        Some(route) => access_of(request.method(), route.as_str()),
+        None => access_of_unrouted(request.uri().path()),
+    };
+    let caller = Caller {
+        principal,
+        proof: Proof::Node,
+    };
+    check_role(access, caller)
+}
+
+fn check_role(access: Access, caller: Caller) -> ApiResult<Caller> {
     match access {
         Access::Role(required) if !caller.principal.may(required) => {
             Err(forbidden(&caller.principal, required))
         }
-        _ => Ok(Some(caller)),
+        _ => Ok(caller),
     }
 }
 

@@ -109,6 +109,11 @@ impl ConnectionCounts {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Counts one more, until what is returned is dropped.
+    pub fn enter(&self) -> Counted {
+        Counted::new(&self.open)
+    }
+
     /// Refused since the start.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
@@ -116,7 +121,7 @@ impl ConnectionCounts {
 }
 
 /// Counts a connection for as long as it lives.
-struct Counted(Arc<AtomicUsize>);
+pub struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(counter: &Arc<AtomicUsize>) -> Self {
@@ -166,7 +171,7 @@ pub async fn serve(
             }
             continue;
         }
-        let counted = Counted::new(&counts.open);
+        let counted = counts.enter();
         let serving = serve_connection(stream, peer, router.clone(), limits.clone(), stop.clone());
         connections.spawn(async move {
             serving.await;

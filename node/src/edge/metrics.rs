@@ -22,7 +22,7 @@ type Labels = Vec<(&'static str, String)>;
 
 /// The node's figures.
 pub async fn metrics(State(state): State<EdgeState>) -> Response {
-    match write(&state) {
+    match write(&state).await {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => {
             ApiError::new(Code::Internal, format!("cannot write the figures: {error}")).into_response()
@@ -30,9 +30,9 @@ pub async fn metrics(State(state): State<EdgeState>) -> Response {
     }
 }
 
-fn write(state: &EdgeState) -> Result<String, fmt::Error> {
+async fn write(state: &EdgeState) -> Result<String, fmt::Error> {
+    let status = api::status_of(state).await;
     let mut registry = Registry::with_prefix("troupe");
-    let status = api::status_of(state);
     for (name, help, value) in [
         ("uptime_milliseconds", "Time since the start", status.uptime_ms),
         ("ready", "Whether every part has started", status.ready.into()),

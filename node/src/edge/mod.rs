@@ -5,8 +5,9 @@
 //! - `actor`, `listener`, `stall`: connections and their bounds;
 //! - `origin`, `auth`, `rules`: is the request meant for us, who is it, may they;
 //! - `trace`, `headers`, `problem`, `body`, `extract`: what all requests and answers have in common;
-//! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket;
+//! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket; `everywhere`: one answer of all nodes;
 //! - `mcp`: the MCP faces; `official`: `/v0.1`, the official registry API;
+//! - `peer`: HTTP between nodes;
 //! - `assets`, `errors_page`, `probes`, `metrics`: the UI, the error reference, health and figures.
 //!
 //! A request passes, from the outside in: catch-panic, correlation, security headers, compression, host and origin
@@ -18,6 +19,7 @@ mod assets;
 mod auth;
 mod body;
 mod errors_page;
+mod everywhere;
 mod extract;
 mod headers;
 pub mod listener;
@@ -26,6 +28,8 @@ mod mcp;
 mod metrics;
 mod official;
 mod origin;
+pub mod peer;
+mod pending;
 mod probes;
 mod problem;
 mod rules;
@@ -64,6 +68,7 @@ pub fn router(state: EdgeState) -> Router {
     let timed = Router::new()
         .merge(api::routes())
         .merge(official::routes())
+        .route_layer(middleware::from_fn_with_state(state.clone(), everywhere::direct))
         .route_layer(middleware::from_fn_with_state(state.clone(), limit_time));
     Router::new()
         .merge(timed)

@@ -48,6 +48,12 @@ pub const RULES: &[Rule] = &[
     // the node
     rule("GET", "/api/v1/status", OPERATOR),
     rule("GET", "/api/v1/live", USER), // each topic asks for its own role
+    rule("GET", "/api/v1/live/feed", OPERATOR),
+    // the cluster
+    rule("GET", "/api/v1/cluster", OPERATOR),
+    rule("POST", "/api/v1/cluster/invitations", ADMIN),
+    rule("POST", "/api/v1/cluster/members/{id}/{command}", OPERATOR),
+    rule("DELETE", "/api/v1/cluster/members/{id}", ADMIN),
     // servers
     rule("GET", "/api/v1/servers", USER),
     rule("POST", "/api/v1/servers", ADMIN),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use troupe_actors::{
     access::AccessHandle,
     audit::{AuditHandle, NewAuditEvent},
+    cluster::{ClusterHandle, link::LinksHandle},
     conversation::ConversationsHandle,
     health::HealthHandle,
     registry::RegistryHandle,
@@ -21,7 +22,7 @@ use troupe_actors::{
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
-use troupe_protocol::{access::Principal, id::NodeId};
+use troupe_protocol::{access::Principal, cluster::NodeName, id::NodeId};
 
 use super::{
     Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
@@ -36,6 +37,12 @@ pub struct EdgeState(Arc<Shared>);
 pub struct Handles {
     /// This node.
     pub node_id: NodeId,
+    /// What people call it.
+    pub node_name: NodeName,
+    /// The cluster it belongs to.
+    pub cluster: ClusterHandle,
+    /// Links to its other nodes.
+    pub links: Option<LinksHandle>,
     /// All actors: reports, traces, dead letters.
     pub system: System,
     /// Keys, login codes, browser sessions.

@@ -165,8 +165,14 @@ impl Node {
         };
         let (conversations, conversations_child) =
             ConversationsHandle::build(&system, top.child("conversations"), services)?;
+        let node_id = node_id(&store).await?;
+        let cluster = ClusterHandle::alone(node_id);
+        let node_name = cluster.membership().members[&node_id].name.clone();
         let handles = Handles {
-            node_id: node_id(&store).await?,
+            node_id,
+            node_name,
+            cluster,
+            links: None,
             system: system.clone(),
             access,
             audit_log,

@@ -9,7 +9,7 @@ use ulid::Ulid;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Role;
-use crate::id::{CorrelationId, InvalidId, travels_as_string, ulid_id};
+use crate::id::{CorrelationId, InvalidId, NodeId, travels_as_string, ulid_id};
 use crate::time::Timestamp;
 
 ulid_id!(
@@ -53,6 +53,10 @@ pub struct AuditEvent {
     pub id: AuditId,
     /// When it happened.
     pub at: Timestamp,
+    /// The node on which it was done; filled in where nodes are put together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(optional)]
+    pub node: Option<NodeId>,
     /// The name of the principal.
     pub principal: String,
     /// The role it had.
@@ -110,4 +114,8 @@ pub struct AuditPage {
     /// How many events are kept in all, whatever the query.
     #[ts(type = "number")]
     pub total: u64,
+    /// Nodes that were asked too and did not answer: what they have is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(optional, as = "Option<Vec<NodeId>>")]
+    pub unanswered: Vec<NodeId>,
 }

@@ -222,6 +222,7 @@ impl Record {
             Phase::Running => ActorStatus::Idle,
         };
         ActorReport {
+            node: None,
             id: self.id,
             path: self.path.clone(),
             kind: kind.to_owned(),

@@ -5,12 +5,15 @@ use http::StatusCode;
 use secrecy::ExposeSecret;
 use troupe_protocol::{
     access::{AuditPage, AuditQuery, KeyId, KeyInfo, NewKey},
-    api::{CreatedKey, Page, PageQuery},
+    api::{CreatedKey, PAGE_ITEMS_DEFAULT, Page, PageQuery},
     error::Code,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::edge::{ApiError, ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState};
+use crate::edge::{
+    ApiError, ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState,
+    everywhere::{self, Scope, as_it_is, located},
+};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new()
@@ -95,13 +98,24 @@ async fn revoke_key(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Who did what, newest first.
+/// Who did what on any node, newest first.
 #[utoipa::path(
-    get, path = "/api/v1/audit", tag = "keys", params(AuditQuery), responses((status = 200, body = AuditPage))
+    get, path = "/api/v1/audit", tag = "keys",
+    params(
+        AuditQuery,
+        ("node" = Option<String>, Query, description = "a member's name or id, or all (the default)"),
+    ),
+    responses((status = 200, body = AuditPage))
 )]
 async fn list_audit(
     State(state): State<EdgeState>,
+    caller: Caller,
+    scope: Scope,
     ApiQuery(query): ApiQuery<AuditQuery>,
 ) -> ApiResult<Json<AuditPage>> {
-    Ok(Json(state.audit_log.list(query).await?))
+    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT) as usize;
+    let mut here = state.audit_log.list(query).await?;
+    here.items = located(here.items, state.node_id);
+    let others = scope.ask_others(&state, &caller, as_it_is).await;
+    Ok(Json(everywhere::audit(here, others, limit)))
 }

@@ -4,6 +4,7 @@
 //! that, so neither can have a route that the other lacks.
 
 mod builtin;
+pub mod cluster;
 mod conversations;
 mod keys;
 mod observe;
@@ -35,7 +36,9 @@ fn documented() -> OpenApiRouter<EdgeState> {
         .merge(tools::routes())
         .merge(conversations::routes())
         .merge(status::routes())
+        .merge(cluster::routes())
         .routes(routes!(live::live))
+        .routes(routes!(live::feed))
         .merge(observe::routes())
         .merge(secrets::routes())
         .merge(keys::routes())

@@ -22,7 +22,11 @@ use troupe_protocol::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::servers::reachable;
-use crate::edge::{ApiError, ApiJson, ApiPath, ApiResult, Caller, EdgeState, extract::OptionalJson};
+use crate::edge::{
+    ApiError, ApiJson, ApiPath, ApiResult, Caller, EdgeState,
+    everywhere::{Scope, as_it_is, joined, located},
+    extract::OptionalJson,
+};
 
 /// How long a server may take to list what it offers, starting it included.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -200,15 +204,29 @@ async fn show_log(
     Ok(Json(Page::whole(state.upstreams.logs(&name, deadline).await?)))
 }
 
-/// The calls that wait for their servers' answers.
-#[utoipa::path(get, path = "/api/v1/calls", tag = "observation", responses((status = 200, body = Page<CallInFlight>)))]
-async fn list_calls(State(state): State<EdgeState>) -> Json<Page<CallInFlight>> {
-    Json(Page::whole(state.upstreams.calls()))
+/// The calls of all nodes that wait for their servers' answers.
+#[utoipa::path(
+    get, path = "/api/v1/calls", tag = "observation",
+    params(("node" = Option<String>, Query, description = "a member's name or id, or all (the default)")),
+    responses((status = 200, body = Page<CallInFlight>))
+)]
+async fn list_calls(
+    State(state): State<EdgeState>,
+    caller: Caller,
+    scope: Scope,
+) -> Json<Page<CallInFlight>> {
+    let here = located(state.upstreams.calls(), state.node_id);
+    let others = scope.ask_others(&state, &caller, as_it_is).await;
+    Json(joined(here, others))
 }
 
 /// Cancels a call: its caller gets an error, its server is told.
 #[utoipa::path(
-    delete, path = "/api/v1/calls/{id}", tag = "observation", params(("id" = CallId, Path)),
+    delete, path = "/api/v1/calls/{id}", tag = "observation",
+    params(
+        ("id" = CallId, Path),
+        ("node" = Option<String>, Query, description = "the name or id of the member it is on; this node by default"),
+    ),
     responses((status = 204, description = "cancelled"))
 )]
 async fn cancel_call(

@@ -100,6 +100,7 @@ fn who(state: &EdgeState, principal: &Principal) -> Me {
         name: principal.name.clone(),
         role: principal.role,
         node_id: state.node_id,
+        node_name: state.node_name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -1,5 +1,7 @@
 //! How the node is.
 
+use std::cmp::Reverse;
+
 use axum::{Json, extract::State};
 use troupe_actors::runtime::warnings::warnings;
 use troupe_protocol::{
@@ -8,31 +10,41 @@ use troupe_protocol::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::builtin;
-use crate::edge::EdgeState;
+use super::{builtin, cluster::{counts_of, warnings_of}};
+use crate::edge::{EdgeState, pending::Pending};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new().routes(routes!(show_status))
 }
 
 /// How the node is, and what a person should look at.
-#[utoipa::path(get, path = "/api/v1/status", tag = "node", responses((status = 200, body = NodeStatus)))]
+#[utoipa::path(
+    get, path = "/api/v1/status", tag = "node",
+    params(("node" = Option<String>, Query, description = "the name or id of a member; this node by default")),
+    responses((status = 200, body = NodeStatus))
+)]
 async fn show_status(State(state): State<EdgeState>) -> Json<NodeStatus> {
-    Json(status_of(&state))
+    Json(status_of(&state).await)
 }
 
-/// Put together from what the parts publish; asks no actor.
-pub fn status_of(state: &EdgeState) -> NodeStatus {
+/// Put together from what the parts publish.
+pub async fn status_of(state: &EdgeState) -> NodeStatus {
+    let cluster = state.cluster.status().await;
     let reports = state.system.directory().reports();
     let index = state.router.status();
     let mut servers = state.registry.view().status_counts(&state.health.view());
     servers.add(builtin::STATUS);
+    let mut warnings = warnings(&reports, &index.model);
+    warnings.extend(warnings_of(&cluster));
+    warnings.sort_by_key(|warning| Reverse(warning.severity));
     NodeStatus {
         node_id: state.node_id,
+        node_name: state.node_name.to_string(),
+        cluster: counts_of(&cluster),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_ms: state.started.elapsed().as_millis() as u64,
         ready: state.is_ready(),
-        warnings: warnings(&reports, &index.model),
+        warnings,
         model: index.model,
         planner: index.planner,
         servers,

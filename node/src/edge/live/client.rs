@@ -9,7 +9,8 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream::select};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_stream::{
     StreamMap,
@@ -211,9 +212,11 @@ impl Client {
         if !self.caller.principal.may(required) {
             return Err(format!("{topic}: this needs the role {required}"));
         }
-        Ok(BroadcastStream::new(channel.subscribe())
-            .filter_map(|event| async { event.map_or_else(lagged, Some) })
-            .boxed())
+        let here = heard_of(channel);
+        Ok(match self.state.live.elsewhere.topic(topic) {
+            Some(elsewhere) => select(here, heard_of(elsewhere)).boxed(),
+            None => here,
+        })
     }
 
     fn events_of_conversation(&self, id: &str) -> Result<Events, String> {
@@ -238,7 +241,13 @@ impl Client {
     }
 }
 
-fn lagged(BroadcastStreamRecvError::Lagged(events): BroadcastStreamRecvError) -> Option<Text> {
+fn heard_of(channel: &broadcast::Sender<Text>) -> Events {
+    BroadcastStream::new(channel.subscribe())
+        .filter_map(|event| async { event.map_or_else(lagged, Some) })
+        .boxed()
+}
+
+pub(super) fn lagged(BroadcastStreamRecvError::Lagged(events): BroadcastStreamRecvError) -> Option<Text> {
     text_of(&LiveEvent::Lagged { events })
 }
 

@@ -2,12 +2,14 @@
 //!
 //! # Layout
 //! - here: the hub, an actor that turns what the parts tell into events, once for all clients;
-//! - `client`: one WebSocket.
+//! - `client`: one WebSocket; `feed`: the same as lines, for other nodes; `elsewhere`: hearing theirs.
 //!
 //! Events are written as JSON once and handed to every client's bounded queue. Pictures of all actors and the node's
 //! status are only made while somebody looks, and at most twice (once) a second.
 
 mod client;
+mod elsewhere;
+mod feed;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,8 +21,11 @@ use troupe_actors::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, M
 use troupe_protocol::{live::LiveEvent, server::ServerName};
 
 pub use client::*;
+pub use feed::*;
 
-use super::{api, state::EdgeState};
+use elsewhere::Elsewhere;
+
+use super::{api, everywhere::located, state::EdgeState};
 
 const MAILBOX_MESSAGES_MAX: u32 = 16;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +40,8 @@ pub struct LiveChannels {
     actors: broadcast::Sender<Text>,
     events: broadcast::Sender<Text>,
     status: broadcast::Sender<Text>,
+    /// What other nodes say of some of these topics.
+    elsewhere: Elsewhere,
 }
 
 impl LiveChannels {
@@ -46,6 +53,7 @@ impl LiveChannels {
             actors: channel(),
             events: channel(),
             status: channel(),
+            elsewhere: Elsewhere::new(queue_events_max),
         }
     }
 
@@ -98,6 +106,11 @@ impl Actor for Hub {
         let state = self.state.clone();
         ctx.spawn_to_self("follow conversations", async move {
             follow_flow(&state).await;
+            HubMessage::SourceEnded
+        });
+        let state = self.state.clone();
+        ctx.spawn_to_self("listen to other nodes", async move {
+            elsewhere::listen(&state).await;
             HubMessage::SourceEnded
         });
         let state = self.state.clone();
@@ -190,13 +203,13 @@ async fn look_at_actors(state: &EdgeState) {
     loop {
         tokio::time::sleep(interval).await;
         send(&state.live.actors, || LiveEvent::Actors {
-            reports: state.system.directory().reports(),
+            node: state.node_id,
+            reports: located(state.system.directory().reports(), state.node_id),
         });
-        if status_due <= Instant::now() {
+        if status_due <= Instant::now() && state.live.status.receiver_count() > 0 {
             status_due = Instant::now() + STATUS_INTERVAL;
-            send(&state.live.status, || LiveEvent::Status {
-                status: Box::new(api::status_of(state)),
-            });
+            let status = Box::new(api::status_of(state).await);
+            send(&state.live.status, || LiveEvent::Status { status });
         }
     }
 }

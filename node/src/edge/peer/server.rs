@@ -1,0 +1,140 @@
+//! The actor that answers other nodes' HTTP requests.
+
+use std::{convert::Infallible, pin::pin, sync::Arc};
+
+use axum::{Router, extract::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
+use tower::ServiceExt;
+use troupe_actors::{
+    cluster::link::HttpStream,
+    runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message},
+};
+
+use super::FromNode;
+use crate::edge::{listener::ConnectionCounts, state::EdgeState};
+
+const MAILBOX_MESSAGES_MAX: u32 = 16;
+/// Connections of other nodes at the same time; further ones wait.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// Streams that other nodes opened. They outlive a restart of the actor that serves them.
+pub type PeerStreams = Arc<Mutex<mpsc::Receiver<HttpStream>>>;
+
+/// What the actor is told.
+#[derive(Debug, strum::IntoStaticStr)]
+pub enum PeersMessage {
+    /// No more streams come.
+    StreamsEnded,
+}
+
+impl Message for PeersMessage {
+    fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Answers other nodes.
+struct Peers {
+    state: EdgeState,
+    router: Router,
+    streams: PeerStreams,
+    counts: ConnectionCounts,
+}
+
+/// The actor at `path`.
+pub fn child(state: &EdgeState, path: ActorPath, router: Router, streams: PeerStreams) -> ChildSpec {
+    let mailbox = Mailbox::new(&state.system, path, MAILBOX_MESSAGES_MAX);
+    let state = state.clone();
+    ChildSpec::actor(mailbox, move || Peers {
+        state: state.clone(),
+        router: router.clone(),
+        streams: Arc::clone(&streams),
+        counts: ConnectionCounts::default(),
+    })
+}
+
+impl Actor for Peers {
+    type Message = PeersMessage;
+    const KIND: &'static str = "peers";
+
+    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        let serving = serve(
+            self.state.clone(),
+            self.router.clone(),
+            Arc::clone(&self.streams),
+            self.counts.clone(),
+        );
+        ctx.spawn_to_self("serve", async move {
+            serving.await;
+            PeersMessage::StreamsEnded
+        });
+        Ok(())
+    }
+
+    /// Streams end when the links do, which is when the node stops.
+    async fn handle(&mut self, message: PeersMessage, _: &Context<Self>) -> Result<(), ActorError> {
+        match message {
+            PeersMessage::StreamsEnded => Ok(()),
+        }
+    }
+
+    fn snapshot(&self) -> serde_json::Value {
+        json!({ "connections": self.counts.open() })
+    }
+}
+
+async fn serve(state: EdgeState, router: Router, streams: PeerStreams, counts: ConnectionCounts) {
+    let mut streams = streams.lock().await;
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next() => {}
+            stream = streams.recv(), if connections.len() < CONNECTIONS_MAX => match stream {
+                Some(stream) => {
+                    let counted = counts.enter();
+                    let serving = serve_connection(state.clone(), router.clone(), stream);
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(counted);
+                    });
+                }
+                None => break,
+            },
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(state: EdgeState, router: Router, accepted: HttpStream) {
+    let from = accepted.from;
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(FromNode(from));
+        answer(router.clone(), request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(state.config.edge.header_timeout_ms.millis())
+        .serve_connection(TokioIo::new(accepted.stream), service);
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = state.stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(node = %from, %error, "another node's connection ended");
+    }
+}
+
+async fn answer(router: Router, request: Request) -> Result<Response, Infallible> {
+    router.oneshot(request).await
+}
