@@ -14,15 +14,16 @@ use troupe_protocol::{
 use super::{
     client::Client,
     error::CliError,
+    node::NodeNames,
     output::{Output, Table, ago, duration, or_dash, shortened},
 };
 
 #[derive(Debug, Subcommand)]
 pub enum ActorCommand {
-    /// The supervision tree.
-    Tree,
-    /// All actors with their figures.
-    List,
+    /// The supervision trees of all nodes.
+    Tree(Where),
+    /// All actors of all nodes with their figures.
+    List(Where),
     /// Everything about one actor: figures, state, last messages and exits.
     Show(Which),
     /// The latest traces, or one of them as a tree.
@@ -41,7 +42,21 @@ pub enum ActorCommand {
     /// End an actor in the middle of its work.
     Kill(Which),
     /// Messages that reached nobody.
-    DeadLetters,
+    DeadLetters(Where),
+}
+
+/// One node.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// Only what is on this node: its name or id.
+    #[arg(long, value_name = "NODE")]
+    on: Option<String>,
+}
+
+impl Where {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        self.on.iter().map(|node| ("node", node.clone())).collect()
+    }
 }
 
 /// One actor.
@@ -49,32 +64,45 @@ pub enum ActorCommand {
 pub struct Which {
     /// Its path, such as node/registry, or its number.
     actor: String,
+    /// The node it is on, by name or id; absent: the node that is asked.
+    #[arg(long, value_name = "NODE")]
+    on: Option<String>,
+}
+
+impl Which {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        self.on.iter().map(|node| ("node", node.clone())).collect()
+    }
 }
 
 pub async fn run(client: &Client, command: ActorCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
-        ActorCommand::Tree => {
-            output.show(
-                client.get(&["actors", "tree"], &[]).await?,
-                |roots: Vec<ActorTree>| tree_in_words(&roots),
-            )?;
-        }
-        ActorCommand::List => {
-            output.show(client.get(&["actors"], &[]).await?, |page: Page<ActorReport>| {
-                list_in_words(&page.items)
+        ActorCommand::Tree(place) => {
+            let names = NodeNames::of(client, output).await?;
+            let trees = client.get(&["actors", "tree"], &place.query()).await?;
+            output.show(trees, |page: Page<ActorTree>| {
+                tree_in_words(&page.items, &names) + &names.missing(&page.unanswered)
             })?;
         }
-        ActorCommand::Show(Which { actor }) => {
+        ActorCommand::List(place) => {
+            let names = NodeNames::of(client, output).await?;
+            let actors = client.get(&["actors"], &place.query()).await?;
+            output.show(actors, |page: Page<ActorReport>| {
+                list_in_words(&page.items, &names) + &names.missing(&page.unanswered)
+            })?;
+        }
+        ActorCommand::Show(which) => {
             output.show(
-                client.get(&["actors", &actor], &[]).await?,
+                client.get(&["actors", &which.actor], &which.query()).await?,
                 |detail: ActorDetail| detail_in_words(&detail),
             )?;
         }
         ActorCommand::Trace {
             correlation_id: Some(id),
         } => {
+            let names = NodeNames::of(client, output).await?;
             output.show(client.get(&["traces", &id], &[]).await?, |trace: Trace| {
-                trace_in_words(&trace)
+                trace_in_words(&trace, &names) + &names.missing(&trace.unanswered)
             })?;
         }
         ActorCommand::Trace { correlation_id: None } => {
@@ -86,9 +114,12 @@ pub async fn run(client: &Client, command: ActorCommand, output: Output) -> Resu
         ActorCommand::Resume(which) => control(client, &which, "resume", output).await?,
         ActorCommand::Drain(which) => control(client, &which, "drain", output).await?,
         ActorCommand::Kill(which) => control(client, &which, "kill", output).await?,
-        ActorCommand::DeadLetters => {
-            let letters = client.get(&["dead-letters"], &[]).await?;
-            output.show(letters, |letters: DeadLetters| dead_letters_in_words(&letters))?;
+        ActorCommand::DeadLetters(place) => {
+            let names = NodeNames::of(client, output).await?;
+            let letters = client.get(&["dead-letters"], &place.query()).await?;
+            output.show(letters, |letters: DeadLetters| {
+                dead_letters_in_words(&letters) + &names.missing(&letters.unanswered)
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -96,10 +127,12 @@ pub async fn run(client: &Client, command: ActorCommand, output: Output) -> Resu
 
 /// Typing the command on a command line is the confirmation that the API asks for.
 async fn control(client: &Client, which: &Which, verb: &str, output: Output) -> Result<(), CliError> {
-    let detail = client.get(&["actors", &which.actor], &[]).await?;
+    let query = which.query();
+    let detail = client.get(&["actors", &which.actor], &query).await?;
     let confirm = detail["report"]["path"].as_str().unwrap_or(&which.actor);
+    let path = ["actors", &which.actor, verb];
     let done: Value = client
-        .post(&["actors", &which.actor, verb], &json!({ "confirm": confirm }))
+        .post_with(&path, &query, &json!({ "confirm": confirm }))
         .await?;
     output.show(done, |done: ActorCommandResponse| match done.children {
         0 => format!("{verb}: {}", done.path),
@@ -107,9 +140,12 @@ async fn control(client: &Client, which: &Which, verb: &str, output: Output) -> 
     })
 }
 
-fn tree_in_words(roots: &[ActorTree]) -> String {
+fn tree_in_words(roots: &[ActorTree], names: &NodeNames) -> String {
     let mut text = String::new();
     for root in roots {
+        if let Some(name) = names.name_among_several(root.report.node) {
+            let _ = writeln!(text, "{name}:");
+        }
         write_branch(&mut text, root, "", "", "");
     }
     text
@@ -149,7 +185,7 @@ fn name_of(path: &ActorPath) -> &str {
     path.name()
 }
 
-fn list_in_words(reports: &[ActorReport]) -> String {
+fn list_in_words(reports: &[ActorReport], names: &NodeNames) -> String {
     let mut table = Table::new(&[
         "id",
         "path",
@@ -164,7 +200,10 @@ fn list_in_words(reports: &[ActorReport]) -> String {
     for report in reports {
         table.row([
             report.id.to_string(),
-            report.path.to_string(),
+            match names.name_among_several(report.node) {
+                Some(name) => format!("{name}: {}", report.path),
+                None => report.path.to_string(),
+            },
             report.status.to_string(),
             report.mailbox_depth.to_string(),
             report.handled.to_string(),
@@ -269,20 +308,23 @@ fn traces_in_words(traces: &[TraceSummary]) -> String {
     table.or("no traces yet")
 }
 
-fn trace_in_words(trace: &Trace) -> String {
+fn trace_in_words(trace: &Trace, names: &NodeNames) -> String {
     let mut text = String::new();
     for root in &trace.roots {
-        write_span(&mut text, root, 0);
+        write_span(&mut text, root, 0, names);
     }
     text
 }
 
-fn write_span(text: &mut String, branch: &SpanTree, depth: usize) {
+fn write_span(text: &mut String, branch: &SpanTree, depth: usize, names: &NodeNames) {
     let span = &branch.span;
     let indent = depth * 2;
+    let node = names
+        .name_among_several(span.node)
+        .map_or_else(String::new, |name| format!("{name}: "));
     let _ = writeln!(
         text,
-        "{:indent$}{} {}: waited {}, took {}, {}",
+        "{:indent$}{node}{} {}: waited {}, took {}, {}",
         "",
         span.actor,
         span.message,
@@ -291,7 +333,7 @@ fn write_span(text: &mut String, branch: &SpanTree, depth: usize) {
         outcome_in_words(&span.outcome)
     );
     for child in &branch.children {
-        write_span(text, child, depth + 1);
+        write_span(text, child, depth + 1, names);
     }
 }
 

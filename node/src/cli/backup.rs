@@ -45,10 +45,18 @@ pub async fn restore(client: &Client, args: RestoreArgs, output: Output) -> Resu
     }
     refuse_missing(&args.file)?;
     let answer = client
-        .upload(&["cluster", "restore"], &[("confirm", "replace-everything".to_owned())], &args.file)
+        .upload(
+            &["cluster", "restore"],
+            &[("confirm", "replace-everything".to_owned())],
+            &args.file,
+        )
         .await?;
     output.show(answer, |restored: Restored| {
-        format!("restored {} records from {}", restored.records, args.file.display())
+        format!(
+            "restored {} records from {}",
+            restored.records,
+            args.file.display()
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -57,5 +65,8 @@ fn refuse_missing(file: &Path) -> Result<(), CliError> {
     if file.is_file() {
         return Ok(());
     }
-    Err(CliError::Usage(format!("{}: there is no such file", file.display())))
+    Err(CliError::Usage(format!(
+        "{}: there is no such file",
+        file.display()
+    )))
 }

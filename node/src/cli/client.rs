@@ -93,6 +93,17 @@ impl Client {
         self.send_body(Method::POST, path, body).await
     }
 
+    /// Sends a body to this path, with a query.
+    pub async fn post_with(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: &impl Serialize,
+    ) -> Result<Value, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Failed(error.to_string()))?;
+        self.send(Method::POST, path, query, Some(body)).await
+    }
+
     /// Changes what is at this path.
     pub async fn patch(&self, path: &[&str], body: &impl Serialize) -> Result<Value, CliError> {
         self.send_body(Method::PATCH, path, body).await
@@ -116,7 +127,9 @@ impl Client {
     /// Writes what is at this path into a new file that only its owner may read; its size in bytes.
     pub async fn download(&self, path: &[&str], file: &Path) -> Result<u64, CliError> {
         let failed = |error: io::Error| CliError::Failed(format!("cannot write {}: {error}", file.display()));
-        let request = self.authorized(self.http.get(self.url(path, &[]))).timeout(TRANSFER_TIMEOUT);
+        let request = self
+            .authorized(self.http.get(self.url(path, &[])))
+            .timeout(TRANSFER_TIMEOUT);
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         if !answer.status().is_success() {
             let status = answer.status();

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use troupe_protocol::{
     api::Invitation,
     cluster::{ClusterStatus, LinkState, LinkStatus, MemberStatus, Role},
+    id::NodeId,
 };
 
 use super::{
@@ -57,9 +58,7 @@ pub async fn run(client: &Client, command: NodeCommand, output: Output) -> Resul
         NodeCommand::Remove(Which { node }) => {
             let name = name_of(client, &node).await?;
             let query = [("confirm", name.clone())];
-            let answer = client
-                .delete_with(&["cluster", "members", &node], &query)
-                .await?;
+            let answer = client.delete_with(&["cluster", "members", &node], &query).await?;
             output.show(answer, |_: Value| format!("removed {name}"))?;
         }
     }
@@ -78,7 +77,10 @@ async fn command_member(client: &Client, which: &Which, verb: &str, output: Outp
 /// The name of the member that is called by name or id.
 async fn name_of(client: &Client, node: &str) -> Result<String, CliError> {
     let status = client.get(&["cluster"], &[]).await?;
-    let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let members = status["members"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let member = members
         .iter()
         .find(|member| member["id"] == node || member["name"] == node);
@@ -95,10 +97,59 @@ fn invitation_in_words(invitation: Invitation) -> String {
     )
 }
 
+/// What people call the nodes.
+pub struct NodeNames(Vec<(NodeId, String)>);
+
+impl NodeNames {
+    /// The members of the cluster; JSON has ids, so nobody is asked for it.
+    pub async fn of(client: &Client, output: Output) -> Result<Self, CliError> {
+        if output.json {
+            return Ok(Self(Vec::new()));
+        }
+        let status = client.get(&["cluster"], &[]).await?;
+        let status: ClusterStatus =
+            serde_json::from_value(status).map_err(|error| CliError::Failed(error.to_string()))?;
+        let members = status.members.into_iter().map(|known| known.member);
+        Ok(Self(
+            members
+                .map(|member| (member.id, member.name.to_string()))
+                .collect(),
+        ))
+    }
+
+    /// A node's name, where there are several to tell apart.
+    pub fn name_among_several(&self, node: Option<NodeId>) -> Option<String> {
+        let node = node.filter(|_| self.0.len() > 1)?;
+        Some(self.name(node))
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        let known = self.0.iter().find(|(id, _)| *id == node);
+        known.map_or_else(|| node.to_string(), |(_, name)| name.clone())
+    }
+
+    /// Says whose part is missing, if any is.
+    pub fn missing(&self, unanswered: &[NodeId]) -> String {
+        if unanswered.is_empty() {
+            return String::new();
+        }
+        let names: Vec<String> = unanswered.iter().map(|node| self.name(*node)).collect();
+        format!("not answered: {}\n", names.join(", "))
+    }
+}
+
 /// A line for each member.
 pub fn members_in_words(status: &ClusterStatus) -> String {
     let mut table = Table::new(&[
-        "name", "state", "role", "placed", "link", "round trip", "cluster address", "address", "version",
+        "name",
+        "state",
+        "role",
+        "placed",
+        "link",
+        "round trip",
+        "cluster address",
+        "address",
+        "version",
     ]);
     for member in &status.members {
         let link = member.link.as_ref();
@@ -120,12 +171,19 @@ pub fn members_in_words(status: &ClusterStatus) -> String {
 /// The log and the epoch, in two lines.
 pub fn log_in_words(status: &ClusterStatus) -> String {
     let leader = status.members.iter().find(|member| member.is_leader);
-    let leader = leader.map_or_else(|| "no leader".to_owned(), |leader| format!("led by {}", leader.member.name));
+    let leader = leader.map_or_else(
+        || "no leader".to_owned(),
+        |leader| format!("led by {}", leader.member.name),
+    );
     let log = &status.log;
     let mut text = format!(
         "cluster  epoch {}, {leader}{}\n",
         status.epoch,
-        if status.has_quorum { "" } else { ", no quorum: writes are refused" },
+        if status.has_quorum {
+            ""
+        } else {
+            ", no quorum: writes are refused"
+        },
     );
     let _ = writeln!(
         text,

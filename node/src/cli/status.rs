@@ -6,9 +6,9 @@ use serde_json::json;
 use troupe_protocol::{api::NodeStatus, cluster::ClusterStatus};
 
 use super::{
-    node,
     client::Client,
     error::CliError,
+    node,
     output::{Output, duration},
 };
 
@@ -16,13 +16,14 @@ pub async fn run(client: &Client, output: Output) -> Result<ExitCode, CliError> 
     let mut status = client.get(&["status"], &[]).await?;
     let cluster = client.get(&["cluster"], &[]).await?;
     if output.json {
-        status["cluster"] = cluster;
+        status["cluster_status"] = cluster;
         output.show(status, |_: serde_json::Value| String::new())?;
         return Ok(ExitCode::SUCCESS);
     }
-    output.show(json!([status, cluster]), |(node, cluster): (NodeStatus, ClusterStatus)| {
-        in_words(node, &cluster)
-    })?;
+    output.show(
+        json!([status, cluster]),
+        |(node, cluster): (NodeStatus, ClusterStatus)| in_words(node, &cluster),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -427,10 +427,70 @@ async fn a_server_is_registered_changed_and_removed_and_the_audit_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_observed_says_on_which_node_and_may_ask_for_one() {
+    let bed = Bed::new().await;
+    let me = bed.get("/api/v1/me").await.json();
+    let (id, name) = (me["node_id"].as_str().unwrap(), me["node_name"].as_str().unwrap());
+    for node in [id, name, "all"] {
+        for path in [
+            "actors",
+            "actors/tree",
+            "traces",
+            "dead-letters",
+            "calls",
+            "audit",
+        ] {
+            let answer = bed.get(&format!("/api/v1/{path}?node={node}")).await;
+            assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+        }
+    }
+    let actors = bed.get("/api/v1/actors").await.json();
+    assert_eq!(actors["items"][0]["node"], id, "{actors}");
+    let vault = bed.get(&format!("/api/v1/actors/node%2Fvault?node={name}")).await;
+    assert_eq!(vault.json()["report"]["node"], id);
+    let nobody = bed.get("/api/v1/actors?node=nobody").await;
+    nobody.problem(404, "T8005");
+    let status = bed.get("/api/v1/cluster").await.json();
+    assert_eq!(status["members"][0]["name"], name, "{status}");
+    bed.post("/api/v1/cluster/members/nobody/drain", "")
+        .await
+        .problem(404, "T8005");
+    let unconfirmed = bed
+        .post(&format!("/api/v1/cluster/members/{name}/drain"), "")
+        .await;
+    unconfirmed.problem(422, "T7005");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_come_as_lines_too() {
+    let bed = Bed::new().await;
+    bed.get("/api/v1/live/feed?topics=weather")
+        .await
+        .problem(422, "T1002");
+    let request = bed.request(Method::GET, "/api/v1/live/feed?topics=actors,status");
+    let response = bed
+        .router
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+    let mut body = response.into_body();
+    let mut topics = BTreeSet::new();
+    while topics.len() < 2 {
+        let frame = tokio::time::timeout(std::time::Duration::from_secs(20), body.frame()).await;
+        let line = frame.unwrap().unwrap().unwrap().into_data().unwrap();
+        let event: Value = serde_json::from_slice(&line).unwrap();
+        topics.insert(event["topic"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(topics.into_iter().collect::<Vec<_>>(), ["actors", "status"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn actors_are_seen_and_controlled() {
     let bed = Bed::new().await;
     let tree = bed.get("/api/v1/actors/tree").await.json();
-    assert_eq!(tree[0]["path"], "node", "{tree}");
+    assert_eq!(tree["items"][0]["path"], "node", "{tree}");
     let vault = bed.get("/api/v1/actors/node%2Fvault").await.json();
     assert_eq!(
         (&vault["report"]["kind"], &vault["snapshot"]["answer"]),

@@ -57,11 +57,7 @@ async fn list_actors(
     params(("node" = Option<String>, Query, description = "a member's name or id, or all (the default)")),
     responses((status = 200, body = Page<ActorTree>))
 )]
-async fn actor_tree(
-    State(state): State<EdgeState>,
-    caller: Caller,
-    scope: Scope,
-) -> Json<Page<ActorTree>> {
+async fn actor_tree(State(state): State<EdgeState>, caller: Caller, scope: Scope) -> Json<Page<ActorTree>> {
     let here = located(state.system.directory().tree(), state.node_id);
     let others = scope.ask_others(&state, &caller, as_it_is).await;
     Json(joined(here, others))
@@ -208,8 +204,14 @@ async fn show_trace(
 ) -> ApiResult<Json<Trace>> {
     let others = scope.ask_others::<Trace>(&state, &caller, as_it_is).await;
     let found = id.parse().ok().and_then(|id| {
-        let here = state.system.traces().get(id).map(|trace| trace_on(trace, state.node_id));
-        let parts = here.into_iter().chain(others.answers.into_iter().map(|(_, part)| part));
+        let here = state
+            .system
+            .traces()
+            .get(id)
+            .map(|trace| trace_on(trace, state.node_id));
+        let parts = here
+            .into_iter()
+            .chain(others.answers.into_iter().map(|(_, part)| part));
         everywhere::trace(id, parts.collect(), others.unanswered)
     });
     found.map(Json).ok_or_else(|| {

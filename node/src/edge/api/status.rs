@@ -10,7 +10,10 @@ use troupe_protocol::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{builtin, cluster::{counts_of, warnings_of}};
+use super::{
+    builtin,
+    cluster::{counts_of, warnings_of},
+};
 use crate::edge::{EdgeState, pending::Pending};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {

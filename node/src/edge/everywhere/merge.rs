@@ -228,7 +228,10 @@ mod tests {
         assert_eq!(merged[0].correlation_id, CorrelationId(8), "newest first");
         assert_eq!(merged[1].title, format!("on {here}"));
         assert_eq!(merged[1].duration_us, 6_000);
-        assert_eq!((merged[1].spans, merged[1].nodes.as_slice()), (4, [here, there].as_slice()));
+        assert_eq!(
+            (merged[1].spans, merged[1].nodes.as_slice()),
+            (4, [here, there].as_slice())
+        );
     }
 
     fn event(number: u128) -> AuditEvent {

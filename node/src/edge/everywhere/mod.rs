@@ -116,7 +116,10 @@ fn default_of(request: &Request) -> Option<Default> {
 enum Aim {
     Other(NodeId),
     /// This node answers; with the URI that handlers are to see, when that differs.
-    Us { scope: Scope, uri: Option<Uri> },
+    Us {
+        scope: Scope,
+        uri: Option<Uri>,
+    },
 }
 
 fn aim(state: &EdgeState, uri: &Uri, default: Default) -> ApiResult<Aim> {
@@ -171,9 +174,10 @@ pub fn member(state: &EdgeState, name_or_id: &str) -> ApiResult<Member> {
 
 /// Has another node answer a request that names it.
 async fn hand_over(state: &EdgeState, node: NodeId, request: Request) -> ApiResult<Response> {
-    let caller = request.extensions().get::<Caller>().cloned().ok_or_else(|| {
-        ApiError::new(Code::Internal, "a request without a caller cannot be handed over")
-    })?;
+    let caller =
+        request.extensions().get::<Caller>().cloned().ok_or_else(|| {
+            ApiError::new(Code::Internal, "a request without a caller cannot be handed over")
+        })?;
     let within = Deadline::within(state.config.edge.request_timeout_ms.millis());
     peer::send(state, node, request, &caller.principal, within).await
 }
@@ -192,7 +196,7 @@ impl Scope {
         &self,
         state: &EdgeState,
         caller: &Caller,
-        change: impl Fn(&mut Vec<(String, String)>),
+        change: fn(&mut Vec<(String, String)>),
     ) -> Gathered<T> {
         let mut gathered = Gathered {
             answers: Vec::new(),
@@ -202,7 +206,10 @@ impl Scope {
             return gathered;
         };
         let membership = state.cluster.membership();
-        let others = membership.members.values().filter(|member| member.id != state.node_id);
+        let others = membership
+            .members
+            .values()
+            .filter(|member| member.id != state.node_id);
         let asked = others.map(|member| async move {
             let mut query = query.clone();
             change(&mut query);
@@ -260,14 +267,19 @@ async fn ask<T: DeserializeOwned>(
         *request.headers_mut() = HeaderMap::new();
         let response = peer::send(state, node, request, &caller.principal, within).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await;
         let body = body.map_err(|error| ApiError::new(Code::NodeUnreachable, error.to_string()))?;
         let bytes = body.to_bytes();
         if status == StatusCode::NOT_FOUND {
             return Ok(Answer::Nothing);
         }
         if !status.is_success() {
-            return Err(ApiError::new(Code::NodeUnreachable, format!("it answered {status}")));
+            return Err(ApiError::new(
+                Code::NodeUnreachable,
+                format!("it answered {status}"),
+            ));
         }
         let answer = serde_json::from_slice(&bytes);
         answer

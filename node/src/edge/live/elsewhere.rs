@@ -132,7 +132,10 @@ async fn follow(state: &EdgeState, node: NodeId, topics: &str) -> ApiResult<()> 
         return Err(lost(format!("it answered {}", response.status())));
     }
     let bytes = response.into_body().into_data_stream().map_err(io::Error::other);
-    let mut lines = FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(EVENT_BYTES_MAX));
+    let mut lines = FramedRead::new(
+        StreamReader::new(bytes),
+        LinesCodec::new_with_max_length(EVENT_BYTES_MAX),
+    );
     while let Some(line) = lines.try_next().await.map_err(|error| lost(error.to_string()))? {
         state.live.elsewhere.put(line);
     }

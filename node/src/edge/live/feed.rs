@@ -43,7 +43,11 @@ pub async fn feed(
             ApiError::new(Code::InvalidField, detail)
         })?;
         let heard = BroadcastStream::new(channel.subscribe());
-        events.push(heard.filter_map(|event| async { event.map_or_else(lagged, Some) }).boxed());
+        events.push(
+            heard
+                .filter_map(|event| async { event.map_or_else(lagged, Some) })
+                .boxed(),
+        );
     }
     let lines = select_all(events)
         .map(|text| Ok::<_, Infallible>(line_of(&text)))

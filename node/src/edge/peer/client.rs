@@ -46,15 +46,21 @@ pub async fn send(
     deadline: Deadline,
 ) -> ApiResult<Response> {
     prepare(&mut request, principal)?;
-    let late = || ApiError::new(Code::DeadlineExceeded, format!("node {node} did not answer in time"));
+    let late = || {
+        ApiError::new(
+            Code::DeadlineExceeded,
+            format!("node {node} did not answer in time"),
+        )
+    };
     let lost = |error: hyper::Error| {
         let detail = format!("node {node} was lost while it was asked: {error}");
         ApiError::new(Code::NodeUnreachable, detail)
     };
     let asked = async {
-        let links = state.links.as_ref().ok_or_else(|| {
-            ApiError::new(Code::NodeUnreachable, format!("no link leads to node {node}"))
-        })?;
+        let links = state
+            .links
+            .as_ref()
+            .ok_or_else(|| ApiError::new(Code::NodeUnreachable, format!("no link leads to node {node}")))?;
         let stream = links.connect_http(node, deadline).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let mut connection: Option<Connection> = Some(Box::pin(connection));

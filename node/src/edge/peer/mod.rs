@@ -28,10 +28,11 @@ pub const PRINCIPAL: HeaderName = HeaderName::from_static("x-troupe-principal");
 pub struct FromNode(pub NodeId);
 
 fn assert_principal(principal: &Principal) -> ApiResult<HeaderValue> {
-    let unusable = |error: String| ApiError::new(Code::Internal, format!("a principal cannot travel: {error}"));
+    let unusable =
+        |error: String| ApiError::new(Code::Internal, format!("a principal cannot travel: {error}"));
     let json = serde_json::to_vec(principal).map_err(|error| unusable(error.to_string()))?;
-    let mut value = HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(json))
-        .map_err(|error| unusable(error.to_string()))?;
+    let mut value =
+        HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(json)).map_err(|error| unusable(error.to_string()))?;
     value.set_sensitive(true);
     Ok(value)
 }

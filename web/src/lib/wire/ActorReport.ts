@@ -11,9 +11,13 @@ import type { Latency } from "./Latency";
  */
 export type ActorReport = { 
 /**
- * The actor on this node.
+ * The actor on its node.
  */
 id: ActorId, 
+/**
+ * The node on which it runs; filled in where nodes are put together.
+ */
+node?: string, 
 /**
  * Where it stands in the supervision tree.
  */

@@ -15,9 +15,13 @@ export type ActorTree = {
  */
 children: Array<ActorTree>, 
 /**
- * The actor on this node.
+ * The actor on its node.
  */
 id: ActorId, 
+/**
+ * The node on which it runs; filled in where nodes are put together.
+ */
+node?: string, 
 /**
  * Where it stands in the supervision tree.
  */

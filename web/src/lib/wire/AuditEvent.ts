@@ -15,6 +15,10 @@ id: string,
  */
 at: string, 
 /**
+ * The node on which it was done; filled in where nodes are put together.
+ */
+node?: string, 
+/**
  * The name of the principal.
  */
 principal: string, 

@@ -16,4 +16,8 @@ next_cursor?: string,
 /**
  * How many events are kept in all, whatever the query.
  */
-total: number, };
+total: number, 
+/**
+ * Nodes that were asked too and did not answer: what they have is missing.
+ */
+unanswered?: Array<string>, };

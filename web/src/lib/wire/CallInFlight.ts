@@ -10,6 +10,10 @@ export type CallInFlight = {
  */
 id: CallId, 
 /**
+ * The node on which it is in flight; filled in where nodes are put together.
+ */
+node?: string, 
+/**
  * The server that was called.
  */
 server: string, 

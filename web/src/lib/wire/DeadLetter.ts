@@ -10,6 +10,10 @@ export type DeadLetter = {
  */
 at: string, 
 /**
+ * The node on which it happened; filled in where nodes are put together.
+ */
+node?: string, 
+/**
  * To whom.
  */
 actor: string, 

@@ -12,4 +12,8 @@ total: number,
 /**
  * The latest, newest first, at most 1,000.
  */
-items: Array<DeadLetter>, };
+items: Array<DeadLetter>, 
+/**
+ * Nodes that were asked too and did not answer: what they have is missing.
+ */
+unanswered?: Array<string>, };

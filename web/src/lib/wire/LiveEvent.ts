@@ -19,6 +19,10 @@ server: ServerSummary, } | { "topic": "server_removed",
  */
 name: string, } | { "topic": "actors", 
 /**
+ * The node.
+ */
+node: string, 
+/**
  * Their reports.
  */
 reports: Array<ActorReport>, } | { "topic": "flow", 

@@ -18,6 +18,10 @@ role: Role,
  */
 node_id: string, 
 /**
+ * What people call it.
+ */
+node_name: string, 
+/**
  * The node's version.
  */
 version: string, };

@@ -15,4 +15,8 @@ next_cursor?: string,
 /**
  * Items on all pages together.
  */
-total: number, };
+total: number, 
+/**
+ * Nodes that were asked too and did not answer: what they have is missing.
+ */
+unanswered?: Array<string>, };

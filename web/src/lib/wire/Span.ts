@@ -18,6 +18,10 @@ parent: string | null,
  */
 actor: string, 
 /**
+ * The node on which it happened; filled in where nodes are put together.
+ */
+node?: string, 
+/**
  * The kind of actor, as `registry`.
  */
 kind: string, 

@@ -24,4 +24,8 @@ roots: Array<SpanTree>,
 /**
  * Steps that were left out because the trace had too many.
  */
-spans_dropped: number, };
+spans_dropped: number, 
+/**
+ * Nodes that were asked too and did not answer: their steps are missing.
+ */
+unanswered?: Array<string>, };

@@ -27,4 +27,8 @@ spans: number,
 /**
  * Whether a step failed or panicked.
  */
-failed: boolean, };
+failed: boolean, 
+/**
+ * The nodes that recorded steps; filled in where nodes are put together.
+ */
+nodes?: Array<string>, };
