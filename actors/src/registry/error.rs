@@ -138,6 +138,13 @@ impl RegistryError {
         }
     }
 
+    pub(super) fn store(error: &impl Coded) -> Self {
+        Self::Store {
+            code: error.code(),
+            detail: error.to_string(),
+        }
+    }
+
     pub(super) fn import(detail: impl Into<String>) -> Self {
         Self::Import {
             detail: detail.into(),

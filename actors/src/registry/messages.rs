@@ -88,6 +88,8 @@ pub enum RegistryMessage {
         /// Where the answer goes.
         reply: Answer<()>,
     },
+    /// Take what has changed at other nodes.
+    CatchUp,
     /// Import servers.
     Import {
         /// The servers.
@@ -107,8 +109,8 @@ impl Message for RegistryMessage {
 
 /// Reads and changes the registry. Cheap to clone.
 ///
-/// Reading takes no message: [`RegistryHandle::view`] is what the actor last published. A change is on the disk when
-/// its method returns.
+/// Reading takes no message: [`RegistryHandle::view`] is what the actor last published. A change is durable
+/// when its method returns, and this node's view shows it.
 #[derive(Debug, Clone)]
 pub struct RegistryHandle {
     mailbox: Mailbox<RegistryMessage>,

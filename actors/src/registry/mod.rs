@@ -1,12 +1,14 @@
 //! The registry: which MCP servers there are, in which versions, and how each is operated.
 //!
-//! Replicated state of the cluster; here it is kept in the store of the one node. The actor ([`RegistryActor`]) is the
-//! only writer: it seals the secrets of what is registered, stores the change, and then publishes a new
-//! [`RegistryView`], from which everyone reads without asking it.
+//! Replicated state of the cluster. The actor ([`RegistryActor`]) is the only writer of its node: it decides on what this
+//! node has read, seals the secrets of what is registered, and writes the change with a guard on what it was decided on;
+//! when another node was faster, it decides again. It follows what all nodes write, and publishes a new [`RegistryView`],
+//! from which everyone reads without asking it.
 //!
 //! # Layout
 //! - `messages`: what the registry is told, [`RegistryHandle`]
-//! - `state`: its decisions, pure; `record`: what is stored; `version`: which version is the latest
+//! - `state`: its decisions, pure; `record`: what is stored; `kept`: the replicated records; `version`: which version is
+//!   the latest
 //! - `draft`, `check`, `derive`, `seal`: from what a user gives to an operation that holds no secret
 //! - `view`, `list`, `search`, `official`: what can be read, as functions
 //! - `import`: other forms of registries and desktop clients' files
@@ -18,6 +20,7 @@ mod derive;
 mod draft;
 mod error;
 pub mod import;
+mod kept;
 mod list;
 mod messages;
 mod official;
@@ -32,6 +35,7 @@ mod view;
 
 pub use draft::transport_to_test;
 pub use error::RegistryError;
+pub use kept::TREES;
 pub use list::Health;
 pub use messages::{RegistryEvent, RegistryHandle, RegistryMessage};
 pub use secrets::SecretSealer;

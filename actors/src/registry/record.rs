@@ -178,6 +178,9 @@ pub(crate) enum StoredRecord {
     Server(ServerHead),
     /// One version, under `version/NAME/VERSION`.
     Version(PublishedVersion),
+    /// Which server has manifests of this name, under `manifest/MANIFEST NAME`: so that two nodes cannot register two
+    /// servers with the same. Servers from before there were such records have none.
+    Manifest { server: ServerName },
     /// One version of a server that was removed, under `deleted/MANIFEST NAME/VERSION`.
     Deleted {
         deleted_at: Timestamp,
@@ -235,8 +238,12 @@ pub(crate) fn deleted_writes(deleted: &DeletedServer, remember: bool) -> Vec<Wri
     deleted.versions.iter().map(write).collect()
 }
 
-fn server_key(name: &ServerName) -> String {
+pub(crate) fn server_key(name: &ServerName) -> String {
     format!("server/{name}")
+}
+
+pub(crate) fn manifest_key(manifest_name: &str) -> String {
+    format!("manifest/{manifest_name}")
 }
 
 fn version_key(name: &ServerName, version: &PublishedVersion) -> String {
@@ -260,6 +267,7 @@ impl Assembly {
     pub fn take(&mut self, key: &str, record: StoredRecord) {
         match record {
             StoredRecord::Server(head) => self.heads.push(head),
+            StoredRecord::Manifest { .. } => {}
             StoredRecord::Version(version) => {
                 let server = key.split('/').nth(1).unwrap_or_default().to_owned();
                 self.versions.entry(server).or_default().push(version);

@@ -93,6 +93,12 @@ pub(crate) fn own_secret_name(
     })
 }
 
+/// The server that a secret of this name is sealed for.
+pub(crate) fn server_of(secret: &SecretName) -> Option<ServerName> {
+    let name = secret.as_str().strip_prefix("server/")?.split('/').next()?;
+    ServerName::new(name).ok()
+}
+
 /// The server's own secrets among those that a transport refers to.
 pub(crate) fn own_secrets(server: &ServerName, transport: Option<&Transport>) -> Vec<SecretName> {
     let prefix = format!("server/{server}/");

@@ -1,11 +1,13 @@
 //! The registry's actor: performs what [`super::state`] decides.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::json;
 use troupe_protocol::access::SecretName;
-use troupe_protocol::error::Coded;
+use troupe_protocol::error::Code;
 use troupe_protocol::server::{
     ClearText, ImportReport, ImportSource, NewServer, Operation, ServerEntry, ServerName, ServerPatch,
     Transport,
@@ -15,43 +17,46 @@ use troupe_protocol::time::Timestamp;
 use super::draft::{self, Draft, DraftTransport};
 use super::error::RegistryError;
 use super::import;
+use super::kept::{Kept, News};
 use super::messages::{MAILBOX_MESSAGES_MAX, RegistryEvent, RegistryHandle, RegistryMessage, Shared};
-use super::record::{Assembly, StoredRecord};
 use super::seal;
 use super::secrets::SecretSealer;
 use super::state::{Change, Registration, RegistryState};
 use super::view::RegistryView;
 use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, System};
-use crate::store::{self, Store, StoreError, TypedTree};
+use crate::store::replicated::nudge;
+use crate::store::{RecordBatch, Store, StoreError, WriteError};
 
-const TREE: &str = "registry";
-const SCHEMA_VERSION: u16 = 1;
+/// How often a change is decided anew because another node was faster.
+const DECISIONS_MAX: u32 = 8;
+/// How long at most before it is.
+const DECIDE_AGAIN_WITHIN: Duration = Duration::from_millis(30);
 
 /// The registry at `node/registry`: how to start it, and its handle.
 ///
 /// # Errors
-/// When its tree cannot be opened.
+/// None at present; that its records cannot be read shows when it starts.
 pub fn child(
     system: &System,
     store: &Store,
     sealer: Arc<dyn SecretSealer>,
 ) -> Result<(ChildSpec, RegistryHandle), StoreError> {
-    let tree: TypedTree<StoredRecord> = store.tree(TREE, SCHEMA_VERSION)?;
     let mailbox = Mailbox::new(system, ActorPath::new("node/registry"), MAILBOX_MESSAGES_MAX);
     let (handle, shared) = RegistryHandle::new(mailbox.clone());
+    let store = store.clone();
     let spec = ChildSpec::actor(mailbox, move || RegistryActor {
         state: RegistryState::default(),
-        tree: tree.clone(),
+        kept: Kept::new(&store),
         sealer: Arc::clone(&sealer),
         shared: Arc::clone(&shared),
     });
     Ok((spec, handle))
 }
 
-/// The one writer of the registry.
+/// The one writer of the registry at its node.
 pub struct RegistryActor {
     state: RegistryState,
-    tree: TypedTree<StoredRecord>,
+    kept: Kept,
     sealer: Arc<dyn SecretSealer>,
     shared: Arc<Shared>,
 }
@@ -60,17 +65,12 @@ impl Actor for RegistryActor {
     type Message = RegistryMessage;
     const KIND: &'static str = "registry";
 
-    async fn started(&mut self, _: &Context<Self>) -> Result<(), ActorError> {
-        let tree = self.tree.clone();
-        let load = move || -> Result<RegistryState, StoreError> {
-            let mut assembly = Assembly::default();
-            for record in tree.scan_prefix("") {
-                let (key, record) = record?;
-                assembly.take(&key, record);
-            }
-            Ok(RegistryState::from_records(assembly))
-        };
-        self.state = tokio::task::spawn_blocking(load).await??;
+    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        let nudges = nudge(self.kept.nudges(), ctx.mailbox().clone(), || {
+            RegistryMessage::CatchUp
+        });
+        ctx.spawn("follow the replicated servers", nudges);
+        self.state = self.kept.read()?;
         // Those who looked at the view before it was filled look again.
         let count = u32::try_from(self.state.servers().len()).unwrap_or(u32::MAX);
         self.publish((count > 0).then_some(RegistryEvent::Imported { count }));
@@ -94,6 +94,10 @@ impl Actor for RegistryActor {
             }
             RegistryMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
             RegistryMessage::Import { source, owner, reply } => reply.send(self.import(source, &owner).await),
+            RegistryMessage::CatchUp => {
+                let events = self.catch_up()?;
+                self.tell(events);
+            }
         }
         Ok(())
     }
@@ -110,6 +114,12 @@ impl Actor for RegistryActor {
             "subscribers": self.shared.events.receiver_count(),
         })
     }
+}
+
+/// A change, and the secrets that are to be sealed for it.
+struct Decision {
+    change: Change,
+    secrets: Secrets,
 }
 
 impl RegistryActor {
@@ -129,8 +139,12 @@ impl RegistryActor {
             manifest: draft.manifest,
             operation,
         };
-        let change = self.state.register(registration, now())?;
-        self.carry_out(change, secrets).await?;
+        self.change(|state| {
+            let change = state.register(registration.clone(), now())?;
+            let secrets = secrets.clone();
+            Ok(Decision { change, secrets })
+        })
+        .await?;
         self.entry(&name)
     }
 
@@ -139,80 +153,133 @@ impl RegistryActor {
         name: &ServerName,
         patch: ServerPatch,
     ) -> Result<Arc<ServerEntry>, RegistryError> {
-        let record = self.state.get(name)?;
-        let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
-        let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
-        let change = self.state.update(name, &patch, transport, now())?;
-        self.carry_out(change, secrets).await?;
+        self.change(|state| {
+            let record = state.get(name)?;
+            let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
+            let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
+            let change = state.update(name, &patch, transport, now())?;
+            Ok(Decision { change, secrets })
+        })
+        .await?;
         self.entry(name)
     }
 
     async fn remove(&mut self, name: &ServerName) -> Result<(), RegistryError> {
-        let change = self.state.remove(name, now())?;
-        self.carry_out(change, Vec::new()).await
+        self.change(|state| {
+            let change = state.remove(name, now())?;
+            let secrets = Vec::new();
+            Ok(Decision { change, secrets })
+        })
+        .await
+    }
+
+    /// Decides on what is registered, and carries it out; again, when another node changed the same meanwhile.
+    async fn change(
+        &mut self,
+        mut decide: impl FnMut(&RegistryState) -> Result<Decision, RegistryError>,
+    ) -> Result<(), RegistryError> {
+        for _ in 0..DECISIONS_MAX {
+            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            self.tell(events);
+            let Decision { change, secrets } = decide(&self.state)?;
+            let batches = self.sealed_batches(&change, secrets).await?;
+            let outcome = self.write(batches).await;
+            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            self.tell(events);
+            match outcome {
+                Err(WriteError::Conflict(_)) => pause().await,
+                outcome => return outcome.map_err(|error| RegistryError::store(&error)),
+            }
+        }
+        Err(contended())
     }
 
     async fn import(&mut self, source: ImportSource, owner: &str) -> Result<ImportReport, RegistryError> {
         // Thousands of entries are read: not on a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || import::read(&source)).await;
         let read = read.map_err(|error| RegistryError::import(format!("reading failed: {error}")))??;
-        let plan = import::plan(&self.state, read, owner, now());
-        self.carry_out(plan.change, plan.secrets).await?;
-        Ok(plan.report)
-    }
-
-    /// Seals the secrets of a change, stores it, and removes the secrets that nothing refers to any more. When it
-    /// fails, the secrets that were sealed for it go again.
-    async fn carry_out(&mut self, change: Change, secrets: Secrets) -> Result<(), RegistryError> {
-        let dropped = change.dropped_secrets.clone();
-        let mut sealed = Vec::with_capacity(secrets.len());
-        let outcome = match self.seal(secrets, &mut sealed).await {
-            Ok(()) => self.commit(change).await,
-            Err(error) => Err(error),
-        };
-        self.forget(if outcome.is_ok() { &dropped } else { &sealed })
-            .await;
-        outcome
-    }
-
-    async fn seal(&self, secrets: Secrets, sealed: &mut Vec<SecretName>) -> Result<(), RegistryError> {
-        for (name, text) in secrets {
-            self.sealer
-                .seal(name.clone(), SecretString::from(text.expose()))
-                .await?;
-            sealed.push(name);
+        let mut earlier = Vec::new();
+        for _ in 0..DECISIONS_MAX {
+            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            self.tell(events);
+            let plan = import::plan(&self.state, read.clone(), owner, now());
+            let batches = self.sealed_batches(&plan.change, plan.secrets).await?;
+            let outcome = self.write(batches).await;
+            let told = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            let is_conflict = matches!(outcome, Err(WriteError::Conflict(_)));
+            if is_conflict {
+                // What was written before is skipped the next time, and counts as imported all the same.
+                let is_there = |name: &&ServerName| self.state.servers().contains_key(*name);
+                earlier.extend(plan.report.names.iter().filter(is_there).cloned());
+                self.tell(told);
+                pause().await;
+                continue;
+            }
+            outcome.map_err(|error| RegistryError::store(&error))?;
+            let report = with_earlier(plan.report, earlier);
+            let count = report.imported;
+            self.tell(if count > 0 {
+                vec![RegistryEvent::Imported { count }]
+            } else {
+                told
+            });
+            return Ok(report);
         }
-        Ok(())
+        Err(contended())
     }
 
-    /// Removes secrets that nothing refers to. A failure leaves a sealed secret behind that nobody uses.
-    async fn forget(&self, secrets: &[SecretName]) {
-        for name in secrets {
-            if let Err(error) = self.sealer.forget(name).await {
-                tracing::warn!(secret = %name, %error, "a secret that is no longer used could not be removed");
+    /// The batches of a change, with the secrets sealed for it and without those that nothing refers to any more.
+    async fn sealed_batches(
+        &self,
+        change: &Change,
+        secrets: Secrets,
+    ) -> Result<Vec<RecordBatch>, RegistryError> {
+        let mut of_servers: BTreeMap<ServerName, RecordBatch> = BTreeMap::new();
+        for (name, text) in secrets {
+            let text = SecretString::from(text.expose());
+            let Some(server) = seal::server_of(&name) else {
+                continue;
+            };
+            let sealed = self.sealer.seal(name, text).await?;
+            of_servers.entry(server).or_default().append(sealed);
+        }
+        for name in &change.dropped_secrets {
+            if let Some(server) = seal::server_of(name) {
+                of_servers
+                    .entry(server)
+                    .or_default()
+                    .append(self.sealer.forget(name));
             }
         }
+        self.kept
+            .batches(&self.state, change, of_servers)
+            .map_err(|error| RegistryError::store(&error))
     }
 
-    /// Stores a change, then takes it into account and tells of it.
-    async fn commit(&mut self, mut change: Change) -> Result<(), RegistryError> {
-        let event = change.event.take();
-        let writes = self
-            .state
-            .writes(&change)
-            .into_iter()
-            .map(|(key, record)| match record {
-                Some(record) => store::Change::Put(key, record),
-                None => store::Change::Remove(key),
-            });
-        let stored = self.tree.batch(writes.collect()).await;
-        stored.map_err(|error| RegistryError::Store {
-            code: error.code(),
-            detail: error.to_string(),
-        })?;
-        self.state.apply(change);
-        self.publish(event);
+    async fn write(&self, batches: Vec<RecordBatch>) -> Result<(), WriteError> {
+        for batch in batches {
+            self.kept.write(batch).await?;
+        }
         Ok(())
+    }
+
+    /// Takes what has changed, here or at other nodes, and publishes it. Gives what there is to tell.
+    fn catch_up(&mut self) -> Result<Vec<RegistryEvent>, StoreError> {
+        let Some(News { change, events }) = self.kept.catch_up(&self.state)? else {
+            return Ok(Vec::new());
+        };
+        if !change.is_empty() {
+            self.state.apply(change);
+            self.publish(None);
+        }
+        Ok(events)
+    }
+
+    fn tell(&self, events: Vec<RegistryEvent>) {
+        for event in events {
+            // Nobody may be listening, which is fine.
+            let _ = self.shared.events.send(event);
+        }
     }
 
     fn publish(&self, event: Option<RegistryEvent>) {
@@ -220,10 +287,7 @@ impl RegistryActor {
         self.shared
             .view
             .store(Arc::new(RegistryView::new(&self.state, &before)));
-        if let Some(event) = event {
-            // Nobody may be listening, which is fine.
-            let _ = self.shared.events.send(event);
-        }
+        self.tell(event.into_iter().collect());
     }
 
     fn entry(&self, name: &ServerName) -> Result<Arc<ServerEntry>, RegistryError> {
@@ -232,6 +296,31 @@ impl RegistryActor {
             name: name.to_string(),
         })
     }
+}
+
+/// A report that counts what was imported before the import had to be planned again.
+fn with_earlier(report: ImportReport, mut earlier: Vec<ServerName>) -> ImportReport {
+    earlier.retain(|name| !report.names.contains(name));
+    let count = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
+    ImportReport {
+        imported: report.imported + count,
+        skipped: report.skipped.saturating_sub(count),
+        names: earlier.into_iter().chain(report.names).collect(),
+        ..report
+    }
+}
+
+fn contended() -> RegistryError {
+    RegistryError::Store {
+        code: Code::WriteConflict,
+        detail: format!("others changed the same servers {DECISIONS_MAX} times in a row"),
+    }
+}
+
+/// A moment, so that two nodes do not run into each other again.
+async fn pause() {
+    let most_ms = DECIDE_AGAIN_WITHIN.as_millis() as u64;
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(..=most_ms))).await;
 }
 
 type Secrets = Vec<(SecretName, ClearText)>;

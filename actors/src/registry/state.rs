@@ -13,11 +13,7 @@ use troupe_protocol::time::Timestamp;
 use super::check::{checked_call_timeout, checked_labels};
 use super::draft::LOCAL_NAMESPACE;
 use super::error::RegistryError;
-use super::messages::RegistryEvent;
-use super::record::{
-    Assembly, DeletedServer, PublishedVersion, ServerRecord, VERSIONS_MAX, Write, deleted_writes,
-    removal_writes, server_writes,
-};
+use super::record::{Assembly, DeletedServer, PublishedVersion, ServerRecord, VERSIONS_MAX};
 use super::seal;
 use super::version;
 
@@ -47,8 +43,16 @@ pub(crate) struct Change {
     pub forgets: Vec<String>,
     /// Secrets that nothing refers to afterwards.
     pub dropped_secrets: Vec<SecretName>,
-    /// What is said about it.
-    pub event: Option<RegistryEvent>,
+}
+
+impl Change {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty()
+            && self.removes.is_empty()
+            && self.remembers.is_empty()
+            && self.forgets.is_empty()
+    }
 }
 
 /// What publishing a manifest would do.
@@ -130,13 +134,7 @@ impl RegistryState {
     /// Registers a server.
     pub fn register(&self, new: Registration, now: Timestamp) -> Result<Change, RegistryError> {
         self.check_new(&new.name, &new.manifest.name)?;
-        let event = Some(RegistryEvent::Registered {
-            name: new.name.clone(),
-        });
-        let mut change = Change {
-            event,
-            ..Change::default()
-        };
+        let mut change = Change::default();
         if self.deleted.contains_key(&new.manifest.name) {
             change.forgets.push(new.manifest.name.clone());
         }
@@ -245,7 +243,6 @@ impl RegistryState {
             remembers: vec![Arc::new(DeletedServer::of(record, now))],
             forgets: self.oldest_deleted().map(str::to_owned).into_iter().collect(),
             dropped_secrets: record.own_secrets.clone(),
-            event: Some(RegistryEvent::Removed { name: name.clone() }),
         })
     }
 
@@ -258,28 +255,27 @@ impl RegistryState {
         oldest.map(|(manifest_name, _)| manifest_name.as_str())
     }
 
-    /// What must be written for a change.
-    pub fn writes(&self, change: &Change) -> Vec<Write> {
-        let before = |name: &ServerName| self.servers.get(name).map(AsRef::as_ref);
-        let puts = change
-            .puts
-            .iter()
-            .flat_map(|record| server_writes(before(&record.name), record));
-        let removals = change.removes.iter().filter_map(before).flat_map(removal_writes);
-        let forgotten = change
-            .forgets
-            .iter()
-            .filter_map(|manifest_name| self.deleted.get(manifest_name));
-        let forgetting = forgotten.flat_map(|deleted| deleted_writes(deleted, false));
-        let remembering = change
-            .remembers
-            .iter()
-            .flat_map(|deleted| deleted_writes(deleted, true));
-        forgetting
-            .chain(removals)
-            .chain(remembering)
-            .chain(puts)
-            .collect()
+    /// What makes this state the other.
+    pub fn difference(&self, now: &Self) -> Change {
+        let is_new = |record: &&Arc<ServerRecord>| self.servers.get(&record.name) != Some(*record);
+        let is_gone = |name: &&ServerName| !now.servers.contains_key(*name);
+        Change {
+            puts: now.servers.values().filter(is_new).cloned().collect(),
+            removes: self.servers.keys().filter(is_gone).cloned().collect(),
+            ..self.difference_of_deleted(now)
+        }
+    }
+
+    /// What makes what is remembered of removed servers the other's.
+    pub fn difference_of_deleted(&self, now: &Self) -> Change {
+        let is_new =
+            |deleted: &&Arc<DeletedServer>| self.deleted.get(deleted.manifest_name()) != Some(*deleted);
+        let is_gone = |name: &&String| !now.deleted.contains_key(*name);
+        Change {
+            remembers: now.deleted.values().filter(is_new).cloned().collect(),
+            forgets: self.deleted.keys().filter(is_gone).cloned().collect(),
+            ..Change::default()
+        }
     }
 
     /// Takes a stored change into account.
@@ -296,6 +292,9 @@ impl RegistryState {
             self.deleted.insert(deleted.manifest_name().to_owned(), deleted);
         }
         for record in change.puts {
+            if let Some(before) = self.servers.get(&record.name) {
+                self.by_manifest.remove(before.manifest_name());
+            }
             self.by_manifest
                 .insert(record.manifest_name().to_owned(), record.name.clone());
             self.servers.insert(record.name.clone(), record);
@@ -326,12 +325,8 @@ fn push_version(record: &mut ServerRecord, manifest: ServerJson, now: Timestamp)
 fn updated(mut record: ServerRecord, now: Timestamp) -> Change {
     record.revision += 1;
     record.updated_at = now;
-    let event = Some(RegistryEvent::Updated {
-        name: record.name.clone(),
-    });
     Change {
         puts: vec![Arc::new(record)],
-        event,
         ..Change::default()
     }
 }
@@ -383,4 +378,4 @@ fn unused_version(record: &ServerRecord, version: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,7 +20,7 @@ use troupe_protocol::upstream::{ServerInfo, UpstreamInfo};
 use super::*;
 use crate::registry::{self, RegistryError, RegistryHandle, SecretSealer};
 use crate::runtime::{Deadline, Root, SystemConfig, testkit};
-use crate::store::Store;
+use crate::store::{RecordBatch, Store};
 use crate::upstream::*;
 
 /// What the servers are asked for.
@@ -54,12 +54,12 @@ impl SecretSource for NoSecrets {
 }
 
 impl SecretSealer for NoSecrets {
-    fn seal(&self, _: SecretName, _: SecretString) -> BoxFuture<'_, Result<(), RegistryError>> {
-        async { Ok(()) }.boxed()
+    fn seal(&self, _: SecretName, _: SecretString) -> BoxFuture<'_, Result<RecordBatch, RegistryError>> {
+        async { Ok(RecordBatch::default()) }.boxed()
     }
 
-    fn forget<'a>(&'a self, _: &'a SecretName) -> BoxFuture<'a, Result<(), RegistryError>> {
-        async { Ok(()) }.boxed()
+    fn forget(&self, _: &SecretName) -> RecordBatch {
+        RecordBatch::default()
     }
 }
 

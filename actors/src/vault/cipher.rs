@@ -44,6 +44,11 @@ impl MasterKey {
         Ok(Self(Zeroizing::new(random()?)))
     }
 
+    /// A key that something else gave.
+    pub(super) fn of(bytes: Zeroizing<[u8; KEY_BYTES]>) -> Self {
+        Self(bytes)
+    }
+
     /// The key with this text.
     pub(super) fn from_text(text: &str) -> Option<Self> {
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);

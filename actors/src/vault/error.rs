@@ -8,7 +8,7 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::{SECRET_BYTES_MAX, SECRETS_MAX};
 use crate::runtime::AskError;
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteError};
 
 /// Why a secret cannot be kept or used, or why the vault does not open.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -85,9 +85,21 @@ pub enum VaultError {
         /// What the library said.
         reason: String,
     },
+    /// The vault was made with the key of another cluster.
+    #[error(
+        "the vault's key does not open with this cluster's key: the node's folder `cluster` and its secrets are of \
+         different clusters; restore both from the same backup"
+    )]
+    ClusterKeyWrong,
+    /// Others changed the vault's key again and again while this node was opening it.
+    #[error("the vault is being set up by other nodes: start this node again")]
+    KeyContended,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The write was not taken.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The vault did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -106,10 +118,13 @@ impl Coded for VaultError {
             | Self::PassphraseWrong
             | Self::PassphraseNeeded
             | Self::PassphraseUnneeded
+            | Self::ClusterKeyWrong
             | Self::Tampered { .. } => Code::VaultSealed,
             Self::PassphraseShort => Code::InvalidSetting,
             Self::Crypto { .. } => Code::Internal,
+            Self::KeyContended => Code::WriteConflict,
             Self::Store(error) => error.code(),
+            Self::Write(error) => error.code(),
             Self::Ask(error) => error.code(),
         }
     }

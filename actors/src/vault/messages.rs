@@ -8,7 +8,9 @@ use secrecy::SecretString;
 use troupe_protocol::access::{SecretInfo, SecretName, SecretTemplate};
 
 use super::VaultError;
+use super::state::{VaultRecord, record_key};
 use crate::runtime::{Deadline, Mailbox, Message, Reply};
+use crate::store::{RecordBatch, ReplicatedTree};
 
 /// How long putting and removing may take; a durable write, with room for a slow disk.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
@@ -32,6 +34,17 @@ pub enum VaultMessage {
         /// The answer.
         reply: Reply<Result<(), VaultError>>,
     },
+    /// Seal, for somebody else to write.
+    Seal {
+        /// Under this name.
+        name: SecretName,
+        /// The clear text.
+        value: SecretString,
+        /// The records to write.
+        reply: Reply<Result<RecordBatch, VaultError>>,
+    },
+    /// Take what has changed at other nodes.
+    CatchUp,
     /// Fill in a template.
     Resolve {
         /// The template.
@@ -56,14 +69,23 @@ impl Message for VaultMessage {
 pub struct VaultHandle {
     mailbox: Mailbox<VaultMessage>,
     view: Arc<ArcSwap<Vec<SecretInfo>>>,
+    secrets: ReplicatedTree<VaultRecord>,
 }
 
 impl VaultHandle {
-    pub(super) fn new(mailbox: Mailbox<VaultMessage>, view: Arc<ArcSwap<Vec<SecretInfo>>>) -> Self {
-        Self { mailbox, view }
+    pub(super) fn new(
+        mailbox: Mailbox<VaultMessage>,
+        view: Arc<ArcSwap<Vec<SecretInfo>>>,
+        secrets: ReplicatedTree<VaultRecord>,
+    ) -> Self {
+        Self {
+            mailbox,
+            view,
+            secrets,
+        }
     }
 
-    /// Seals a secret and keeps it, in place of one with the same name. It is on the disk when this returns.
+    /// Seals a secret and keeps it, in place of one with the same name. It is durable when this returns.
     ///
     /// # Errors
     /// When it is above [`SECRET_BYTES_MAX`](super::SECRET_BYTES_MAX), the vault is full, or the store fails.
@@ -74,6 +96,27 @@ impl VaultHandle {
                 Deadline::within(WRITE_WITHIN),
             )
             .await?
+    }
+
+    /// Seals a secret and gives the records that keep it, to be written in one batch with what refers to it. Until then
+    /// nothing has happened.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), but for the writing.
+    pub async fn seal(&self, name: SecretName, value: SecretString) -> Result<RecordBatch, VaultError> {
+        self.mailbox
+            .ask(
+                |reply| VaultMessage::Seal { name, value, reply },
+                Deadline::within(WRITE_WITHIN),
+            )
+            .await?
+    }
+
+    /// The records that forget a secret, if there, to be written in one batch with what no longer refers to it.
+    pub fn forget(&self, name: &SecretName) -> RecordBatch {
+        let mut batch = RecordBatch::default();
+        self.secrets.remove_into(&mut batch, &record_key(name));
+        batch
     }
 
     /// Forgets a secret.

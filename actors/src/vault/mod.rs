@@ -1,14 +1,16 @@
 //! The vault: secrets sealed at rest, put by name and never shown again.
 //!
 //! Each secret is sealed with XChaCha20-Poly1305 under the vault's key, with its name as associated data, so that one
-//! secret's bytes cannot be passed off as another's. The key is in the file `vault.key` of the data folder, readable by
-//! its owner only, or derived from a passphrase with Argon2id (`key`).
+//! secret's bytes cannot be passed off as another's. The key is sealed with that of the cluster, or derived from
+//! a passphrase with Argon2id (`key`).
 //!
 //! Clear text exists here, in the answer to [`VaultHandle::resolve`], and in the upstream that asked; both are wiped when
 //! dropped. Nothing in this folder has a `Debug`, `Display` or `Serialize` that shows it. What the vault does not do: decide
 //! who may put a secret (the edge) or where one may go (the registry's templates).
 //!
-//! State: owned by the node's store (trees `vault` and `vault_usage`); read back at the start of each life.
+//! State: replicated (tree `vault`): what is put at one node is known to all, and any of them may open it, since all have
+//! the key. The times of use (tree `vault_usage`) stay with the node where they were. Both are read back at the start of
+//! each life.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use troupe_protocol::access::{SecretInfo, SecretName};
 
-use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, ExitReason, Mailbox, System};
-use crate::store::{Change, Store, StoreError, TypedTree};
+use crate::runtime::{
+    Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, ExitReason, Mailbox, System,
+};
+use crate::store::replicated::{WRITE_WITHIN, nudge};
+use crate::store::{Change, RecordBatch, ReplicatedTree, Store, StoreError, TreeChange, TreeFeed, TypedTree};
 
 mod cipher;
 mod error;
@@ -31,7 +36,7 @@ mod state;
 mod tests;
 
 pub use error::VaultError;
-pub use key::{KeySource, VaultKey};
+pub use key::{ClusterKey, KeySource, VaultKey};
 pub use messages::{VaultHandle, VaultMessage};
 
 use state::{Usage, VaultRecord, VaultState};
@@ -46,6 +51,8 @@ const MAILBOX_MESSAGES_MAX: u32 = 1024;
 const USAGE_WRITE_EVERY: Duration = Duration::from_secs(60);
 const VAULT_TREE: &str = "vault";
 const VAULT_SCHEMA: u16 = 1;
+/// The vault's replicated trees.
+pub const TREES: &[&str] = &[VAULT_TREE];
 const USAGE_TREE: &str = "vault_usage";
 const USAGE_SCHEMA: u16 = 1;
 
@@ -59,12 +66,15 @@ pub fn actor(
     store: &Store,
     key: VaultKey,
 ) -> Result<(VaultHandle, ChildSpec), VaultError> {
-    let secrets = store.tree::<VaultRecord>(VAULT_TREE, VAULT_SCHEMA)?;
+    let secrets = store.replicated::<VaultRecord>(VAULT_TREE, VAULT_SCHEMA);
     let usage = store.tree::<Usage>(USAGE_TREE, USAGE_SCHEMA)?;
     let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
     let view = Arc::new(ArcSwap::from_pointee(load(&secrets, &usage)?.list()));
-    let handle = VaultHandle::new(mailbox.clone(), Arc::clone(&view));
+    let handle = VaultHandle::new(mailbox.clone(), Arc::clone(&view), secrets.clone());
+    let store = store.clone();
     let factory = move || Vault {
+        feed: store.follow(TREES),
+        store: store.clone(),
         secrets: secrets.clone(),
         usage: usage.clone(),
         key: key.clone(),
@@ -75,7 +85,7 @@ pub fn actor(
     Ok((handle, ChildSpec::actor(mailbox, factory)))
 }
 
-fn load(secrets: &TypedTree<VaultRecord>, usage: &TypedTree<Usage>) -> Result<VaultState, StoreError> {
+fn load(secrets: &ReplicatedTree<VaultRecord>, usage: &TypedTree<Usage>) -> Result<VaultState, StoreError> {
     let mut state = VaultState::default();
     for record in secrets.scan_prefix(state::SECRET_PREFIX) {
         if let (_, VaultRecord::Secret(secret)) = record? {
@@ -88,7 +98,9 @@ fn load(secrets: &TypedTree<VaultRecord>, usage: &TypedTree<Usage>) -> Result<Va
 
 /// The actor.
 struct Vault {
-    secrets: TypedTree<VaultRecord>,
+    store: Store,
+    feed: TreeFeed,
+    secrets: ReplicatedTree<VaultRecord>,
     usage: TypedTree<Usage>,
     key: VaultKey,
     view: Arc<ArcSwap<Vec<SecretInfo>>>,
@@ -101,7 +113,11 @@ impl Actor for Vault {
     type Message = VaultMessage;
     const KIND: &'static str = "vault";
 
-    async fn started(&mut self, _: &Context<Self>) -> Result<(), ActorError> {
+    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        let nudges = nudge(self.store.follow(TREES), ctx.mailbox().clone(), || {
+            VaultMessage::CatchUp
+        });
+        ctx.spawn("follow the replicated secrets", nudges);
         self.state = load(&self.secrets, &self.usage)?;
         self.publish();
         Ok(())
@@ -111,11 +127,14 @@ impl Actor for Vault {
         match message {
             VaultMessage::Put { name, value, reply } => reply.send(self.put(name, &value).await),
             VaultMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
+            VaultMessage::Seal { name, value, reply } => reply.send(self.seal(name, &value)),
+            VaultMessage::CatchUp => self.catch_up().await?,
             VaultMessage::Resolve {
                 template,
                 user,
                 reply,
             } => {
+                self.catch_up().await?; // who asks may have read of the secret a moment ago
                 let now = jiff::Timestamp::now().into();
                 reply.send(self.state.resolve(self.key.master(), &template, &user, now));
                 if !self.writes_usage && self.state.has_fresh_usage() {
@@ -149,31 +168,71 @@ impl Actor for Vault {
 
 impl Vault {
     async fn put(&mut self, name: SecretName, value: &SecretString) -> Result<SecretInfo, VaultError> {
+        let batch = self.seal(name.clone(), value)?;
+        self.store
+            .write_records(batch, Deadline::within(WRITE_WITHIN))
+            .await?;
+        self.catch_up().await?;
+        // Removed at another node in the same moment.
+        self.state.info(&name).ok_or(VaultError::NotFound { name })
+    }
+
+    /// The sealed secret, to be written.
+    fn seal(&self, name: SecretName, value: &SecretString) -> Result<RecordBatch, VaultError> {
         let clear = value.expose_secret();
         self.state.refuse_put(&name, clear.len())?;
         let sealed = cipher::seal(self.key.master(), name.as_str(), clear.as_bytes())?;
         let secret = self
             .state
             .next_secret(name, sealed, jiff::Timestamp::now().into());
+        let mut batch = RecordBatch::default();
+        let key = state::record_key(&secret.name);
         self.secrets
-            .put(
-                &state::record_key(&secret.name),
-                &VaultRecord::Secret(secret.clone()),
-            )
-            .await?;
-        let info = self.state.put(secret);
-        self.publish();
-        Ok(info)
+            .put_into(&mut batch, &key, &VaultRecord::Secret(secret))?;
+        Ok(batch)
     }
 
     async fn remove(&mut self, name: &SecretName) -> Result<(), VaultError> {
+        self.catch_up().await?;
         if !self.state.contains(name) {
             return Err(VaultError::NotFound { name: name.clone() });
         }
         self.secrets.remove(&state::record_key(name)).await?;
-        self.usage.remove(name.as_str()).await?;
-        self.state.remove(name);
+        self.catch_up().await
+    }
+
+    /// Takes what has changed, here or at other nodes.
+    async fn catch_up(&mut self) -> Result<(), VaultError> {
+        match self.feed.drain() {
+            None => return Ok(()),
+            Some(TreeChange::Everything) => {
+                self.write_usage().await;
+                self.state = load(&self.secrets, &self.usage)?;
+            }
+            Some(TreeChange::Keys(keys)) => {
+                for changed in keys {
+                    self.take(&changed.key).await?;
+                }
+            }
+        }
         self.publish();
+        Ok(())
+    }
+
+    async fn take(&mut self, key: &str) -> Result<(), VaultError> {
+        match self.secrets.get(key)? {
+            Some(VaultRecord::Secret(secret)) => self.state.put(secret),
+            Some(VaultRecord::Meta(_)) => {}
+            None => {
+                let name = key.strip_prefix(state::SECRET_PREFIX);
+                let Some(Ok(name)) = name.map(SecretName::new) else {
+                    return Ok(());
+                };
+                if self.state.remove(&name) {
+                    self.usage.remove(name.as_str()).await?;
+                }
+            }
+        }
         Ok(())
     }
 

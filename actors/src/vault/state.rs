@@ -38,6 +38,9 @@ pub(super) struct VaultMeta {
     pub derivation: Option<Derivation>,
     /// A known text, sealed.
     pub check: Sealed,
+    /// The vault's key, sealed with the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrapped_key: Option<Sealed>,
 }
 
 /// A secret as it is kept.
@@ -111,25 +114,22 @@ impl VaultState {
         }
     }
 
-    /// Takes a secret that is on the disk now.
-    pub(super) fn put(&mut self, secret: SealedSecret) -> SecretInfo {
-        let usage = self
-            .secrets
-            .remove(&secret.name)
-            .map(|entry| entry.usage)
-            .unwrap_or_default();
-        let entry = Entry {
-            secret,
-            usage,
-            usage_is_fresh: false,
-        };
-        let info = entry.info();
-        self.secrets.insert(info.name.clone(), entry);
-        info
+    /// Takes a secret as it is kept now.
+    pub(super) fn put(&mut self, secret: SealedSecret) {
+        match self.secrets.get_mut(&secret.name) {
+            Some(entry) => entry.secret = secret,
+            None => self.restore(secret, Usage::default()),
+        }
     }
 
-    pub(super) fn remove(&mut self, name: &SecretName) {
-        self.secrets.remove(name);
+    /// Forgets a secret; says whether it was there.
+    pub(super) fn remove(&mut self, name: &SecretName) -> bool {
+        self.secrets.remove(name).is_some()
+    }
+
+    /// What may be said of a secret.
+    pub(super) fn info(&self, name: &SecretName) -> Option<SecretInfo> {
+        self.secrets.get(name).map(Entry::info)
     }
 
     pub(super) fn contains(&self, name: &SecretName) -> bool {
@@ -318,7 +318,8 @@ mod tests {
         let (mut state, key) = with(&[("a", "alpha")]);
         resolve(&mut state, &key, "${secret:a}").unwrap();
         let record = state.next_secret(name("a"), cipher::seal(&key, "a", b"new").unwrap(), at(9));
-        let info = state.put(record);
+        state.put(record);
+        let info = state.info(&name("a")).unwrap();
         assert_eq!(
             (info.created_at, info.updated_at, info.last_used_at),
             (at(1), at(9), Some(at(2)))

@@ -206,3 +206,71 @@ async fn a_passphrase_opens_the_vault_again_and_another_does_not() {
     assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "alpha");
     let _ = root.shutdown().await;
 }
+
+#[tokio::test]
+async fn the_clusters_key_opens_the_vault_and_anothers_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let right = || KeySource::Cluster(ClusterKey::new([7; 32]));
+    let (vault, root, _) = started(folder.path(), right()).await.unwrap();
+    vault.put(name("token"), "alpha".into()).await.unwrap();
+    let _ = root.shutdown().await;
+    drop(vault);
+    let wrong = KeySource::Cluster(ClusterKey::new([8; 32]));
+    assert_eq!(
+        open_error(folder.path(), wrong).await,
+        VaultError::ClusterKeyWrong
+    );
+    assert!(!folder.path().join("vault.key").exists());
+    let (vault, root, _) = started(folder.path(), right()).await.unwrap();
+    assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "alpha");
+    let _ = root.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_vault_with_a_key_file_is_taken_into_the_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let (vault, root, _) = started(folder.path(), KeySource::File).await.unwrap();
+    vault.put(name("token"), "alpha".into()).await.unwrap();
+    let _ = root.shutdown().await;
+    drop(vault);
+    for _ in 0..2 {
+        let source = KeySource::Cluster(ClusterKey::new([7; 32]));
+        let (vault, root, _) = started(folder.path(), source).await.unwrap();
+        assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "alpha");
+        let _ = root.shutdown().await;
+        // Nodes that join have no such file.
+        let _ = fs::remove_file(folder.path().join("vault.key"));
+    }
+}
+
+/// Two nodes with what stands for a log between them.
+#[tokio::test]
+async fn a_secret_that_is_put_at_one_node_is_known_at_the_other() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let stores = folders
+        .each_ref()
+        .map(|folder| Store::open(folder.path()).unwrap());
+    crate::store::replicated::testkit::join(&stores);
+    let source = || KeySource::Cluster(ClusterKey::new([7; 32]));
+    let mut nodes = Vec::new();
+    for store in &stores {
+        let system = System::new(SystemConfig::default());
+        let key = VaultKey::open(store, source()).await.unwrap();
+        let (vault, spec) = actor(&system, ActorPath::new("node/vault"), store, key).unwrap();
+        nodes.push((vault, testkit::start(&system, vec![spec]).await.unwrap()));
+    }
+    let (here, there) = (&nodes[0].0, &nodes[1].0);
+    here.put(name("token"), "alpha".into()).await.unwrap();
+    assert_eq!(resolve(there, "${secret:token}").await.unwrap(), "alpha");
+    there.put(name("token"), "beta".into()).await.unwrap();
+    assert_eq!(resolve(here, "${secret:token}").await.unwrap(), "beta");
+    there.remove(&name("token")).await.unwrap();
+    testkit::eventually(Duration::from_secs(5), || !here.contains(&name("token")))
+        .await
+        .unwrap();
+    let error = resolve(here, "${secret:token}").await.unwrap_err();
+    assert_eq!(error.code(), Code::SecretNotFound);
+    for (_, root) in nodes {
+        let _ = root.shutdown().await;
+    }
+}

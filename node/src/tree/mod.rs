@@ -28,7 +28,7 @@ use troupe_actors::{
         ActorPath, ChildSpec, Intensity, Mailbox, Root, Strategy, SupervisorSpec, System, SystemConfig,
     },
     session::{self, Gateway, GatewayLimits, SessionLimits, SessionsHandle},
-    store::{Store, StoreError},
+    store::{Store, StoreError, WriteError},
     upstream::{UpstreamSettings, UpstreamsHandle},
     vault::{self, KeySource, VaultError, VaultKey},
 };
@@ -57,6 +57,9 @@ pub enum StartError {
     /// The data folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The replicated records.
+    #[error(transparent)]
+    Records(#[from] WriteError),
     /// The vault.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -114,6 +117,8 @@ impl Node {
             within: config.runtime.restart_window_ms.millis(),
         };
         let limits = ConnectionLimits::new(&config.edge);
+        let replicated = [registry::TREES, vault::TREES].concat();
+        store.adopt_former_trees(&replicated).await?;
         let first_start = access::prepare(&store).await?;
         let (access, access_child) = access::actor(&system, top.child("access"), &store)?;
         let events_max = config.audit.entries_max.get();

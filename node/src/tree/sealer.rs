@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 use troupe_actors::{
     registry::{RegistryError, SecretSealer},
+    store::RecordBatch,
     vault::{VaultError, VaultHandle},
 };
 use troupe_protocol::{access::SecretName, error::Coded};
@@ -12,23 +13,16 @@ use troupe_protocol::{access::SecretName, error::Coded};
 pub struct VaultSealer(pub VaultHandle);
 
 impl SecretSealer for VaultSealer {
-    fn seal(&self, name: SecretName, value: SecretString) -> BoxFuture<'_, Result<(), RegistryError>> {
-        Box::pin(async move {
-            self.0
-                .put(name, value)
-                .await
-                .map(drop)
-                .map_err(|error| refused(&error))
-        })
+    fn seal(
+        &self,
+        name: SecretName,
+        value: SecretString,
+    ) -> BoxFuture<'_, Result<RecordBatch, RegistryError>> {
+        Box::pin(async move { self.0.seal(name, value).await.map_err(|error| refused(&error)) })
     }
 
-    fn forget<'a>(&'a self, name: &'a SecretName) -> BoxFuture<'a, Result<(), RegistryError>> {
-        Box::pin(async move {
-            match self.0.remove(name).await {
-                Ok(()) | Err(VaultError::NotFound { .. }) => Ok(()),
-                Err(error) => Err(refused(&error)),
-            }
-        })
+    fn forget(&self, name: &SecretName) -> RecordBatch {
+        self.0.forget(name)
     }
 }
 

@@ -30,7 +30,6 @@ use troupe_protocol::time::Timestamp;
 
 use super::draft::DraftTransport;
 use super::error::RegistryError;
-use super::messages::RegistryEvent;
 use super::seal;
 use super::state::{Change, Publishing, Registration, RegistryState};
 
@@ -57,7 +56,7 @@ pub(crate) struct Item {
 }
 
 /// What was read, and what could not be.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Read {
     pub items: Vec<Item>,
     pub rejected: Vec<RejectedImport>,
@@ -155,14 +154,10 @@ pub(crate) fn plan(state: &RegistryState, read: Read, owner: &str, now: Timestam
         .iter()
         .filter_map(|name| work.servers().get(name).cloned())
         .collect();
-    let event = (report.imported > 0).then_some(RegistryEvent::Imported {
-        count: report.imported,
-    });
     Plan {
         change: Change {
             puts,
             forgets,
-            event,
             ..Change::default()
         },
         secrets,

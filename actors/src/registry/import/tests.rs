@@ -417,7 +417,7 @@ fn importing_again_changes_nothing_and_other_content_is_refused() {
         let plan = plan(&state, read, "tester", Timestamp::from_unix_ms(1));
         let report = &plan.report;
         assert_eq!((report.imported, report.skipped, report.rejected.len()), expected);
-        assert!(plan.change.event.is_none());
+        assert!(plan.change.is_empty());
         state.apply(plan.change);
     }
 }

@@ -8,21 +8,40 @@ use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use troupe_protocol::access::Principal;
 use troupe_protocol::error::Code;
+use troupe_protocol::error::Coded;
 use troupe_protocol::server::{ImportFormat, OfficialQuery, ServerQuery};
 
 use super::*;
 use crate::runtime::testkit::{self, Crash};
 use crate::runtime::{Root, SystemConfig};
+use crate::store::{ReplicatedTree, replicated};
 
-/// Keeps what it is given, in clear; refuses everything when told to.
+/// Keeps what it is given, spelt backwards; refuses everything when told to.
 #[derive(Default)]
 struct OpenSealer {
-    secrets: Mutex<BTreeMap<String, String>>,
+    tree: Mutex<Option<ReplicatedTree<String>>>,
     fails: bool,
 }
 
+impl OpenSealer {
+    fn tree(&self) -> ReplicatedTree<String> {
+        self.tree.lock().clone().unwrap()
+    }
+
+    fn secrets(&self) -> BTreeMap<String, String> {
+        let secrets = self.tree().scan_prefix("").map(Result::unwrap);
+        secrets
+            .map(|(name, text)| (name, text.chars().rev().collect()))
+            .collect()
+    }
+}
+
 impl SecretSealer for OpenSealer {
-    fn seal(&self, name: SecretName, value: SecretString) -> BoxFuture<'_, Result<(), RegistryError>> {
+    fn seal(
+        &self,
+        name: SecretName,
+        value: SecretString,
+    ) -> BoxFuture<'_, Result<RecordBatch, RegistryError>> {
         Box::pin(async move {
             if self.fails {
                 return Err(RegistryError::Vault {
@@ -30,18 +49,18 @@ impl SecretSealer for OpenSealer {
                     detail: "sealed".into(),
                 });
             }
-            self.secrets
-                .lock()
-                .insert(name.to_string(), value.expose_secret().to_owned());
-            Ok(())
+            let backwards: String = value.expose_secret().chars().rev().collect();
+            let mut batch = RecordBatch::default();
+            let put = self.tree().put_into(&mut batch, name.as_str(), &backwards);
+            put.map_err(|error| RegistryError::store(&error))?;
+            Ok(batch)
         })
     }
 
-    fn forget<'a>(&'a self, name: &'a SecretName) -> BoxFuture<'a, Result<(), RegistryError>> {
-        Box::pin(async move {
-            self.secrets.lock().remove(name.as_str());
-            Ok(())
-        })
+    fn forget(&self, name: &SecretName) -> RecordBatch {
+        let mut batch = RecordBatch::default();
+        self.tree().remove_into(&mut batch, name.as_str());
+        batch
     }
 }
 
@@ -60,6 +79,7 @@ impl Bed {
 
     async fn with(folder: tempfile::TempDir, sealer: Arc<OpenSealer>) -> Self {
         let store = Store::open(folder.path()).unwrap();
+        *sealer.tree.lock() = Some(store.replicated("secrets", 1));
         let system = System::new(SystemConfig::default());
         let (spec, registry) = child(&system, &store, Arc::clone(&sealer) as _).unwrap();
         let root = testkit::start(&system, vec![spec]).await.unwrap();
@@ -87,6 +107,7 @@ impl Bed {
         drop(registry);
         root.shutdown().await;
         drop(system);
+        *sealer.tree.lock() = None;
         for _ in 0..500 {
             if Store::open(folder.path()).is_ok() {
                 break;
@@ -133,7 +154,7 @@ async fn a_server_lives_through_registration_change_restart_and_removal() {
         events.recv().await.unwrap(),
         RegistryEvent::Registered { name: name("github") }
     );
-    let sealed = bed.sealer.secrets.lock().clone();
+    let sealed = bed.sealer.secrets();
     assert_eq!(
         sealed["server/github/header/Authorization"],
         "Bearer planted-secret"
@@ -149,7 +170,7 @@ async fn a_server_lives_through_registration_change_restart_and_removal() {
     assert_eq!((entry.revision, entry.manifest.version.as_str()), (2, "1.0.1"));
     assert_eq!(entry.manifest.description, "Issues");
     assert!(!entry.operation.enabled);
-    let sealed: Vec<String> = bed.sealer.secrets.lock().keys().cloned().collect();
+    let sealed: Vec<String> = bed.sealer.secrets().into_keys().collect();
     assert_eq!(
         sealed,
         ["server/github/header/X-Key.2"],
@@ -166,7 +187,7 @@ async fn a_server_lives_through_registration_change_restart_and_removal() {
 
     bed.registry.remove(&name("github")).await.unwrap();
     assert!(bed.registry.view().get("github").is_none());
-    assert!(bed.sealer.secrets.lock().is_empty());
+    assert!(bed.sealer.secrets().is_empty());
     let bed = bed.restarted().await;
     assert!(bed.registry.view().is_empty());
     let followed = OfficialQuery {
@@ -204,7 +225,7 @@ async fn nothing_planted_reaches_the_disk() {
         content: json!({"mcpServers": {"x": {"command": "y", "env": {"KEY": "planted-secret"}}}}).to_string(),
     };
     bed.registry.import(source, &admin()).await.unwrap();
-    assert_eq!(bed.sealer.secrets.lock()["server/x/env/KEY"], "planted-secret");
+    assert_eq!(bed.sealer.secrets()["server/x/env/KEY"], "planted-secret");
     let mut folders = vec![bed.folder.path().to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -286,7 +307,7 @@ async fn what_is_refused_changes_nothing() {
         Code::ServerIsBuiltIn
     );
     assert!(Arc::ptr_eq(&before, &registry.view()));
-    assert_eq!(bed.sealer.secrets.lock().len(), 1, "no secret was left behind");
+    assert_eq!(bed.sealer.secrets().len(), 1, "no secret was left behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,4 +363,144 @@ async fn the_catalogue_is_imported_once_and_survives_a_restart() {
         .list(&ServerQuery::default(), &Default::default())
         .unwrap();
     assert_eq!(page.total, 2_120);
+}
+
+/// Two nodes with what stands for a log between them.
+struct TwoNodes {
+    nodes: Vec<(RegistryHandle, Root, System)>,
+    sealer: Arc<OpenSealer>,
+    stores: Vec<Store>,
+    _folders: [tempfile::TempDir; 2],
+}
+
+impl TwoNodes {
+    async fn new() -> Self {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let stores: Vec<Store> = folders
+            .iter()
+            .map(|folder| Store::open(folder.path()).unwrap())
+            .collect();
+        replicated::testkit::join(&stores);
+        let sealer = Arc::new(OpenSealer::default());
+        *sealer.tree.lock() = Some(stores[0].replicated("secrets", 1));
+        let mut nodes = Vec::new();
+        for store in &stores {
+            let system = System::new(SystemConfig::default());
+            let (spec, registry) = child(&system, store, Arc::clone(&sealer) as _).unwrap();
+            let root = testkit::start(&system, vec![spec]).await.unwrap();
+            testkit::eventually(Duration::from_secs(10), || system.directory().all_started())
+                .await
+                .unwrap();
+            nodes.push((registry, root, system));
+        }
+        Self {
+            nodes,
+            sealer,
+            stores,
+            _folders: folders,
+        }
+    }
+
+    fn registry(&self, node: usize) -> &RegistryHandle {
+        &self.nodes[node].0
+    }
+
+    /// Both nodes show the same.
+    async fn agree(&self) {
+        let shown = |node: usize| {
+            let view = self.registry(node).view();
+            view.entries().map(|entry| (**entry).clone()).collect::<Vec<_>>()
+        };
+        testkit::eventually(Duration::from_secs(5), || shown(0) == shown(1))
+            .await
+            .unwrap();
+    }
+
+    async fn end(self) {
+        for (_, root, _) in self.nodes {
+            root.shutdown().await;
+        }
+        replicated::testkit::part(&self.stores);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_registers_the_other_shows_and_tells() {
+    let two = TwoNodes::new().await;
+    let mut events = two.registry(1).subscribe();
+    two.registry(0).register(github(), &admin()).await.unwrap();
+    let named = || name("github");
+    assert_eq!(
+        events.recv().await.unwrap(),
+        RegistryEvent::Registered { name: named() }
+    );
+    two.agree().await;
+    let entry = two.registry(1).set_enabled(&named(), false).await.unwrap();
+    assert_eq!(entry.revision, 2);
+    assert_eq!(
+        events.recv().await.unwrap(),
+        RegistryEvent::Updated { name: named() }
+    );
+    two.agree().await;
+    two.registry(0).remove(&named()).await.unwrap();
+    assert_eq!(
+        events.recv().await.unwrap(),
+        RegistryEvent::Removed { name: named() }
+    );
+    two.agree().await;
+    assert!(two.registry(1).view().is_empty() && two.sealer.secrets().is_empty());
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_that_register_the_same_name_at_once_one_does() {
+    let two = TwoNodes::new().await;
+    for round in 0..20 {
+        let server = |node: usize| NewServer {
+            name: Some(format!("server-{round}")),
+            url: Some("https://api.example.com/mcp".into()),
+            headers: BTreeMap::from([("X-Key".to_owned(), format!("secret of {node}").as_str().into())]),
+            ..NewServer::default()
+        };
+        let principal = admin();
+        let outcomes = tokio::join!(
+            two.registry(0).register(server(0), &principal),
+            two.registry(1).register(server(1), &principal)
+        );
+        let winner = match (&outcomes.0, &outcomes.1) {
+            (Ok(_), Err(error)) => {
+                assert_eq!(error.code(), Code::ServerExists);
+                0
+            }
+            (Err(error), Ok(_)) => {
+                assert_eq!(error.code(), Code::ServerExists);
+                1
+            }
+            both => panic!("one and only one may register it: {both:?}"),
+        };
+        let secret = format!("server/server-{round}/header/X-Key");
+        assert_eq!(two.sealer.secrets()[&secret], format!("secret of {winner}"));
+    }
+    two.agree().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_one_server_at_two_nodes_all_happen() {
+    let two = TwoNodes::new().await;
+    two.registry(0).register(github(), &admin()).await.unwrap();
+    two.agree().await;
+    let changes = |node: usize| {
+        let registry = two.registry(node).clone();
+        async move {
+            for round in 0..20 {
+                let labels = json!({"labels": [format!("of-{node}-{round}")]});
+                registry.update(&name("github"), patch(labels)).await.unwrap();
+            }
+        }
+    };
+    tokio::join!(changes(0), changes(1));
+    two.agree().await;
+    assert_eq!(two.registry(0).view().get("github").unwrap().revision, 41);
+    two.end().await;
 }

@@ -127,6 +127,12 @@ impl RecordBatch {
         self.changes.is_empty()
     }
 
+    /// Lets another batch happen with this one.
+    pub fn append(&mut self, other: Self) {
+        self.guards.extend(other.guards);
+        self.changes.extend(other.changes);
+    }
+
     /// Its size: keys, guards and records.
     pub fn bytes(&self) -> usize {
         let guards = self.guards.iter().map(RecordGuard::bytes);

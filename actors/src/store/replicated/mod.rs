@@ -36,4 +36,6 @@ pub use state::{Entries, ReplicatedState};
 pub use tree::{ReplicatedTree, Versioned, WRITE_WITHIN};
 
 #[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
 mod tests;

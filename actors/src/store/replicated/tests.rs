@@ -1,10 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use troupe_protocol::error::{Code, Coded};
 
 use super::*;
@@ -126,43 +123,13 @@ async fn a_store_with_a_log_takes_no_write_past_it() {
     assert!(numbers.is_empty().unwrap());
 }
 
-/// Stands for the log: applies on this node and a second one.
-struct TwoNodes {
-    states: [ReplicatedState; 2],
-    written: Mutex<u64>,
-}
-
-impl ReplicatedWrites for TwoNodes {
-    fn write(&self, batch: RecordBatch, _: Deadline) -> BoxFuture<'_, Result<LogIndex, WriteError>> {
-        let mut written = self.written.lock();
-        *written += 1;
-        let index = LogIndex(*written);
-        let position = index.0.to_be_bytes();
-        // As it travels.
-        let bytes = troupe_protocol::wire::encode(&batch).unwrap();
-        let outcomes = self.states.each_ref().map(|state| {
-            let batch = troupe_protocol::wire::decode(&bytes).unwrap();
-            state.apply(&position, vec![(index, batch)]).unwrap()
-        });
-        assert_eq!(outcomes[0], outcomes[1]);
-        let outcome = outcomes[0][0].clone();
-        Box::pin(async move { Ok(outcome.map(|()| index)?) })
-    }
-}
-
 #[tokio::test]
 async fn two_nodes_that_apply_the_same_batches_have_the_same_records_and_feeds() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let stores = folders
         .each_ref()
         .map(|folder| Store::open(folder.path()).unwrap());
-    let log: Arc<dyn ReplicatedWrites> = Arc::new(TwoNodes {
-        states: stores.each_ref().map(Store::replicated_state),
-        written: Mutex::new(0),
-    });
-    for store in &stores {
-        store.set_replication(Arc::clone(&log));
-    }
+    testkit::join(&stores);
     let trees = stores
         .each_ref()
         .map(|store| store.replicated::<u64>("numbers", 1));
@@ -190,9 +157,7 @@ async fn two_nodes_that_apply_the_same_batches_have_the_same_records_and_feeds()
         assert_eq!(keys[0].key, key);
     }
     assert_eq!((feed.drain(), other.drain()), (None, None));
-    for store in &stores {
-        store.end_replication();
-    }
+    testkit::part(&stores);
 }
 
 #[tokio::test]
