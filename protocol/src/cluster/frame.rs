@@ -96,6 +96,15 @@ impl BatchHead {
         out.extend_from_slice(&self.bulk_bytes_taken.to_le_bytes());
     }
 
+    /// Writes the head over the first bytes of a batch, which were left free for it.
+    pub fn put_over(&self, batch: &mut [u8]) {
+        let mut head = Vec::with_capacity(BATCH_HEAD_BYTES);
+        self.put(&mut head);
+        if let Some(place) = batch.first_chunk_mut::<BATCH_HEAD_BYTES>() {
+            place.copy_from_slice(&head);
+        }
+    }
+
     /// The head of a batch, and its frames.
     ///
     /// # Errors
@@ -238,6 +247,21 @@ impl<'a> Frame<'a> {
         out[begin + 1..begin + FRAME_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// The size of the whole frame in bytes.
+    pub fn bytes(&self) -> usize {
+        let fields = match self {
+            Self::Ask { trace, .. } => 8 + 1 + 4 + trace_bytes(trace.as_ref()),
+            Self::Tell { trace, .. } => 1 + trace_bytes(trace.as_ref()),
+            Self::Answer { .. } | Self::Part { .. } | Self::Cancel { .. } | Self::Ping { .. } => 8,
+            Self::Refusal { .. } => 8 + 2,
+            Self::Credit { .. } => 8 + 4,
+            Self::Pong { .. } => 8 + 8,
+            Self::Begin { .. } => 4,
+            Self::More { .. } => 0,
+        };
+        FRAME_HEAD_BYTES + fields + self.payload().len()
+    }
+
     fn payload(&self) -> &'a [u8] {
         match self {
             Self::Ask { payload, .. }
@@ -378,6 +402,10 @@ fn put_trace(trace: Option<&TraceContext>, out: &mut Vec<u8>) {
     }
 }
 
+fn trace_bytes(trace: Option<&TraceContext>) -> usize {
+    if trace.is_some() { 16 + 8 } else { 0 }
+}
+
 /// The frames of a batch, one after the other. Ends with the first error.
 #[derive(Debug, Clone)]
 pub struct Frames<'a>(&'a [u8]);
@@ -503,7 +531,8 @@ mod tests {
             for frame in &frames {
                 let before = batch.len();
                 frame.put(&mut batch);
-                prop_assert!(batch.len() - before <= FRAME_OVERHEAD_BYTES_MAX + payload.len().max(detail.len()));
+                prop_assert_eq!(batch.len() - before, frame.bytes());
+                prop_assert!(frame.bytes() <= FRAME_OVERHEAD_BYTES_MAX + payload.len().max(detail.len()));
             }
             let (read_head, read) = BatchHead::split(&batch).unwrap();
             prop_assert_eq!(read_head, head);

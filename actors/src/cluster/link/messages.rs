@@ -6,11 +6,17 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 use troupe_protocol::cluster::{Generation, LinkStatus};
 use troupe_protocol::id::NodeId;
+use troupe_protocol::wire::MESSAGE_BYTES_MAX;
 
+use super::actor::LinksMessage;
+use super::connection::Connection;
 use super::error::LinkError;
-use super::service::{LinkService, Service};
-use super::stream::LinkStream;
-use crate::runtime::Deadline;
+use super::handshake;
+use super::service::{LinkContext, LinkService, Service};
+use super::shared::Shared;
+use super::stream::{LinkStream, PartSender, remote_error};
+use crate::cluster::identity::{EnrolDesk, Protocol};
+use crate::runtime::{Deadline, trace};
 
 /// Another node of the cluster and where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +57,11 @@ pub struct HttpStream {
 }
 
 /// This node's links to all others. Cheap to clone.
+///
+/// A node may also ask itself: its services answer directly.
 #[derive(Debug, Clone)]
 pub struct LinksHandle {
-    _private: (),
+    pub(super) shared: Arc<Shared>,
 }
 
 impl LinksHandle {
@@ -68,8 +76,10 @@ impl LinksHandle {
         request: Bytes,
         deadline: Deadline,
     ) -> Result<Bytes, LinkError> {
-        let _ = (service, request, deadline);
-        Err(LinkError::Unreachable { node: to })
+        if to == self.shared.own.node {
+            return self.ask_self(service, request, deadline).await;
+        }
+        self.connection(to)?.ask(service, request, deadline).await
     }
 
     /// Asks as [`ask`](Self::ask), with parts (progress, pieces of a long answer, events) before the answer.
@@ -83,38 +93,65 @@ impl LinksHandle {
         request: Bytes,
         deadline: Deadline,
     ) -> Result<LinkStream, LinkError> {
-        let _ = (service, request, deadline);
-        Err(LinkError::Unreachable { node: to })
+        if to == self.shared.own.node {
+            let handler = self.own_service(service)?;
+            let begin = |parts| handler.ask(to, request, context(deadline, parts));
+            return Ok(LinkStream::local(to, deadline, begin));
+        }
+        let connection = self.connection(to)?;
+        let (question, items) = connection.open_stream(service, request, deadline).await?;
+        Ok(LinkStream::remote(to, deadline, question, items))
     }
 
-    /// Tells a service of another node something: at most once, without an answer.
+    /// Tells a service of another node something: at most once, without an answer. Messages of up to 4 KiB overtake
+    /// larger ones.
     ///
     /// # Errors
     /// [`LinkError::Unreachable`], [`LinkError::Overloaded`], [`LinkError::TooLarge`].
     pub fn tell(&self, to: NodeId, service: Service, message: Bytes) -> Result<(), LinkError> {
-        let _ = (service, message);
-        Err(LinkError::Unreachable { node: to })
+        if to == self.shared.own.node {
+            self.own_service(service)?.tell(to, message);
+            return Ok(());
+        }
+        self.connection(to)?.tell(service, &message)
     }
 
     /// Says who answers for a service at this node.
     pub fn serve(&self, service: Service, handler: Arc<dyn LinkService>) {
-        let _ = (service, handler);
+        self.shared.services.set(service, &handler);
+    }
+
+    /// Says who decides about newcomers. Without it none is taken in.
+    pub fn enrol_with(&self, desk: Arc<dyn EnrolDesk>) {
+        *self.shared.desk.write() = Some(desk);
     }
 
     /// Says which nodes there are: the whole set, at each change of it. Of two nodes the one with the lower id dials.
     /// Links to nodes that are no longer among them are closed and not accepted again.
     pub fn connect_to(&self, peers: Vec<Peer>) {
-        let _ = peers;
+        // Refused only when the node is stopping or hopelessly behind; the next change brings the whole set again.
+        let _ = self.shared.mailbox.tell(LinksMessage::ConnectTo(peers));
+    }
+
+    /// Ends the connection to a node that is known to be gone, so that nobody waits for its answers; another is tried.
+    pub fn cut(&self, node: NodeId, reason: &str) {
+        let reason = reason.to_owned();
+        let _ = self.shared.mailbox.tell(LinksMessage::Cut { node, reason });
+    }
+
+    /// Whether there is an open link to a node.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.shared.connection(node).is_some()
     }
 
     /// Where each link stands.
     pub fn status(&self) -> Vec<LinkStatus> {
-        Vec::new()
+        self.shared.status()
     }
 
     /// Links that come and go. Who lags reads [`status`](Self::status) again.
     pub fn subscribe(&self) -> broadcast::Receiver<LinkEvent> {
-        broadcast::channel(1).1
+        self.shared.events.subscribe()
     }
 
     /// Opens a stream to the HTTP service of another node (`troupe-http/1`).
@@ -122,7 +159,63 @@ impl LinksHandle {
     /// # Errors
     /// [`LinkError::Unreachable`], [`LinkError::DeadlineExceeded`].
     pub async fn connect_http(&self, to: NodeId, deadline: Deadline) -> Result<NodeStream, LinkError> {
-        let _ = deadline;
-        Err(LinkError::Unreachable { node: to })
+        let address = self
+            .shared
+            .board
+            .lock()
+            .get(&to)
+            .and_then(|standing| standing.address.clone());
+        let unreachable = LinkError::Unreachable { node: to };
+        let Some(address) = address else {
+            return Err(unreachable);
+        };
+        let peer = Peer { id: to, address };
+        let dialling = handshake::dial_tls(&self.shared, &peer, Protocol::Http);
+        match tokio::time::timeout_at(deadline.instant(), dialling).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(node = %to, %error, "no HTTP stream to the node");
+                Err(unreachable)
+            }
+            Err(_) => Err(LinkError::DeadlineExceeded { node: to }),
+        }
+    }
+
+    fn connection(&self, to: NodeId) -> Result<Arc<Connection>, LinkError> {
+        let connection = self.shared.connection(to);
+        connection.ok_or(LinkError::Unreachable { node: to })
+    }
+
+    fn own_service(&self, service: Service) -> Result<Arc<dyn LinkService>, LinkError> {
+        let node = self.shared.own.node;
+        let handler = self.shared.services.get(service as u8);
+        handler.ok_or(LinkError::Unreachable { node })
+    }
+
+    async fn ask_self(
+        &self,
+        service: Service,
+        request: Bytes,
+        deadline: Deadline,
+    ) -> Result<Bytes, LinkError> {
+        let node = self.shared.own.node;
+        if request.len() > MESSAGE_BYTES_MAX {
+            let bytes = request.len();
+            return Err(LinkError::TooLarge { bytes });
+        }
+        let handler = self.own_service(service)?;
+        let answering = handler.ask(node, request, context(deadline, PartSender::unwanted()));
+        match tokio::time::timeout_at(deadline.instant(), answering).await {
+            Ok(answered) => answered.map_err(remote_error),
+            Err(_) => Err(LinkError::DeadlineExceeded { node }),
+        }
+    }
+}
+
+fn context(deadline: Deadline, parts: PartSender) -> LinkContext {
+    LinkContext {
+        deadline,
+        trace: trace::current(),
+        parts,
     }
 }
