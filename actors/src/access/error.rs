@@ -8,7 +8,7 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::state::{KEY_NAME_CHARS_MAX, KEYS_MAX};
 use crate::runtime::AskError;
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteError};
 
 /// Why a key or session cannot be made, changed or used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -74,6 +74,9 @@ pub enum AccessError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The write was not taken.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The actor did not answer.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -92,6 +95,7 @@ impl Coded for AccessError {
             Self::KeyFile { .. } => Code::StoreUnavailable,
             Self::Random { .. } => Code::Internal,
             Self::Store(error) => error.code(),
+            Self::Write(error) => error.code(),
             Self::Ask(error) => error.code(),
         }
     }

@@ -64,6 +64,8 @@ pub enum AccessMessage {
         /// The answer.
         reply: Reply<Result<(), AccessError>>,
     },
+    /// Take what has changed at other nodes.
+    CatchUp,
     /// Write down what was used, remove what has expired; the actor's own timer.
     Tidy,
 }

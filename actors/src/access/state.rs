@@ -1,7 +1,8 @@
 //! Which keys, codes and sessions there are, and what may be done with them. Decides; reads no clock and writes nothing.
+//! What it decides has happened once it was written, and comes back as a change of the records.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,8 @@ pub const SESSION_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) const KEY_NAME_CHARS_MAX: usize = 64;
 const KEY_NAME_MARKS: &str = " ._-@/+";
-/// A session's last use is written down when the written one is older than this.
-const SESSION_WRITE_AFTER_MS: i64 = 5 * 60 * 1000;
+/// A session's last use is written down when the written one is older than this: rarely, since it is for all nodes.
+const SESSION_WRITE_AFTER_MS: i64 = 60 * 60 * 1000;
 
 /// A key as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub(super) struct KeyRecord {
     pub hint: String,
     pub created_at: Timestamp,
     pub created_by: String,
+    /// At this node, as far as it is known. Written only by earlier versions, whose records had it.
+    #[serde(default, skip_serializing)]
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -67,16 +70,35 @@ pub(super) struct SessionRecord {
     pub last_seen_at: Timestamp,
 }
 
-struct LoginCode {
-    hash: TokenHash,
-    key_id: KeyId,
-    created_at: Timestamp,
+/// A login code as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LoginCodeRecord {
+    pub hash: TokenHash,
+    pub key_id: KeyId,
+    pub created_at: Timestamp,
+}
+
+/// What goes when a key is revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Revocation {
+    pub key: KeyRecord,
+    pub sessions: Vec<TokenHash>,
+    pub codes: Vec<TokenHash>,
+    /// Another administrator key that must still be there, when an administrator's goes.
+    pub remaining_admin: Option<KeyId>,
+}
+
+/// What has expired.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Expired {
+    pub sessions: Vec<TokenHash>,
+    pub codes: Vec<TokenHash>,
 }
 
 /// What was used since it was last written down.
 #[derive(Debug, Default)]
 pub(super) struct FreshUsage {
-    pub keys: Vec<KeyRecord>,
+    pub keys: Vec<(KeyId, Timestamp)>,
     pub sessions: Vec<SessionRecord>,
 }
 
@@ -84,19 +106,35 @@ pub(super) struct FreshUsage {
 pub(super) struct AccessState {
     keys: BTreeMap<KeyId, KeyRecord>,
     sessions: HashMap<TokenHash, SessionRecord>,
-    /// The oldest first.
-    login_codes: VecDeque<LoginCode>,
+    login_codes: HashMap<TokenHash, LoginCodeRecord>,
 }
 
 impl AccessState {
-    /// Takes a key that is on the disk.
-    pub(super) fn restore_key(&mut self, key: KeyRecord) {
+    /// Takes a key as it is kept.
+    pub(super) fn take_key(&mut self, key: KeyRecord) {
         self.keys.insert(key.id, key);
     }
 
-    /// Takes a session that is on the disk; one whose key is gone stays unseen, and expires.
-    pub(super) fn restore_session(&mut self, session: SessionRecord) {
+    pub(super) fn drop_key(&mut self, id: KeyId) {
+        self.keys.remove(&id);
+    }
+
+    /// Takes a session as it is kept; one whose key is gone stays unseen, and expires.
+    pub(super) fn take_session(&mut self, session: SessionRecord) {
         self.sessions.insert(session.hash, session);
+    }
+
+    pub(super) fn drop_session(&mut self, hash: TokenHash) {
+        self.sessions.remove(&hash);
+    }
+
+    /// Takes a login code as it is kept.
+    pub(super) fn take_code(&mut self, code: LoginCodeRecord) {
+        self.login_codes.insert(code.hash, code);
+    }
+
+    pub(super) fn drop_code(&mut self, hash: TokenHash) {
+        self.login_codes.remove(&hash);
     }
 
     /// The record of a key that is about to be made.
@@ -129,60 +167,56 @@ impl AccessState {
         })
     }
 
-    /// Whether a key may not be revoked.
-    pub(super) fn refuse_revoke(&self, id: KeyId) -> Result<(), AccessError> {
+    /// What goes when a key is revoked.
+    pub(super) fn revocation(&self, id: KeyId) -> Result<Revocation, AccessError> {
         let key = self.keys.get(&id).ok_or(AccessError::NotFound { id })?;
-        let admins = self.keys.values().filter(|key| key.role == Role::Admin).count();
-        if key.role == Role::Admin && admins == 1 {
-            return Err(AccessError::LastAdmin { id });
-        }
-        Ok(())
+        let is_another_admin = |other: &&KeyRecord| other.role == Role::Admin && other.id != id;
+        let remaining_admin = match key.role {
+            Role::Admin => {
+                let another = self.keys.values().find(is_another_admin);
+                Some(another.ok_or(AccessError::LastAdmin { id })?.id)
+            }
+            _ => None,
+        };
+        let sessions = self.sessions.values().filter(|session| session.key_id == id);
+        let codes = self.login_codes.values().filter(|code| code.key_id == id);
+        Ok(Revocation {
+            key: key.clone(),
+            sessions: sessions.map(|session| session.hash).collect(),
+            codes: codes.map(|code| code.hash).collect(),
+            remaining_admin,
+        })
     }
 
-    /// Forgets a key, its login codes and its sessions; gives the sessions that ended.
-    pub(super) fn revoke(&mut self, id: KeyId) -> Result<(KeyInfo, Vec<TokenHash>), AccessError> {
-        let key = self.keys.remove(&id).ok_or(AccessError::NotFound { id })?;
-        self.login_codes.retain(|code| code.key_id != id);
-        let ended: Vec<TokenHash> = self
-            .sessions
-            .values()
-            .filter(|session| session.key_id == id)
-            .map(|session| session.hash)
-            .collect();
-        for hash in &ended {
-            self.sessions.remove(hash);
-        }
-        Ok((key.info(), ended))
-    }
-
-    pub(super) fn add_login_code(
-        &mut self,
+    /// The record of a login code that is about to be made, and those that become worthless for it.
+    pub(super) fn new_login_code(
+        &self,
         principal: &Principal,
         token: &Token,
         now: Timestamp,
-    ) -> Result<(), AccessError> {
+    ) -> Result<(LoginCodeRecord, Vec<TokenHash>), AccessError> {
         let key_id = self.key_of(principal)?;
-        if self.login_codes.len() >= LOGIN_CODES_MAX {
-            self.login_codes.pop_front();
-        }
-        self.login_codes.push_back(LoginCode {
+        let mut oldest_first: Vec<&LoginCodeRecord> = self.login_codes.values().collect();
+        oldest_first.sort_by_key(|code| (code.created_at, code.hash));
+        let too_many = (oldest_first.len() + 1).saturating_sub(LOGIN_CODES_MAX);
+        let code = LoginCodeRecord {
             hash: token.hash(),
             key_id,
             created_at: now,
-        });
-        Ok(())
+        };
+        let evicted = oldest_first.iter().take(too_many).map(|code| code.hash);
+        Ok((code, evicted.collect()))
     }
 
-    /// Uses up a login code; gives whose it is.
-    pub(super) fn redeem(&mut self, code: TokenHash, now: Timestamp) -> Result<Principal, AccessError> {
-        self.forget_old_codes(now);
-        let at = self
+    /// Whose a login code is that is about to be used up.
+    pub(super) fn redeem(&self, code: TokenHash, now: Timestamp) -> Result<Principal, AccessError> {
+        let known = self
             .login_codes
-            .iter()
-            .position(|known| known.hash.matches(&code))
-            .ok_or(AccessError::LoginCode)?;
-        let code = self.login_codes.remove(at).ok_or(AccessError::LoginCode)?;
-        self.principal(code.key_id).ok_or(AccessError::LoginCode)
+            .get(&code)
+            .filter(|known| known.hash.matches(&code));
+        let code = known.filter(|code| !code.has_expired(now));
+        code.and_then(|code| self.principal(code.key_id))
+            .ok_or(AccessError::LoginCode)
     }
 
     /// The record of a session that is about to be opened, and those that must end for it.
@@ -220,15 +254,7 @@ impl AccessState {
         ))
     }
 
-    /// Takes a session that is on the disk now.
-    pub(super) fn open_session(&mut self, session: SessionRecord, evicted: &[TokenHash]) {
-        for hash in evicted {
-            self.sessions.remove(hash);
-        }
-        self.sessions.insert(session.hash, session);
-    }
-
-    /// Whether there was such a session.
+    /// Whether there was such a session; from now on it is not seen.
     pub(super) fn close_session(&mut self, token: TokenHash) -> bool {
         self.sessions.remove(&token).is_some()
     }
@@ -240,39 +266,37 @@ impl AccessState {
             let Some(current) = view.current_key(&key.hash) else {
                 continue;
             };
-            if current.last_used_at > key.last_used_at {
-                *key = current;
-                fresh.keys.push(key.clone());
+            if current.last_used_at > key.last_used_at
+                && let Some(at) = current.last_used_at
+            {
+                key.last_used_at = Some(at);
+                fresh.keys.push((key.id, at));
             }
         }
-        for session in self.sessions.values_mut() {
+        for session in self.sessions.values() {
             let Some(current) = view.current_session(&session.hash) else {
                 continue;
             };
             if current.last_seen_at.unix_ms() - session.last_seen_at.unix_ms() > SESSION_WRITE_AFTER_MS {
-                *session = current;
-                fresh.sessions.push(session.clone());
+                fresh.sessions.push(current);
             }
         }
         fresh
     }
 
-    /// Forgets what has expired; gives the sessions that ended.
-    pub(super) fn expire(&mut self, now: Timestamp) -> Vec<TokenHash> {
-        self.forget_old_codes(now);
-        let keys = &self.keys;
-        let is_over =
-            |session: &&SessionRecord| session.has_expired(now) || !keys.contains_key(&session.key_id);
-        let expired: Vec<TokenHash> = self
-            .sessions
-            .values()
-            .filter(is_over)
-            .map(|session| session.hash)
-            .collect();
-        for hash in &expired {
-            self.sessions.remove(hash);
+    /// What has expired, going by what was seen at this node too.
+    pub(super) fn expired(&self, view: &AccessView, now: Timestamp) -> Expired {
+        let is_over = |session: &&SessionRecord| {
+            let seen = view.current_session(&session.hash);
+            let expired = seen.as_ref().unwrap_or(session).has_expired(now);
+            expired || !self.keys.contains_key(&session.key_id)
+        };
+        let sessions = self.sessions.values().filter(is_over);
+        let codes = self.login_codes.values().filter(|code| code.has_expired(now));
+        Expired {
+            sessions: sessions.map(|session| session.hash).collect(),
+            codes: codes.map(|code| code.hash).collect(),
         }
-        expired
     }
 
     /// What is to be published.
@@ -280,6 +304,11 @@ impl AccessState {
         let sessions = self.sessions.values();
         let with_principal = sessions.filter_map(|session| Some((session, self.principal(session.key_id)?)));
         AccessView::next(before, self.keys.values(), with_principal)
+    }
+
+    /// The key with this hash.
+    pub(super) fn key_with(&self, hash: &TokenHash) -> Option<&KeyRecord> {
+        self.keys.values().find(|key| key.hash.matches(hash))
     }
 
     pub(super) fn keys_len(&self) -> usize {
@@ -294,13 +323,7 @@ impl AccessState {
         self.login_codes.len()
     }
 
-    fn forget_old_codes(&mut self, now: Timestamp) {
-        let ttl_ms = i64::try_from(LOGIN_CODE_TTL.as_millis()).unwrap_or(i64::MAX);
-        self.login_codes
-            .retain(|code| now.unix_ms() - code.created_at.unix_ms() < ttl_ms);
-    }
-
-    fn key_of(&self, principal: &Principal) -> Result<KeyId, AccessError> {
+    pub(super) fn key_of(&self, principal: &Principal) -> Result<KeyId, AccessError> {
         let id = principal.key_id.ok_or_else(|| AccessError::NoKey {
             name: principal.name.clone(),
         })?;
@@ -315,6 +338,13 @@ impl AccessState {
         self.keys
             .get(&id)
             .map(|key| Principal::of_key(key.name.clone(), key.role, id))
+    }
+}
+
+impl LoginCodeRecord {
+    fn has_expired(&self, now: Timestamp) -> bool {
+        let ttl_ms = i64::try_from(LOGIN_CODE_TTL.as_millis()).unwrap_or(i64::MAX);
+        now.unix_ms() - self.created_at.unix_ms() >= ttl_ms
     }
 }
 

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -133,6 +133,125 @@ async fn a_login_code_becomes_a_session_that_survives_restarts_until_it_is_close
     assert_eq!(access.authenticate_session(session), None);
     assert_eq!(access.authenticate_session(second.expose_secret()), Some(admin));
     let _ = root.shutdown().await;
+}
+
+/// Two nodes with what stands for a log between them, each with its access actor.
+struct TwoNodes {
+    nodes: Vec<(AccessHandle, Root)>,
+    firsts: Vec<FirstStart>,
+    stores: Vec<Store>,
+    folders: [tempfile::TempDir; 2],
+}
+
+impl TwoNodes {
+    async fn new() -> Self {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let stores: Vec<Store> = folders
+            .iter()
+            .map(|folder| Store::open(folder.path()).unwrap())
+            .collect();
+        crate::store::replicated::testkit::join(&stores);
+        let mut firsts = vec![prepare(&stores[0]).await.unwrap().unwrap()];
+        let name = "second".parse().unwrap();
+        firsts.push(prepare_joined(&stores[1], &name).await.unwrap().unwrap());
+        let mut nodes = Vec::new();
+        for store in &stores {
+            let system = System::new(SystemConfig::default());
+            let (access, spec) = actor(&system, ActorPath::new("node/access"), store).unwrap();
+            nodes.push((access, testkit::start(&system, vec![spec]).await.unwrap()));
+        }
+        Self {
+            nodes,
+            firsts,
+            stores,
+            folders,
+        }
+    }
+
+    fn access(&self, node: usize) -> &AccessHandle {
+        &self.nodes[node].0
+    }
+
+    async fn end(self) {
+        for (_, root) in self.nodes {
+            root.shutdown().await;
+        }
+        crate::store::replicated::testkit::part(&self.stores);
+    }
+}
+
+async fn soon(condition: impl Fn() -> bool) {
+    testkit::eventually(Duration::from_secs(5), condition)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_has_an_administrator_key_of_its_own_that_works_at_all() {
+    let two = TwoNodes::new().await;
+    assert_eq!(two.firsts[1].info.name, "admin@second");
+    for first in &two.firsts {
+        let key = first.key.expose_secret();
+        assert_eq!(fs::read_to_string(&first.path).unwrap().trim(), key);
+        for node in 0..2 {
+            assert_eq!(two.access(node).authenticate(key), Some(first.principal()));
+        }
+    }
+    // It is given once, also when it was revoked since.
+    let second = two.firsts[1].info.id;
+    two.access(0).revoke(second).await.unwrap();
+    let name = "second".parse().unwrap();
+    assert!(prepare_joined(&two.stores[1], &name).await.unwrap().is_none());
+    assert!(two.folders[1].path().join("admin.key").exists());
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_makes_or_revokes_counts_at_the_other() {
+    let two = TwoNodes::new().await;
+    let admin = two.firsts[0].principal();
+    let (info, key) = two
+        .access(0)
+        .create_key("laptop", Role::User, &admin)
+        .await
+        .unwrap();
+    let key = key.expose_secret();
+    soon(|| two.access(1).authenticate(key).is_some()).await;
+    let same_name = two.access(1).create_key("laptop", Role::User, &admin).await;
+    assert_eq!(same_name.unwrap_err().code(), Code::KeyExists);
+
+    let user = two.access(1).authenticate(key).unwrap();
+    let code = two.access(0).mint_login_code(&user).await.unwrap();
+    let (_, session) = two.access(1).redeem(code.expose_secret()).await.unwrap();
+    let session = session.expose_secret();
+    let again = two.access(0).redeem(code.expose_secret()).await;
+    assert_eq!(again.unwrap_err().code(), Code::LoginCodeInvalid);
+    soon(|| two.access(0).authenticate_session(session).is_some()).await;
+
+    two.access(1).revoke(info.id).await.unwrap();
+    soon(|| two.access(0).authenticate(key).is_none()).await;
+    assert_eq!(two.access(0).authenticate_session(session), None);
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_at_once_one_uses_the_code_and_one_admin_key_stays() {
+    let two = TwoNodes::new().await;
+    for _ in 0..10 {
+        let admin = two.firsts[0].principal();
+        let code = two.access(0).mint_login_code(&admin).await.unwrap();
+        let code = code.expose_secret();
+        let outcomes = tokio::join!(two.access(0).redeem(code), two.access(1).redeem(code));
+        let worked = [outcomes.0.is_ok(), outcomes.1.is_ok()];
+        assert_eq!(worked.iter().filter(|worked| **worked).count(), 1);
+    }
+    let (first, second) = (two.firsts[0].info.id, two.firsts[1].info.id);
+    let outcomes = tokio::join!(two.access(0).revoke(first), two.access(1).revoke(second));
+    let ((Ok(_), Err(error)) | (Err(error), Ok(_))) = outcomes else {
+        panic!("one and only one may go: {outcomes:?}")
+    };
+    assert_eq!(error.code(), Code::LastAdminKey);
+    two.end().await;
 }
 
 /// `cargo test --release -p troupe-actors --lib figures -- --ignored --nocapture`

@@ -51,10 +51,11 @@ impl AccessView {
         };
         let session = |(record, principal): (&SessionRecord, Principal)| {
             let known = before.sessions.get(&record.hash).map(Arc::clone);
-            (
-                record.hash,
-                known.unwrap_or_else(|| Arc::new(SessionEntry::new(record.clone(), principal))),
-            )
+            let entry = known.unwrap_or_else(|| Arc::new(SessionEntry::new(record.clone(), principal)));
+            // It may have been used at other nodes.
+            let seen_ms = record.last_seen_at.unix_ms();
+            entry.last_seen_ms.fetch_max(seen_ms, Ordering::Relaxed);
+            (record.hash, entry)
         };
         Self {
             keys: keys.map(key).collect(),

@@ -117,7 +117,7 @@ impl Node {
             within: config.runtime.restart_window_ms.millis(),
         };
         let limits = ConnectionLimits::new(&config.edge);
-        let replicated = [registry::TREES, vault::TREES].concat();
+        let replicated = [registry::TREES, vault::TREES, access::TREES].concat();
         store.adopt_former_trees(&replicated).await?;
         let first_start = access::prepare(&store).await?;
         let (access, access_child) = access::actor(&system, top.child("access"), &store)?;

@@ -17,15 +17,22 @@ fn with_key(state: &mut AccessState, name: &str, role: Role) -> (Principal, Toke
     let token = token(TokenKind::Key);
     let key = state.new_key(name, role, "node", &token, at(0)).unwrap();
     let principal = Principal::of_key(name, role, key.id);
-    state.restore_key(key);
+    state.take_key(key);
     (principal, token)
 }
 
 fn open(state: &mut AccessState, principal: &Principal, now: Timestamp) -> Token {
     let token = token(TokenKind::Session);
     let (session, evicted) = state.new_session(principal, &token, now).unwrap();
-    state.open_session(session, &evicted);
+    evicted.into_iter().for_each(|hash| state.drop_session(hash));
+    state.take_session(session);
     token
+}
+
+fn mint(state: &mut AccessState, principal: &Principal, token: &Token, now: Timestamp) {
+    let (code, evicted) = state.new_login_code(principal, token, now).unwrap();
+    evicted.into_iter().for_each(|hash| state.drop_code(hash));
+    state.take_code(code);
 }
 
 fn view(state: &AccessState) -> AccessView {
@@ -59,9 +66,9 @@ fn the_last_administrator_key_stays() {
     let (first, _) = with_key(&mut state, "first", Role::Admin);
     with_key(&mut state, "user", Role::User);
     let id = first.key_id.unwrap();
-    assert_eq!(state.refuse_revoke(id), Err(AccessError::LastAdmin { id }));
-    with_key(&mut state, "second", Role::Admin);
-    assert_eq!(state.refuse_revoke(id), Ok(()));
+    assert_eq!(state.revocation(id), Err(AccessError::LastAdmin { id }));
+    let (second, _) = with_key(&mut state, "second", Role::Admin);
+    assert_eq!(state.revocation(id).unwrap().remaining_admin, second.key_id);
 }
 
 #[test]
@@ -71,15 +78,23 @@ fn a_revoked_key_takes_its_sessions_and_codes_along() {
     let (user, key) = with_key(&mut state, "user", Role::User);
     let session = open(&mut state, &user, at(0)).into_secret();
     let code = token(TokenKind::LoginCode);
-    state.add_login_code(&user, &code, at(0)).unwrap();
+    mint(&mut state, &user, &code, at(0));
     let before = view(&state);
     assert_eq!(
         before.authenticate_session(session.expose_secret(), at(1)),
         Some(user.clone())
     );
 
-    let (_, ended) = state.revoke(user.key_id.unwrap()).unwrap();
-    assert_eq!(ended.len(), 1);
+    let revocation = state.revocation(user.key_id.unwrap()).unwrap();
+    assert_eq!(
+        (
+            revocation.sessions.len(),
+            revocation.codes.len(),
+            revocation.remaining_admin
+        ),
+        (1, 1, None)
+    );
+    state.drop_key(user.key_id.unwrap()); // even if nothing else had gone yet
     let after = state.view(&before);
     assert_eq!(after.authenticate_session(session.expose_secret(), at(1)), None);
     assert_eq!(
@@ -103,9 +118,10 @@ fn a_login_code_works_once_and_for_ten_minutes() {
     let (admin, _) = with_key(&mut state, "admin", Role::Admin);
     let codes = [token(TokenKind::LoginCode), token(TokenKind::LoginCode)];
     for code in &codes {
-        state.add_login_code(&admin, code, at(0)).unwrap();
+        mint(&mut state, &admin, code, at(0));
     }
     assert_eq!(state.redeem(codes[0].hash(), at(599_999)), Ok(admin.clone()));
+    state.drop_code(codes[0].hash());
     assert_eq!(
         state.redeem(codes[0].hash(), at(599_999)),
         Err(AccessError::LoginCode)
@@ -114,8 +130,12 @@ fn a_login_code_works_once_and_for_ten_minutes() {
         state.redeem(codes[1].hash(), at(600_000)),
         Err(AccessError::LoginCode)
     );
+    assert_eq!(
+        state.expired(&AccessView::default(), at(600_000)).codes,
+        [codes[1].hash()]
+    );
     let error = state
-        .add_login_code(&Principal::anonymous(), &codes[0], at(0))
+        .new_login_code(&Principal::anonymous(), &codes[0], at(0))
         .unwrap_err();
     assert_eq!(
         error,
@@ -130,14 +150,12 @@ fn login_codes_are_bounded_and_the_oldest_goes() {
     let mut state = AccessState::default();
     let (admin, _) = with_key(&mut state, "admin", Role::Admin);
     let oldest = token(TokenKind::LoginCode);
-    state.add_login_code(&admin, &oldest, at(0)).unwrap();
+    mint(&mut state, &admin, &oldest, at(0));
     for _ in 0..LOGIN_CODES_MAX {
-        state
-            .add_login_code(&admin, &token(TokenKind::LoginCode), at(0))
-            .unwrap();
+        mint(&mut state, &admin, &token(TokenKind::LoginCode), at(1));
     }
     assert_eq!(state.login_codes_len(), LOGIN_CODES_MAX);
-    assert_eq!(state.redeem(oldest.hash(), at(1)), Err(AccessError::LoginCode));
+    assert_eq!(state.redeem(oldest.hash(), at(2)), Err(AccessError::LoginCode));
 }
 
 #[test]
@@ -153,8 +171,10 @@ fn a_session_lives_while_it_is_used_but_not_for_ever() {
             Some(admin.clone()),
             "after {hours} h"
         );
-        assert_eq!(state.take_fresh_usage(&view).sessions.len(), 1);
-        assert!(state.expire(at(hours * HOUR_MS)).is_empty());
+        let mut used = state.take_fresh_usage(&view).sessions;
+        assert_eq!(used.len(), 1);
+        assert!(state.expired(&view, at(hours * HOUR_MS)).sessions.is_empty());
+        state.take_session(used.remove(0));
         view = state.view(&view);
     }
     assert_eq!(
@@ -162,7 +182,7 @@ fn a_session_lives_while_it_is_used_but_not_for_ever() {
         None,
         "after 30 days"
     );
-    assert_eq!(state.expire(at(720 * HOUR_MS)).len(), 1);
+    assert_eq!(state.expired(&view, at(720 * HOUR_MS)).sessions.len(), 1);
 
     let idle = open(&mut state, &admin, at(0)).into_secret();
     let view = state.view(&view);
@@ -171,6 +191,25 @@ fn a_session_lives_while_it_is_used_but_not_for_ever() {
         None,
         "idle for a day"
     );
+}
+
+#[test]
+fn a_session_that_another_node_sees_used_stays() {
+    let mut state = AccessState::default();
+    let (admin, _) = with_key(&mut state, "admin", Role::Admin);
+    let session = token(TokenKind::Session);
+    let (record, _) = state.new_session(&admin, &session, at(0)).unwrap();
+    state.take_session(record.clone());
+    let view = view(&state);
+    state.take_session(SessionRecord {
+        last_seen_at: at(20 * HOUR_MS),
+        ..record
+    });
+    let view = state.view(&view);
+    assert!(state.expired(&view, at(40 * HOUR_MS)).sessions.is_empty());
+    let session = session.into_secret();
+    let found = view.authenticate_session(session.expose_secret(), at(40 * HOUR_MS));
+    assert_eq!(found, Some(admin));
 }
 
 #[test]
@@ -208,7 +247,7 @@ fn last_use_is_told_and_written_once() {
     view.authenticate_key(key.into_secret().expose_secret(), at(7))
         .unwrap();
     assert_eq!(view.list()[0].last_used_at, Some(at(7)));
-    assert_eq!(state.take_fresh_usage(&view).keys[0].last_used_at, Some(at(7)));
+    assert_eq!(state.take_fresh_usage(&view).keys[0].1, at(7));
     assert!(state.take_fresh_usage(&view).keys.is_empty());
 }
 

@@ -99,10 +99,7 @@ pub(super) enum Outcome {
     /// It happened, now or when it was handed over before.
     Applied,
     /// A guard did not hold.
-    Conflict {
-        tree: String,
-        key: String,
-    },
+    Conflict { tree: String, key: String },
     /// The membership does not allow it.
     Refused(MemberRefusal),
     /// It was made too long ago to tell whether it is a repetition.

@@ -80,13 +80,7 @@ impl Core {
             voters: Arc::new(ArcSwap::default()),
         };
         let config = settings.raft().map_err(|error| stopped(&error))?;
-        let raft = Raft::new(
-            RaftNode(own),
-            config,
-            network.clone(),
-            entries,
-            machine.clone(),
-        );
+        let raft = Raft::new(RaftNode(own), config, network.clone(), entries, machine.clone());
         let raft = raft.await.map_err(|error| stopped(&error))?;
         Ok(Self {
             own,
@@ -106,7 +100,11 @@ impl Core {
     /// Makes this node, which must be fresh, the only voter of a new log.
     pub(super) async fn initialize(&self) -> Result<(), LogError> {
         let voters: BTreeSet<RaftNode> = [RaftNode(self.own)].into();
-        let initialized = self.raft.is_initialized().await.map_err(|error| self.fatal(error))?;
+        let initialized = self
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| self.fatal(error))?;
         if initialized {
             return Ok(());
         }

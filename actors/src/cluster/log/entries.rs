@@ -176,7 +176,9 @@ impl RaftLogStorage<Types> for LogEntries {
         I::IntoIter: OptionalSend,
     {
         let failed = |error: EntriesError| StorageIOError::write_logs(&error);
-        let durable = self.write_entries(entries.into_iter().collect()).map_err(failed)?;
+        let durable = self
+            .write_entries(entries.into_iter().collect())
+            .map_err(failed)?;
         let written = durable.wait().await;
         written.map_err(|error| failed(error.into()))?;
         callback.log_io_completed(Ok(()));

@@ -42,7 +42,9 @@ pub enum LogError {
         leader: Option<NodeId>,
     },
     /// This node's log has stopped: its disk failed.
-    #[error("the log of this node has stopped: {reason}. Check the disk (space, errors), then restart the node")]
+    #[error(
+        "the log of this node has stopped: {reason}. Check the disk (space, errors), then restart the node"
+    )]
     Stopped {
         /// Why.
         reason: String,

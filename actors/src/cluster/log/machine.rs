@@ -292,11 +292,7 @@ impl RaftStateMachine<Types> for Machine {
         let meta = SnapshotMeta {
             last_log_id: inner.applied,
             last_membership: inner.configuration.clone(),
-            snapshot_id: format!(
-                "{}-{:08x}",
-                number(inner.applied.as_ref()),
-                fastrand::u32(..)
-            ),
+            snapshot_id: format!("{}-{:08x}", number(inner.applied.as_ref()), fastrand::u32(..)),
         };
         Builder {
             meta,

@@ -102,10 +102,7 @@ fn refuse_last_voter(membership: &Membership, id: NodeId) -> Result<(), MemberRe
 }
 
 fn member(membership: &mut Membership, id: NodeId) -> Result<&mut Member, MemberRefusal> {
-    membership
-        .members
-        .get_mut(&id)
-        .ok_or(MemberRefusal::NotFound(id))
+    membership.members.get_mut(&id).ok_or(MemberRefusal::NotFound(id))
 }
 
 #[cfg(test)]

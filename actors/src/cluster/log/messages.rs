@@ -45,9 +45,7 @@ impl LogHandle {
         settings: LogSettings,
     ) -> Result<Self, LogError> {
         let core = Core::open(own, store, transport, settings).await?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        Ok(Self { core: Arc::new(core) })
     }
 
     /// Makes this node the only voter of a new log. Does nothing when the log has begun already.

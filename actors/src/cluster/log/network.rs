@@ -81,9 +81,7 @@ impl Connection {
     async fn ask<A: DeserializeOwned>(&self, question: &Question, deadline: Deadline) -> Result<A, AskError> {
         let request = wire::encode(question).map_err(AskError::Question)?;
         let transport = &self.network.transport;
-        let answer = transport
-            .ask(self.to, Bytes::from(request), deadline)
-            .await?;
+        let answer = transport.ask(self.to, Bytes::from(request), deadline).await?;
         wire::decode(&answer).map_err(AskError::Answer)
     }
 
@@ -102,10 +100,7 @@ impl Connection {
         loop {
             let part = file.clone();
             let read = tokio::task::spawn_blocking(move || part.read_at(offset, SNAPSHOT_PART_BYTES));
-            let bytes = read
-                .await
-                .map_err(std::io::Error::other)
-                .and_then(|read| read);
+            let bytes = read.await.map_err(std::io::Error::other).and_then(|read| read);
             let bytes = bytes.map_err(|error| TransportError::NotSent(error.to_string()))?;
             if bytes.is_empty() {
                 break;

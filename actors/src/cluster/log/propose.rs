@@ -28,9 +28,7 @@ pub(super) enum Proposed {
     /// Committed and applied, in the entry with this number.
     Done(u64, Outcome),
     /// This node does not lead, or no longer. When it `may` have been written, it may yet be committed.
-    NotLeader {
-        may: bool,
-    },
+    NotLeader { may: bool },
     /// Too much waits already.
     Overloaded,
     /// The log has stopped.

@@ -31,7 +31,8 @@ impl QuorumClock {
         let answer = answers.entry(node).or_insert((term, sent_at));
         *answer = (*answer).max((term, sent_at));
         drop(answers);
-        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+        self.changes
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
     /// Changes with each answer.

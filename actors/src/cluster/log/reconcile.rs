@@ -62,7 +62,11 @@ fn situation(core: &Core, down: &DownSince<Instant>) -> Situation {
         voters: groups
             .map(|group| group.iter().map(|voter| voter.0).collect())
             .collect(),
-        configured: metrics.membership_config.nodes().map(|(node, _)| node.0).collect(),
+        configured: metrics
+            .membership_config
+            .nodes()
+            .map(|(node, _)| node.0)
+            .collect(),
         caught_up: caught_up.chain([core.own]).collect(),
         long_down: down.of_which(|since| since.elapsed() >= replace_after),
         voters_max: core.settings.voters_max,

@@ -114,10 +114,7 @@ mod tests {
         let mut requests = Requests::default();
         let id = RequestId(7);
         requests.remember(1, &[(id, Outcome::Applied)]).unwrap();
-        assert_eq!(
-            requests.outcome(id, REMEMBERED_ENTRIES),
-            Some(&Outcome::Applied)
-        );
+        assert_eq!(requests.outcome(id, REMEMBERED_ENTRIES), Some(&Outcome::Applied));
         assert_eq!(requests.outcome(id, REMEMBERED_ENTRIES + 1), None);
         requests.remember(REMEMBERED_ENTRIES + 1, &[]);
         assert!(requests.outcomes.is_empty() && requests.entries.is_empty());

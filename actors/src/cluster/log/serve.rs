@@ -44,11 +44,9 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
             encoded(&VoteAnswer(vote.map_err(|error| core.fatal(error))?))
         }
         Question::SnapshotPart(part) => encoded(&core.receiver.part(core, from, part).await?),
-        Question::SnapshotEnd {
-            snapshot,
-            vote,
-            meta,
-        } => encoded(&core.receiver.end(core, from, snapshot, vote, meta).await?),
+        Question::SnapshotEnd { snapshot, vote, meta } => {
+            encoded(&core.receiver.end(core, from, snapshot, vote, meta).await?)
+        }
         Question::Propose { requests, within_ms } => {
             encoded(&propose_all(core, requests, within(within_ms)).await)
         }
@@ -169,7 +167,10 @@ pub(super) async fn confirm_leadership(core: &Core, deadline: Deadline) -> Resul
                 _ = leaders.changed() => {}
             }
         };
-        if tokio::time::timeout_at(deadline.instant(), changed).await.is_err() {
+        if tokio::time::timeout_at(deadline.instant(), changed)
+            .await
+            .is_err()
+        {
             let reason = "no majority answered the leader in time".to_owned();
             return Err(LogError::NoQuorum { reason });
         }

@@ -134,11 +134,7 @@ fn a_step_that_would_cost_the_majority_waits() {
     now.membership.members.get_mut(&id(3)).unwrap().role = Role::Learner;
     now.membership.members.get_mut(&id(1)).unwrap().role = Role::Learner;
     set_state(&mut now, 2, MemberState::Down);
-    assert_eq!(
-        next_step(&now),
-        None,
-        "the only voter would be one that is down"
-    );
+    assert_eq!(next_step(&now), None, "the only voter would be one that is down");
     set_state(&mut now, 2, MemberState::Up);
     now.caught_up.insert(id(2));
     assert_eq!(next_step(&now), Some(Step::SetVoters(ids([2]))));

@@ -310,7 +310,10 @@ mod tests {
         let mut known = HashMap::new();
         Elsewhere::take(&mut known, node(1), &server, UpstreamState::Ready, info());
         assert_eq!(Elsewhere::node_gone(&mut known, node(2)), []);
-        assert_eq!(Elsewhere::node_gone(&mut known, node(1)), std::slice::from_ref(&server));
+        assert_eq!(
+            Elsewhere::node_gone(&mut known, node(1)),
+            std::slice::from_ref(&server)
+        );
         assert!(known[&server].was_in_use);
         let elsewhere = Elsewhere {
             known: ArcSwap::from_pointee(known),

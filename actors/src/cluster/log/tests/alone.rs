@@ -16,7 +16,10 @@ use crate::store::RecordBatch;
 async fn what_is_written_is_there_at_once_and_after_a_restart() {
     let mut world = World::of(1, LogSettings::default()).await;
     for number in 0..20 {
-        let written = world.nodes[&1].put(&format!("key-{number}"), "value").await.unwrap();
+        let written = world.nodes[&1]
+            .put(&format!("key-{number}"), "value")
+            .await
+            .unwrap();
         assert!(world.nodes[&1].log.status().applied >= written.index);
         assert_eq!(
             world.nodes[&1].get(&format!("key-{number}")).as_deref(),

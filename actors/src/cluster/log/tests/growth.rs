@@ -128,7 +128,10 @@ async fn the_leader_can_be_demoted_and_removed() {
         known.is_some_and(|(now, _)| now != id(leader))
     })
     .await;
-    world.nodes[&leader].put("from-the-former", "value").await.unwrap();
+    world.nodes[&leader]
+        .put("from-the-former", "value")
+        .await
+        .unwrap();
     let remove = MemberCommand::Remove { id: id(leader) };
     world.nodes[&other].log.change(remove, within(10)).await.unwrap();
     eventually("it knows that it is gone", || {

@@ -265,9 +265,7 @@ impl World {
                 let configured = node.log.core.network.voters.load().len();
                 (roles.filter(|role| *role == Role::Voter).count(), configured)
             });
-            let same = statuses
-                .windows(2)
-                .all(|pair| pair[0].applied == pair[1].applied);
+            let same = statuses.windows(2).all(|pair| pair[0].applied == pair[1].applied);
             same && voters.into_iter().all(|count| count == (wanted, wanted))
         })
         .await;
