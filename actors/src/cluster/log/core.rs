@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use openraft::ServerState;
+use openraft::storage::RaftLogStorage;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,6 +42,18 @@ pub(super) struct Core {
     pub(super) receiver: Receiver,
     pub(super) leader: watch::Sender<Leader>,
     pub(super) reach: Mutex<Reach>,
+    /// Whether this node, which leads, wants to lead no more.
+    pub(super) hands_over: AtomicBool,
+    resumed: Option<Resumed>,
+}
+
+/// A leader that was restarted before another was elected goes on in its old term. What it had committed is all in its log,
+/// but up to where, is not on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Resumed {
+    term: Term,
+    /// The number of the last entry that it had then.
+    last: u64,
 }
 
 /// Since when there is no way to a leader.
@@ -72,7 +86,14 @@ impl Core {
             Machine::open(&opening).map(|(machine, views)| (entries, machine, views))
         });
         let opened = opened.await.map_err(|error| stopped(&error))?;
-        let (entries, machine, views) = opened.map_err(|error| stopped(&error))?;
+        let (mut entries, machine, views) = opened.map_err(|error| stopped(&error))?;
+        let vote = entries.read_vote().await.map_err(|error| stopped(&error))?;
+        let state = entries.get_log_state().await.map_err(|error| stopped(&error))?;
+        let led = vote.filter(|vote| vote.is_committed() && vote.leader_id.node_id.0 == own);
+        let resumed = led.map(|vote| Resumed {
+            term: Term(vote.leader_id.term),
+            last: number(state.last_log_id.as_ref()),
+        });
         let network = Network {
             own,
             transport,
@@ -94,6 +115,8 @@ impl Core {
             receiver: Receiver::default(),
             leader: watch::Sender::new(None),
             reach: Mutex::default(),
+            hands_over: AtomicBool::new(false),
+            resumed,
         })
     }
 
@@ -160,6 +183,13 @@ impl Core {
     /// Who leads, as far as this node knows.
     pub(super) fn leader_now(&self) -> Leader {
         self.leader_in(&self.raft.metrics().borrow())
+    }
+
+    /// Up to where the log was committed at least, if this node has gone on leading since before its start.
+    pub(super) fn committed_before_start(&self) -> u64 {
+        let term = self.leader_now().map(|(_, term)| term);
+        let resumed = self.resumed.filter(|resumed| Some(resumed.term) == term);
+        resumed.map_or(0, |resumed| resumed.last)
     }
 
     /// Fails once this node's log has stopped.

@@ -90,10 +90,7 @@ async fn applied_here(core: &Core, number: u64, deadline: Deadline) -> Result<()
     let reached = applied.wait_for(|applied| *applied >= number);
     match tokio::time::timeout_at(deadline.instant(), reached).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(LogError::Stopped {
-            reason: "the state is gone".to_owned(),
-        }),
-        Err(_) => Err(LogError::OutcomeUnknown {
+        Ok(Err(_)) | Err(_) => Err(LogError::OutcomeUnknown {
             reason: format!("entry {number} is committed, but this node has not applied it yet"),
         }),
     }
@@ -134,7 +131,9 @@ impl<'a> Attempt<'a> {
     /// The leader's answer, and whether it may be about a repetition.
     async fn run(mut self, ask: Ask) -> Result<(LeaderAnswer, bool), LogError> {
         loop {
-            self.core.refuse_stopped()?;
+            if let Err(stopped) = self.core.refuse_stopped() {
+                return Err(self.refused(stopped));
+            }
             let leader = self.leader().await?;
             let answer = if leader == self.core.own {
                 self.ask_here(&ask).await

@@ -1,5 +1,7 @@
 //! How the rest of the node uses the log.
 
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,14 +9,16 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use troupe_protocol::cluster::{LogStatus, Membership};
 use troupe_protocol::id::NodeId;
+use troupe_protocol::time::Timestamp;
 
+use super::backup::{self, BackupHeader, Restored};
 use super::command::{Command, MemberCommand, Term, Written};
 use super::core::{Core, Leader};
 use super::error::LogError;
 use super::raft::LogSettings;
 use super::state::{self, Exchange};
 use super::transport::RaftTransport;
-use super::{forward, propose, reconcile, serve};
+use super::{forward, hand_over, propose, reconcile, serve};
 use crate::runtime::Deadline;
 use crate::store::replicated::LogIndex;
 use crate::store::{RecordBatch, ReplicatedWrites, Store, WriteError};
@@ -159,6 +163,50 @@ impl LogHandle {
             },
         };
         self.change(command, deadline).await
+    }
+
+    /// Has another voter lead, before this node stops. Does nothing when this node does not lead, or nobody else can.
+    ///
+    /// # Errors
+    /// When no other node was elected in time.
+    pub async fn step_down(&self, deadline: Deadline) -> Result<(), LogError> {
+        let leads = self
+            .core
+            .leader_now()
+            .is_some_and(|(leader, _)| leader == self.core.own);
+        let caught_up = reconcile::caught_up(&self.core.raft.metrics().borrow());
+        let successor = state::successor(&self.core.membership(), Some(self.core.own), &caught_up);
+        match successor.filter(|_| leads) {
+            Some(successor) => hand_over::run(&self.core, successor, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes all records as they are at one position of the log, while everything goes on. What this node has applied is
+    /// what is written; [`linearize`](Self::linearize) first to have all that was acknowledged.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub async fn backup<W: Write + Send + 'static>(
+        &self,
+        out: W,
+        made_at: Timestamp,
+    ) -> Result<BackupHeader, LogError> {
+        backup::backup(&self.core, out, made_at).await
+    }
+
+    /// Makes the records of the cluster those of a backup, except those of some trees; the members stay who they are. The
+    /// backup is checked before anything is written. Not one write but many: run it again when it was cut off.
+    ///
+    /// # Errors
+    /// When it is no whole backup, or a write fails.
+    pub async fn restore(
+        &self,
+        backup: File,
+        except: &'static [&'static str],
+        deadline: Deadline,
+    ) -> Result<Restored, LogError> {
+        backup::restore(&self.core, backup, except, deadline).await
     }
 
     /// Answers a question of another node's log.

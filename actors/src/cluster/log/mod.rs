@@ -11,18 +11,21 @@
 //! - `messages`: [`LogHandle`]; `command`: what is written; `error`: what can go wrong
 //! - `core`: what the parts share, and openraft; `raft`: its types and timing
 //! - `entries`: the log on the disk; `machine`: what entries do; `requests`: so that nothing happens twice;
-//!   `snapshot`, `image`: the state in a file
+//!   `snapshot`, `image`: the state in a file; `backup`: the same for people
 //! - `transport`, `links`, `wire`, `network`, `serve`, `receive`: between nodes; `quorum`: when a majority last answered
 //! - `propose`: from writes to entries; `forward`: from any node to the leader
-//! - `members`: how the membership changes; `state`: who should vote; `reconcile`: the leader sees to it
+//! - `members`: how the membership changes; `state`: who should vote; `reconcile`: the leader sees to it;
+//!   `hand_over`: to another leader
 //!
 //! What is not here: who is alive, and who owns what ([`super::placement`]).
 
+mod backup;
 mod command;
 mod core;
 mod entries;
 mod error;
 mod forward;
+mod hand_over;
 mod image;
 mod links;
 mod machine;
@@ -45,6 +48,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+pub use backup::{BackupHeader, Restored, inspect_backup};
 pub use command::{Command, MemberCommand, MemberRefusal, Term, Written};
 pub use core::Leader;
 pub use error::LogError;

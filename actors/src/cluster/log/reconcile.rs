@@ -10,9 +10,9 @@ use troupe_protocol::id::NodeId;
 use super::command::Command;
 use super::core::Core;
 use super::error::LogError;
-use super::forward;
-use super::raft::RaftNode;
+use super::raft::{Metrics, RaftNode};
 use super::state::{DownSince, Situation, Step, next_step};
+use super::{forward, hand_over};
 use crate::runtime::Deadline;
 
 /// How often it is looked whether anything is to be done, when nothing suggests it.
@@ -45,15 +45,19 @@ pub(super) async fn run(core: &Core) {
     }
 }
 
-fn situation(core: &Core, down: &DownSince<Instant>) -> Situation {
-    let metrics = core.raft.metrics();
-    let metrics = metrics.borrow();
+/// Members that have nearly all entries, as the leader knows.
+pub(super) fn caught_up(metrics: &Metrics) -> BTreeSet<NodeId> {
     let last = metrics.last_log_index.unwrap_or_default();
     let has_nearly_all = |matched: u64| last.saturating_sub(matched) <= CAUGHT_UP_ENTRIES;
     let replication = metrics.replication.iter().flatten();
-    let caught_up = replication
-        .filter(|(_, matched)| matched.is_some_and(|matched| has_nearly_all(matched.index)))
-        .map(|(node, _)| node.0);
+    let caught_up =
+        replication.filter(|(_, matched)| matched.is_some_and(|matched| has_nearly_all(matched.index)));
+    caught_up.map(|(node, _)| node.0).chain([metrics.id.0]).collect()
+}
+
+fn situation(core: &Core, down: &DownSince<Instant>) -> Situation {
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow();
     let groups = metrics.membership_config.membership().get_joint_config().iter();
     let replace_after = core.settings.replace_voter_after;
     Situation {
@@ -67,7 +71,7 @@ fn situation(core: &Core, down: &DownSince<Instant>) -> Situation {
             .nodes()
             .map(|(node, _)| node.0)
             .collect(),
-        caught_up: caught_up.chain([core.own]).collect(),
+        caught_up: caught_up(&metrics),
         long_down: down.of_which(|since| since.elapsed() >= replace_after),
         voters_max: core.settings.voters_max,
     }
@@ -80,6 +84,7 @@ async fn carry_out(core: &Core, step: Step) -> Result<(), LogError> {
             forward::write(core, Command::Member(command), deadline).await?;
             return Ok(());
         }
+        Step::HandOver(to) => return hand_over::run(core, to, Deadline::within(STEP_WITHIN)).await,
         Step::AddLearners(nodes) => {
             let nodes = raft_nodes(nodes).into_iter();
             ChangeMembers::AddNodes(nodes.map(|node| (node, EmptyNode {})).collect())

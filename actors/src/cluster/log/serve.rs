@@ -1,5 +1,6 @@
 //! What this node's log answers to others.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +50,11 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
         }
         Question::Propose { requests, within_ms } => {
             encoded(&propose_all(core, requests, within(within_ms)).await)
+        }
+        Question::StandForElection => {
+            let standing = core.raft.trigger().elect().await;
+            standing.map_err(|error| core.fatal(error))?;
+            Ok(Bytes::new())
         }
         Question::ReadIndex { within_ms } => encoded(&read_index(core, within(within_ms)).await),
     }
@@ -107,7 +113,11 @@ fn refuse_to_lead(core: &Core) -> Result<(), LeaderAnswer> {
         return Err(LeaderAnswer::Stopped { reason });
     }
     match core.leader_now() {
-        Some((leader, _)) if leader == core.own => {}
+        Some((leader, _)) if leader == core.own => {
+            if core.hands_over.load(Ordering::SeqCst) {
+                return Err(LeaderAnswer::NotLeader { leader: None });
+            }
+        }
         other => {
             return Err(LeaderAnswer::NotLeader {
                 leader: other.map(|(leader, _)| leader),
@@ -129,7 +139,10 @@ pub(super) async fn read_index(core: &Core, deadline: Deadline) -> LeaderAnswer 
         }
         let confirmed = tokio::time::timeout_at(deadline.instant(), core.raft.get_read_log_id()).await;
         let reason = match confirmed {
-            Ok(Ok((read, _))) => return LeaderAnswer::ReadIndex(number(read.as_ref())),
+            Ok(Ok((read, _))) => {
+                let read = number(read.as_ref()).max(core.committed_before_start());
+                return LeaderAnswer::ReadIndex(read);
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no majority answered in time".to_owned(),
         };

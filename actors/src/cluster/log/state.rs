@@ -42,6 +42,8 @@ pub(super) enum Step {
     SetVoters(BTreeSet<NodeId>),
     /// Send these no more entries.
     Drop(BTreeSet<NodeId>),
+    /// Have this one lead: the leader votes no more.
+    HandOver(NodeId),
 }
 
 /// How many members should vote.
@@ -66,6 +68,9 @@ pub(super) fn next_step(now: &Situation) -> Option<Step> {
     if !is_settled {
         return may_vote(now, &wanted).then_some(Step::SetVoters(wanted));
     }
+    if now.own.is_some_and(|own| !wanted.contains(&own)) {
+        return successor(&now.membership, now.own, &now.caught_up).map(Step::HandOver);
+    }
     let gone: BTreeSet<NodeId> = now.configured.difference(&members).copied().collect();
     if !gone.is_empty() {
         return Some(Step::Drop(gone));
@@ -80,6 +85,17 @@ fn may_vote(now: &Situation, voters: &BTreeSet<NodeId>) -> bool {
         is_up && (now.caught_up.contains(*id) || now.own == Some(**id))
     };
     !voters.is_empty() && voters.iter().filter(is_ready).count() > voters.len() / 2
+}
+
+/// Who can lead at once in the place of another.
+pub(super) fn successor(
+    membership: &Membership,
+    leader: Option<NodeId>,
+    caught_up: &BTreeSet<NodeId>,
+) -> Option<NodeId> {
+    let others = voters_of(membership).filter(|voter| Some(voter.id) != leader);
+    let able = others.filter(|voter| voter.state == MemberState::Up && caught_up.contains(&voter.id));
+    able.map(|voter| voter.id).next()
 }
 
 fn next_role(now: &Situation) -> Option<MemberCommand> {

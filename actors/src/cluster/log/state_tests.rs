@@ -68,6 +68,7 @@ fn settle(now: &mut Situation) -> BTreeSet<NodeId> {
             }
             Some(Step::AddLearners(newcomers)) => now.configured.extend(newcomers),
             Some(Step::SetVoters(voters)) => now.voters = vec![voters],
+            Some(Step::HandOver(to)) => now.own = Some(to),
             Some(Step::Drop(gone)) => now.configured.retain(|id| !gone.contains(id)),
         }
     }
@@ -177,4 +178,14 @@ fn members_are_down_since_they_were_first_seen_so() {
     set_state(&mut now, 2, MemberState::Down);
     down.note(&now.membership, 40);
     assert_eq!(down.of_which(|since| since <= 10), ids([]));
+}
+
+#[test]
+fn a_leader_that_votes_no_more_hands_over_before_anything_else() {
+    let mut now = cluster(4);
+    settle(&mut now);
+    now.membership.members.remove(&id(1));
+    assert_eq!(settle(&mut now), ids([2, 3, 4]));
+    assert_ne!(now.own, Some(id(1)));
+    assert!(!now.configured.contains(&id(1)));
 }

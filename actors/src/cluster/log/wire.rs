@@ -41,6 +41,8 @@ pub(super) enum Question {
         /// How long the other side waits for the answer.
         within_ms: u64,
     },
+    /// The leader wants to lead no more. Answered with nothing.
+    StandForElection,
 }
 
 /// Entries from the leader.

@@ -176,7 +176,7 @@ impl RecordGuard {
 
 impl RecordChange {
     /// Its size: key and record.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let record = self.record.as_ref().map_or(0, |record| record.0.len());
         ITEM_BYTES + self.tree.len() + self.key.len() + record
     }

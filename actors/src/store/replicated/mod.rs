@@ -31,7 +31,7 @@ pub use batch::{
 pub use core::Applying;
 pub(super) use core::{RAW_TREES, ReplicatedCore, split_raw_key};
 pub use feed::{AppliedChanges, RecordKey, TreeChange, TreeFeed, nudge};
-pub use snapshot::{Installation, ReplicatedSnapshot, SNAPSHOT_CHUNK_BYTES_MAX};
+pub use snapshot::{Installation, ReplicatedSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, records_of_chunk};
 pub use state::{Entries, ReplicatedState};
 pub use tree::{ReplicatedTree, Versioned, WRITE_WITHIN};
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::batch::LogIndex;
+use super::batch::{LogIndex, RecordBytes, RecordChange};
 use super::core::{Applied, OWN_TREE, ReplicatedCore, split_raw_key};
 use crate::store::engine::{EngineError, RawChange, Tree};
 use crate::store::envelope::{self, Place};
@@ -184,6 +184,26 @@ impl Chunk {
         self.0.extend_from_slice(&checksum.to_le_bytes());
         Some(self.0)
     }
+}
+
+/// The records of a chunk, each checked, as the changes that put them where they were; in the order of trees and keys.
+///
+/// # Errors
+/// What is wrong with the chunk.
+pub fn records_of_chunk(chunk: &[u8]) -> Result<Vec<RecordChange>, String> {
+    let to_change = |record| match record {
+        RawChange::Put { key, value } => {
+            let (tree, key) = split_raw_key(&key).ok_or("a key names no tree")?;
+            let key = std::str::from_utf8(key).map_err(|error| format!("a key is no text: {error}"))?;
+            Ok(Some(RecordChange {
+                tree: tree.to_owned(),
+                key: key.to_owned(),
+                record: Some(RecordBytes(value)),
+            }))
+        }
+        RawChange::Remove { .. } => Ok(None),
+    };
+    read_chunk(chunk)?.into_iter().map(to_change).filter_map(Result::transpose).collect()
 }
 
 /// The records of a chunk, each checked.

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod alone;
+mod backup;
 mod faults;
+mod figures;
 mod growth;
+mod kill;
 mod world;

@@ -1,6 +1,7 @@
 //! Nodes with real stores, and a network in memory between them that can be cut, slow and lossy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,7 +149,8 @@ impl Node {
 
 pub struct World {
     pub nodes: BTreeMap<u128, Node>,
-    folders: BTreeMap<u128, TempDir>,
+    folders: BTreeMap<u128, PathBuf>,
+    temporary: Vec<TempDir>,
     pub network: Network,
     pub settings: LogSettings,
 }
@@ -158,6 +160,7 @@ impl World {
         Self {
             nodes: BTreeMap::new(),
             folders: BTreeMap::new(),
+            temporary: Vec::new(),
             network: Network::default(),
             settings,
         }
@@ -165,7 +168,33 @@ impl World {
 
     /// A cluster of so many members, as many voters as there should be.
     pub async fn of(members: u128, settings: LogSettings) -> Self {
+        Self::new(settings).grown(members).await
+    }
+
+    /// As [`of`](Self::of), with the nodes' folders in this one.
+    pub async fn in_folder(folder: &Path, members: u128, settings: LogSettings) -> Self {
         let mut world = Self::new(settings);
+        world.place_in(folder, members);
+        world.grown(members).await
+    }
+
+    /// The cluster that was there before.
+    pub async fn again(folder: &Path, members: u128, settings: LogSettings) -> Self {
+        let mut world = Self::new(settings);
+        world.place_in(folder, members);
+        for number in 1..=members {
+            world.start(number).await;
+        }
+        world
+    }
+
+    fn place_in(&mut self, folder: &Path, members: u128) {
+        let place = |number: u128| (number, folder.join(number.to_string()));
+        self.folders = (1..=members).map(place).collect();
+    }
+
+    async fn grown(mut self, members: u128) -> Self {
+        let world = &mut self;
         world.start(1).await;
         let first = &world.nodes[&1];
         first.log.initialize().await.unwrap();
@@ -178,7 +207,7 @@ impl World {
             world.join(number).await;
         }
         world.settled().await;
-        world
+        self
     }
 
     pub async fn join(&mut self, number: u128) {
@@ -190,11 +219,13 @@ impl World {
 
     /// Starts a node in its folder.
     pub async fn start(&mut self, number: u128) {
-        let folder = self
-            .folders
-            .entry(number)
-            .or_insert_with(|| tempfile::tempdir().unwrap());
-        let store = open_when_free(folder.path()).await;
+        let folder = self.folders.entry(number).or_insert_with(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().to_owned();
+            self.temporary.push(folder);
+            path
+        });
+        let store = open_when_free(folder).await;
         let transport = MemoryTransport {
             own: id(number),
             network: Arc::clone(&self.network),
@@ -219,6 +250,13 @@ impl World {
         let mut node = self.nodes.remove(&number).unwrap();
         node.tasks.shutdown().await;
         node.log.shut_down().await;
+    }
+
+    pub async fn stop_all(&mut self) {
+        let numbers: Vec<u128> = self.nodes.keys().copied().collect();
+        for number in numbers {
+            self.stop(number).await;
+        }
     }
 
     pub fn cut(&self, some: &[u128], others: &[u128]) {
@@ -276,10 +314,17 @@ impl World {
         for node in self.nodes.values() {
             node.log.linearize(within(10)).await.unwrap();
         }
-        let mut all = self.nodes.values().map(Node::all);
-        let first = all.next().unwrap();
-        for other in all {
-            assert_eq!(first, other);
+        let mut all = self.nodes.values().map(|node| (node, node.all()));
+        let (_, first) = all.next().unwrap();
+        for (node, other) in all {
+            let differs = |key: &&String| first.get(*key) != other.get(*key);
+            let keys: BTreeSet<&String> = first.keys().chain(other.keys()).filter(differs).collect();
+            let statuses: Vec<_> = self.nodes.values().map(|node| node.log.status()).collect();
+            assert!(
+                keys.is_empty(),
+                "{:?} differs at {keys:?}: {statuses:#?}",
+                node.log
+            );
         }
         let mut memberships = self
             .nodes
