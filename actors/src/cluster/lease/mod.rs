@@ -1,5 +1,58 @@
-//! The lease: who may act at all, and when a former owner surely does no more.
+//! The lease: who may act for placed actors at all, and when a former owner surely does no more.
+//!
+//! # The rules
+//! A node renews its lease with the log's leader. The leader answers on the strength of a round in which a majority
+//! confirmed its leadership; the lease lasts [`LeaseTiming::lasts`] from the *begin of that round*. Who is elected later
+//! was so by at least one of those who confirmed, after the round began; a new leader that waits for one lease after its
+//! election therefore knows that all leases its predecessors gave have ended. The node counts what remains of its lease
+//! from before it asked, so that delays only make it shorter.
+//!
+//! A node that holds a lease acts for what it owned at each epoch it has seen since the last *cleared* one. With each
+//! renewal it says up to which epoch it has *settled*, that is, given up what it does not own. The leader clears the
+//! current epoch when all who may hold a lease have settled for exactly this epoch, and grants leases only to those who
+//! have settled for the last cleared epoch, and, after an election, for the epoch at that time. Hence, if two nodes hold
+//! leases, the one that knows the earlier cleared epoch has seen the later one and keeps to it; so no address has two
+//! nodes that act for it. (`model` plays this against delays, losses, pauses and elections.)
+//!
+//! A member that is declared down loses its addresses with that epoch; others get them when the epoch is cleared: when it
+//! has settled, or its lease is over. A node whose lease has ended stops everything before it asks for the next.
+//!
+//! # Layout
+//! - `tenant`: the holder's side, pure; `lessor`: the leader's side, pure
+//! - `clock`: until when this node may act, readable by everyone
+//! - `wire`: what they say to each other
 
 mod clock;
+mod lessor;
+#[cfg(test)]
+mod model;
+mod tenant;
+mod wire;
+
+use std::time::Duration;
 
 pub(in crate::cluster) use clock::LeaseClock;
+
+/// How long leases last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTiming {
+    /// From the round in which a majority confirmed the leader to the end of the lease.
+    pub lasts: Duration,
+    /// What a node may take to stop when its lease has ended, and clocks may differ in speed meanwhile.
+    pub grace: Duration,
+    /// How often a node renews.
+    pub renew_every: Duration,
+    /// A confirmation of this age still serves for a renewal, so that those of many nodes share one round.
+    pub round_serves: Duration,
+}
+
+impl Default for LeaseTiming {
+    fn default() -> Self {
+        Self {
+            lasts: Duration::from_millis(600),
+            grace: Duration::from_millis(150),
+            renew_every: Duration::from_millis(150),
+            round_serves: Duration::from_millis(75),
+        }
+    }
+}

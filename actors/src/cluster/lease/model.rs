@@ -1,0 +1,568 @@
+//! Plays tenants and lessors against delays, losses, pauses, elections and changes of the membership, and looks at every
+//! moment whether two nodes act for one address.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use proptest::prelude::*;
+use tokio::time::Instant;
+use troupe_protocol::cluster::{
+    Address, EntityKind, Epoch, Generation, Member, MemberState, Membership, Role,
+};
+use troupe_protocol::id::NodeId;
+use troupe_protocol::time::Timestamp;
+
+use super::LeaseTiming;
+use super::lessor::{Effect, Lessor};
+use super::tenant::Tenant;
+use super::wire::{Renewal, Verdict};
+use crate::cluster::placement::{View, Whereabouts};
+
+const NODES: usize = 4;
+const ADDRESSES: usize = 12;
+
+fn id(node: usize) -> NodeId {
+    NodeId::from_ulid(ulid::Ulid(node as u128 + 1))
+}
+
+fn membership(epoch: u64, up: &BTreeSet<usize>) -> Arc<Membership> {
+    let member = |node: usize| {
+        let member = Member {
+            id: id(node),
+            name: format!("node-{node}").parse().unwrap(),
+            generation: Generation(1),
+            role: Role::Voter,
+            state: if up.contains(&node) {
+                MemberState::Up
+            } else {
+                MemberState::Down
+            },
+            cluster_address: String::new(),
+            edge_address: String::new(),
+            version: String::new(),
+            joined_at: Timestamp::from_unix_ms(0),
+        };
+        (id(node), member)
+    };
+    Arc::new(Membership {
+        epoch: Epoch(epoch),
+        members: (0..NODES).map(member).collect(),
+    })
+}
+
+/// What will happen, in milliseconds.
+enum Event {
+    Renew(usize),
+    Asked {
+        at: usize,
+        from: usize,
+        renewal: Renewal,
+        asked_ms: u64,
+    },
+    Answered {
+        at: usize,
+        asked_ms: u64,
+        verdict: Verdict,
+    },
+    Cleared {
+        at: usize,
+        epoch: Epoch,
+    },
+    /// A majority answers the leader's round, or not any more.
+    RoundReached {
+        at: usize,
+        term: u64,
+    },
+    RoundDone {
+        at: usize,
+        term: u64,
+        confirmed: bool,
+    },
+    Apply {
+        at: usize,
+        epoch: usize,
+    },
+    Elected {
+        at: usize,
+        term: u64,
+    },
+    Deposed {
+        at: usize,
+        term: u64,
+    },
+    Settled {
+        at: usize,
+        settling: u64,
+        view: Arc<View>,
+        held: bool,
+    },
+}
+
+struct Node {
+    tenant: Tenant,
+    turn: Option<(u64, Lessor<(usize, u64)>)>,
+    /// The addresses for which something acts.
+    acting: BTreeSet<usize>,
+    settling: u64,
+    paused_until: u64,
+    was_paused: bool,
+}
+
+struct World {
+    rng: Rng,
+    start: Instant,
+    now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    scheduled: u64,
+    nodes: Vec<Node>,
+    memberships: Vec<Arc<Membership>>,
+    term: u64,
+    leader: usize,
+    with_pauses: bool,
+    /// Whether messages are lost and late.
+    is_rough: bool,
+    /// Pairs of nodes whose messages are lost, and until when.
+    cuts: VecDeque<(usize, usize, u64)>,
+    timing: LeaseTiming,
+    asks_answered: u64,
+    hand_overs: u64,
+    last_actor: BTreeMap<usize, usize>,
+}
+
+impl World {
+    fn new(seed: u64, with_pauses: bool) -> Self {
+        let memberships = vec![membership(1, &(0..NODES).collect())];
+        let node = |node: usize| Node {
+            tenant: Tenant::new(id(node), Arc::clone(&memberships[0])),
+            turn: None,
+            acting: BTreeSet::new(),
+            settling: 0,
+            paused_until: 0,
+            was_paused: false,
+        };
+        let mut world = Self {
+            rng: Rng::with_seed(seed),
+            start: Instant::now(),
+            now: 1,
+            events: BTreeMap::new(),
+            scheduled: 0,
+            nodes: (0..NODES).map(node).collect(),
+            memberships: memberships.clone(),
+            term: 0,
+            leader: 0,
+            with_pauses,
+            is_rough: true,
+            cuts: VecDeque::new(),
+            timing: LeaseTiming::default(),
+            asks_answered: 0,
+            hand_overs: 0,
+            last_actor: BTreeMap::new(),
+        };
+        world.elect();
+        for node in 0..NODES {
+            world.settle(node);
+            world.after(0, 150, Event::Renew(node));
+        }
+        world
+    }
+
+    fn instant(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    fn after(&mut self, min: u64, max: u64, event: Event) {
+        let at = self.now + self.rng.u64(min..=max);
+        self.scheduled += 1;
+        self.events.insert((at, self.scheduled), event);
+    }
+
+    fn send(&mut self, from: usize, to: usize, event: Event) {
+        let is_cut = self
+            .cuts
+            .iter()
+            .any(|(a, b, until)| *a == from && *b == to && *until > self.now);
+        if is_cut || (self.is_rough && self.rng.u8(..) < 10) {
+            return;
+        }
+        let slow = self.is_rough && self.rng.u8(..) < 20;
+        self.after(0, if slow { 700 } else { 12 }, event);
+    }
+
+    fn elect(&mut self) {
+        let old = (self.leader, self.term);
+        self.term += 1;
+        self.leader = self.rng.usize(..NODES);
+        self.after(
+            0,
+            900,
+            Event::Deposed {
+                at: old.0,
+                term: old.1,
+            },
+        );
+        let (at, term) = (self.leader, self.term);
+        self.after(0, 150, Event::Elected { at, term });
+    }
+
+    fn change_membership(&mut self) {
+        let up = (0..NODES).filter(|_| self.rng.u8(..) < 190).collect();
+        let epoch = self.memberships.len() + 1;
+        self.memberships.push(membership(epoch as u64, &up));
+        for at in 0..NODES {
+            let slow = self.rng.u8(..) < 40;
+            self.after(0, if slow { 900 } else { 20 }, Event::Apply { at, epoch });
+        }
+    }
+
+    /// The hosts are told anew, which supersedes what they were told before.
+    fn settle(&mut self, at: usize) {
+        let now = self.instant(self.now);
+        let node = &mut self.nodes[at];
+        node.settling += 1;
+        let event = Event::Settled {
+            at,
+            settling: node.settling,
+            view: Arc::new(node.tenant.view()),
+            held: node.tenant.until().is_some_and(|until| until > now),
+        };
+        let grace = self.timing.grace.as_millis() as u64;
+        self.after(0, grace - 2, event);
+    }
+
+    fn apply(&mut self, at: usize, epoch: usize) {
+        let membership = Arc::clone(&self.memberships[epoch - 1]);
+        let now = self.instant(self.now);
+        let is_new = self.nodes[at].tenant.adopt(Arc::clone(&membership));
+        if !is_new {
+            return;
+        }
+        self.settle(at);
+        let effects = self.nodes[at]
+            .turn
+            .as_mut()
+            .map(|(_, lessor)| lessor.applied(&membership, now));
+        self.perform(at, effects.unwrap_or_default());
+    }
+
+    fn perform(&mut self, at: usize, effects: Vec<Effect<(usize, u64)>>) {
+        for effect in effects {
+            match effect {
+                Effect::StartRound => {
+                    let term = self.nodes[at].turn.as_ref().unwrap().0;
+                    self.after(0, 30, Event::RoundReached { at, term });
+                }
+                Effect::Answer((to, asked_ms), verdict) => {
+                    self.send(
+                        at,
+                        to,
+                        Event::Answered {
+                            at: to,
+                            asked_ms,
+                            verdict,
+                        },
+                    );
+                }
+                Effect::Announce(epoch) => {
+                    for to in 0..NODES {
+                        self.send(at, to, Event::Cleared { at: to, epoch });
+                    }
+                }
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now = self.instant(self.now);
+        match event {
+            Event::Renew(at) => {
+                self.after(150, 150, Event::Renew(at));
+                let renewal = self.nodes[at].tenant.renewal();
+                // Sometimes a node believes that an old leader still leads.
+                let to = if self.rng.u8(..) < 240 {
+                    self.leader
+                } else {
+                    self.rng.usize(..NODES)
+                };
+                let asked_ms = self.now;
+                self.send(
+                    at,
+                    to,
+                    Event::Asked {
+                        at: to,
+                        from: at,
+                        renewal,
+                        asked_ms,
+                    },
+                );
+            }
+            Event::Asked {
+                at,
+                from,
+                renewal,
+                asked_ms,
+            } => {
+                let effects = self.nodes[at]
+                    .turn
+                    .as_mut()
+                    .map(|(_, lessor)| lessor.asked(id(from), renewal, (from, asked_ms), now));
+                self.perform(at, effects.unwrap_or_default());
+            }
+            Event::Answered {
+                at,
+                asked_ms,
+                verdict:
+                    Verdict::Granted {
+                        remaining_us,
+                        cleared,
+                    },
+            } => {
+                let until = self.instant(asked_ms) + Duration::from_micros(remaining_us);
+                let tenant = &mut self.nodes[at].tenant;
+                let is_new = tenant.granted(until, now);
+                let has_cleared = tenant.clear(cleared);
+                if is_new || has_cleared {
+                    self.settle(at);
+                }
+            }
+            Event::Answered { .. } => {}
+            Event::Cleared { at, epoch } => {
+                if self.nodes[at].tenant.clear(epoch) {
+                    self.settle(at);
+                }
+            }
+            Event::RoundReached { at, term } => {
+                let confirmed = term == self.term;
+                self.after(0, 30, Event::RoundDone { at, term, confirmed });
+            }
+            Event::RoundDone { at, term, confirmed } => {
+                let turn = self.nodes[at].turn.as_mut().filter(|(turn, _)| *turn == term);
+                let effects = turn.map(|(_, lessor)| lessor.round_done(confirmed, now));
+                self.perform(at, effects.unwrap_or_default());
+            }
+            Event::Apply { at, epoch } => self.apply(at, epoch),
+            Event::Elected { at, term } if term == self.term => {
+                self.apply(at, self.memberships.len());
+                let applied = self.memberships.last().unwrap();
+                let lessor = Lessor::new(self.timing, now, applied);
+                self.nodes[at].turn = Some((term, lessor));
+            }
+            Event::Elected { .. } => {}
+            Event::Deposed { at, term } => {
+                let node = &mut self.nodes[at];
+                node.turn = node.turn.take().filter(|(turn, _)| *turn != term);
+            }
+            Event::Settled {
+                at,
+                settling,
+                view,
+                held,
+            } if settling == self.nodes[at].settling => {
+                let node = &mut self.nodes[at];
+                let is_owned =
+                    |key: &usize| matches!(view.whereabouts(&address(*key), held), Whereabouts::Here(_));
+                node.acting.retain(is_owned);
+                node.tenant.has_settled(view.epoch(), view.lapses);
+            }
+            Event::Settled { .. } => {}
+        }
+    }
+
+    fn step(&mut self) {
+        for at in 0..NODES {
+            if self.nodes[at].paused_until > self.now {
+                continue;
+            }
+            let now = self.instant(self.now);
+            if self.nodes[at].tenant.expire(now) {
+                self.settle(at);
+            }
+            let effects = self.nodes[at].turn.as_mut().map(|(_, lessor)| lessor.tick(now));
+            self.perform(at, effects.unwrap_or_default());
+        }
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let event = entry.remove();
+            let at = at_node(&event);
+            let paused_until = self.nodes[at].paused_until;
+            if paused_until > self.now && !matches!(event, Event::RoundReached { .. }) {
+                self.after(paused_until - self.now, paused_until - self.now + 1, event);
+            } else {
+                self.happen(event);
+            }
+        }
+        self.disturb();
+        self.act();
+        self.now += 1;
+    }
+
+    fn disturb(&mut self) {
+        if self.rng.u32(..1_500) == 0 {
+            self.elect();
+        }
+        if self.rng.u32(..500) == 0 {
+            self.change_membership();
+            if self.rng.bool() {
+                self.change_membership();
+            }
+        }
+        if self.rng.u32(..500) == 0 {
+            let (from, to) = (self.rng.usize(..NODES), self.rng.usize(..NODES));
+            let until = self.now + self.rng.u64(100..2_000);
+            self.cuts.push_back((from, to, until));
+            self.cuts.retain(|cut| cut.2 > self.now);
+        }
+        if self.with_pauses && self.rng.u32(..700) == 0 {
+            let at = self.rng.usize(..NODES);
+            self.nodes[at].paused_until = self.now + self.rng.u64(10..2_000);
+            self.nodes[at].was_paused = true;
+        }
+    }
+
+    /// Everyone is asked for everything, all the time.
+    fn act(&mut self) {
+        let now = self.instant(self.now);
+        let views: Vec<View> = self.nodes.iter().map(|node| node.tenant.view()).collect();
+        for key in 0..ADDRESSES {
+            let address = address(key);
+            let mut actors = Vec::new();
+            for (at, node) in self.nodes.iter_mut().enumerate() {
+                if node.paused_until > self.now {
+                    continue;
+                }
+                let held = node.tenant.until().is_some_and(|until| until > now);
+                let is_here = matches!(views[at].whereabouts(&address, held), Whereabouts::Here(_));
+                if is_here {
+                    node.acting.insert(key);
+                }
+                // A process that was stopped in the middle of its work goes on with it until it notices; the gate is shut.
+                if is_here || (node.acting.contains(&key) && !node.was_paused) {
+                    actors.push(at);
+                }
+            }
+            assert!(
+                actors.len() <= 1,
+                "{actors:?} act for {key} at {} ms:\n{:#?}",
+                self.now,
+                actors
+                    .iter()
+                    .map(|at| &self.nodes[*at].tenant)
+                    .collect::<Vec<_>>()
+            );
+            if let Some(actor) = actors.first() {
+                self.asks_answered += 1;
+                let former = self.last_actor.insert(key, *actor);
+                self.hand_overs += u64::from(former.is_some_and(|former| former != *actor));
+            }
+        }
+    }
+}
+
+fn at_node(event: &Event) -> usize {
+    match event {
+        Event::Renew(at)
+        | Event::Asked { at, .. }
+        | Event::Answered { at, .. }
+        | Event::Cleared { at, .. }
+        | Event::RoundReached { at, .. }
+        | Event::RoundDone { at, .. }
+        | Event::Apply { at, .. }
+        | Event::Elected { at, .. }
+        | Event::Deposed { at, .. }
+        | Event::Settled { at, .. } => *at,
+    }
+}
+
+fn address(key: usize) -> Address {
+    Address::new(EntityKind::Session, key.to_string())
+}
+
+const RUN_MS: u64 = 8_000;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 0, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_address_ever_has_two_who_act(seed: u64, with_pauses: bool) {
+        let mut world = World::new(seed, with_pauses);
+        while world.now < RUN_MS {
+            world.step();
+        }
+        // What never acts is no proof of anything.
+        prop_assert!(world.asks_answered > RUN_MS, "only {} asks were answered", world.asks_answered);
+        prop_assert!(world.hand_overs > 0, "no address changed hands");
+    }
+}
+
+#[test]
+fn without_disturbance_everything_is_owned_and_a_loss_is_made_good_within_a_second() {
+    let mut world = World::new(7, false);
+    world.is_rough = false;
+    let everybody: BTreeSet<usize> = (0..NODES).collect();
+    let undisturbed = |world: &mut World, until: u64| {
+        while world.now < until {
+            world.step_undisturbed();
+        }
+    };
+    undisturbed(&mut world, 1_500);
+    let actors = world.actors();
+    assert_eq!(actors.len(), ADDRESSES, "all addresses are acted for");
+    let lost = (world.leader + 1) % NODES;
+    world.nodes[lost].paused_until = u64::MAX;
+    let without: BTreeSet<usize> = everybody.into_iter().filter(|node| *node != lost).collect();
+    world.memberships.push(membership(2, &without));
+    for at in 0..NODES {
+        world.after(0, 5, Event::Apply { at, epoch: 2 });
+    }
+    undisturbed(&mut world, 2_500);
+    let actors = world.actors();
+    assert_eq!(
+        actors.len(),
+        ADDRESSES,
+        "all addresses are acted for by the others"
+    );
+}
+
+impl World {
+    fn step_undisturbed(&mut self) {
+        self.cuts.clear();
+        for at in 0..NODES {
+            let now = self.instant(self.now);
+            if self.nodes[at].paused_until > self.now {
+                continue;
+            }
+            if self.nodes[at].tenant.expire(now) {
+                self.settle(at);
+            }
+            let effects = self.nodes[at].turn.as_mut().map(|(_, lessor)| lessor.tick(now));
+            self.perform(at, effects.unwrap_or_default());
+        }
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let event = entry.remove();
+            if self.nodes[at_node(&event)].paused_until <= self.now {
+                self.happen(event);
+            }
+        }
+        self.act();
+        self.now += 1;
+    }
+
+    fn actors(&self) -> BTreeSet<usize> {
+        let now = self.instant(self.now);
+        let acts = |node: &Node, key: usize| {
+            let held = node.tenant.until().is_some_and(|until| until > now);
+            let whereabouts = node.tenant.view().whereabouts(&address(key), held);
+            node.paused_until <= self.now && matches!(whereabouts, Whereabouts::Here(_))
+        };
+        (0..ADDRESSES)
+            .filter(|key| self.nodes.iter().any(|node| acts(node, *key)))
+            .collect()
+    }
+}
