@@ -1,7 +1,7 @@
 //! What the rest of the node uses of the cluster.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use troupe_protocol::cluster::{
     Address, EntityKind, Epoch, Generation, Member, MemberState, Membership, NodeName, Role,
 };
@@ -21,7 +21,8 @@ use troupe_protocol::wire;
 use super::dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, decoded};
 use super::error::ClusterError;
 use super::lease::LeaseClock;
-use super::link::ServiceError;
+use super::link::{LinksHandle, ServiceError};
+use super::log::LogHandle;
 use super::placement::{Hosts, Owners, PlacedCounts, View, Whereabouts};
 use crate::runtime::{Deadline, trace};
 
@@ -40,6 +41,14 @@ pub(super) struct Shared {
     pub epochs: watch::Sender<(Epoch, bool)>,
     pub hosts: Hosts,
     pub observers: RwLock<BTreeMap<ObserveTopic, Arc<dyn ObserveHost>>>,
+    /// How other nodes are reached; nothing [`alone`](ClusterHandle::alone).
+    pub reach: OnceLock<Reach>,
+}
+
+/// How other nodes are reached.
+pub(super) struct Reach {
+    pub links: LinksHandle,
+    pub log: LogHandle,
 }
 
 impl std::fmt::Debug for ClusterHandle {
@@ -87,8 +96,7 @@ impl ClusterHandle {
 
     /// Where an address is to be asked. Does no I/O and takes well under a microsecond.
     pub fn whereabouts(&self, address: &Address) -> Whereabouts {
-        let lease_held = self.shared.lease.is_held();
-        self.shared.view.load().whereabouts(address, lease_held)
+        self.shared.whereabouts(address)
     }
 
     /// The current epoch, and whether this node holds a lease. Changes, too, when only the answer of
@@ -143,9 +151,7 @@ impl ClusterHandle {
         question: Bytes,
         deadline: Deadline,
     ) -> Result<Bytes, ClusterError> {
-        self.shared
-            .answer_here(address, question, deadline, Parts::ignored())
-            .await
+        self.shared.ask(address, question, deadline, None).await
     }
 
     /// Asks the placed actor at an address for an answer that comes in parts.
@@ -159,9 +165,9 @@ impl ClusterHandle {
         deadline: Deadline,
     ) -> Result<EntityStream<P, A>, ClusterError> {
         let question = encoded(question)?;
-        let (parts, received) = Parts::channel();
+        let (parts, received) = mpsc::channel(PARTS_WAITING_MAX);
         let (shared, address) = (Arc::clone(&self.shared), address.clone());
-        let answer = async move { shared.answer_here(&address, question, deadline, parts).await };
+        let answer = async move { shared.ask(&address, question, deadline, Some(parts)).await };
         Ok(EntityStream::new(received, Box::pin(answer)))
     }
 
@@ -176,16 +182,60 @@ impl ClusterHandle {
         question: &Q,
         deadline: Deadline,
     ) -> Result<A, ClusterError> {
+        let answer = self
+            .ask_node_bytes(node, &topic, encoded(question)?, deadline)
+            .await?;
+        decoded(&answer)
+    }
+
+    /// As [`ask_node`](Self::ask_node), for who encodes and decodes himself.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; never later than the deadline.
+    pub async fn ask_node_bytes(
+        &self,
+        node: NodeId,
+        topic: &ObserveTopic,
+        question: Bytes,
+        deadline: Deadline,
+    ) -> Result<Bytes, ClusterError> {
         #[cfg(test)]
-        if let Some(answer) = super::testkit::carry_to(node, &topic, encoded(question)?, deadline).await {
-            return decoded(&answer?);
+        if let Some(answer) = super::testkit::carry_to(node, topic, question.clone(), deadline).await {
+            return answer;
         }
-        if node != self.shared.node_id {
-            return Err(ClusterError::NodeNotFound(node.to_string()));
+        if node == self.shared.node_id {
+            let context = self.shared.context(deadline, Parts::ignored());
+            let answer = self.shared.observe_here(topic, question, context);
+            return answer_in_time(answer, deadline).await;
         }
-        let context = self.shared.context(deadline, Parts::ignored());
-        let answer = self.shared.observe_here(&topic, encoded(question)?, context);
-        decoded(&answer_in_time(answer, deadline).await?)
+        let reach = self.shared.reach_of(node)?;
+        observe_there(reach, node, topic, &question, deadline).await
+    }
+
+    /// Asks a node about itself, for an answer that comes in parts.
+    ///
+    /// # Errors
+    /// When the question cannot travel; all else comes from the stream.
+    pub fn stream_node<Q: Serialize, P: DeserializeOwned, A: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        topic: ObserveTopic,
+        question: &Q,
+        deadline: Deadline,
+    ) -> Result<EntityStream<P, A>, ClusterError> {
+        let question = encoded(question)?;
+        let (parts, received) = mpsc::channel(PARTS_WAITING_MAX);
+        let shared = Arc::clone(&self.shared);
+        let answer = async move {
+            if node == shared.node_id {
+                let context = shared.context(deadline, Parts::here(parts));
+                let answer = shared.observe_here(&topic, question, context);
+                return answer_in_time(answer, deadline).await;
+            }
+            let reach = shared.reach_of(node)?;
+            observe_stream(reach, node, &topic, &question, deadline, &parts).await
+        };
+        Ok(EntityStream::new(received, Box::pin(answer)))
     }
 }
 
@@ -196,7 +246,7 @@ pub(super) fn encoded<Q: Serialize>(question: &Q) -> Result<Bytes, ClusterError>
         .map_err(|error| ClusterError::Wire(error.to_string()))
 }
 
-async fn answer_in_time(
+pub(super) async fn answer_in_time(
     answer: BoxFuture<'static, Result<Bytes, ServiceError>>,
     deadline: Deadline,
 ) -> Result<Bytes, ClusterError> {
@@ -214,6 +264,7 @@ impl Shared {
             epochs: watch::Sender::new((view.epoch(), false)),
             hosts: Hosts::new(),
             observers: RwLock::new(BTreeMap::new()),
+            reach: OnceLock::new(),
             view: ArcSwap::from_pointee(view),
         }
     }
@@ -236,11 +287,6 @@ impl Shared {
         deadline: Deadline,
         parts: Parts,
     ) -> Result<Bytes, ClusterError> {
-        #[cfg(test)]
-        let (question, parts) = match super::testkit::carry(self, address, question, deadline, parts).await {
-            Ok(answer) => return answer,
-            Err(for_here) => for_here,
-        };
         let Some(host) = self.hosts.get(address.kind) else {
             return Err(ClusterError::Elsewhere {
                 address: address.clone(),
@@ -249,6 +295,19 @@ impl Shared {
         };
         let context = self.context(deadline, parts);
         answer_in_time(host.ask(address.key.clone(), question, context), deadline).await
+    }
+
+    /// See [`ClusterHandle::whereabouts`].
+    pub fn whereabouts(&self, address: &Address) -> Whereabouts {
+        let lease_held = self.lease.is_held();
+        self.view.load().whereabouts(address, lease_held)
+    }
+
+    /// The way to another member.
+    pub fn reach_of(&self, node: NodeId) -> Result<&Reach, ClusterError> {
+        let is_member = self.view.load().membership.members.contains_key(&node);
+        let reach = self.reach.get().filter(|_| is_member);
+        reach.ok_or_else(|| ClusterError::NodeNotFound(node.to_string()))
     }
 
     /// Answers what is asked about this node.

@@ -28,7 +28,9 @@ pub trait EntityHost: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>>;
 
     /// Membership or lease have changed. Stops what is not `owned` (drained and kept, where that is possible in a short
-    /// time) and starts what is and must run without being asked. Ends when nothing acts any more that is not owned.
+    /// time) and begins to start what is and must run without being asked. Ends when nothing acts any more that is not
+    /// owned; it does not wait for what it starts. When things change again meanwhile, the future is dropped and another
+    /// call follows. After the end of a lease everything must have stopped within 150 ms.
     fn settle(&self, epoch: Epoch, owned: Owned) -> BoxFuture<'static, ()>;
 
     /// How many actors of the kind run here.
@@ -68,7 +70,7 @@ enum Way {
 }
 
 /// How many parts may wait for a listener on the same node.
-const PARTS_WAITING_MAX: usize = 64;
+pub(in crate::cluster) const PARTS_WAITING_MAX: usize = 64;
 
 impl Parts {
     /// Parts that nobody wants.
@@ -76,10 +78,14 @@ impl Parts {
         Self(Way::Nowhere)
     }
 
-    /// Parts for a listener in this process.
+    /// Parts for a listener in this process; for tests of hosts.
     pub fn channel() -> (Self, mpsc::Receiver<Bytes>) {
         let (sender, receiver) = mpsc::channel(PARTS_WAITING_MAX);
         (Self(Way::Here(sender)), receiver)
+    }
+
+    pub(in crate::cluster) fn here(parts: mpsc::Sender<Bytes>) -> Self {
+        Self(Way::Here(parts))
     }
 
     pub(super) fn over_link(parts: PartSender) -> Self {

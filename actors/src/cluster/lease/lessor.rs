@@ -85,6 +85,10 @@ impl<W> Lessor<W> {
     pub fn asked(&mut self, node: NodeId, renewal: Renewal, to: W, now: Instant) -> Vec<Effect<W>> {
         self.cleared = self.cleared.max(renewal.cleared);
         self.certain = self.certain.max(renewal.cleared);
+        // What a holder has given up counts at once, so that the round which renews its lease can clear the epoch.
+        if let (Some(holder), Some(settled)) = (self.holders.get_mut(&node), renewal.settled) {
+            holder.settled = holder.settled.max(settled);
+        }
         let serves = |round: &Round| now.saturating_duration_since(round.began) <= self.timing.round_serves;
         match self.confirmed.filter(serves) {
             Some(round) => {
@@ -95,7 +99,8 @@ impl<W> Lessor<W> {
             }
             None => {
                 self.waiting.push(Waiting { node, renewal, to });
-                self.start_round(now).into_iter().collect()
+                let clearing = self.advance(now);
+                clearing.or_else(|| self.start_round(now)).into_iter().collect()
             }
         }
     }

@@ -19,19 +19,27 @@
 //!
 //! # Layout
 //! - `tenant`: the holder's side, pure; `lessor`: the leader's side, pure
+//! - `actor`: the actor of both sides; `messages`: what it is told, and [`LeaseHandle`]; `service`: over links
 //! - `clock`: until when this node may act, readable by everyone
 //! - `wire`: what they say to each other
 
+mod actor;
 mod clock;
 mod lessor;
+mod messages;
 #[cfg(test)]
 mod model;
+mod service;
 mod tenant;
 mod wire;
 
 use std::time::Duration;
 
+pub(in crate::cluster) use actor::{LeaseParts, child};
 pub(in crate::cluster) use clock::LeaseClock;
+pub(in crate::cluster) use messages::LeaseHandle;
+pub(in crate::cluster) use service::LeaseService;
+pub(in crate::cluster) use tenant::Tenant;
 
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,6 +38,13 @@ impl Tenant {
         }
     }
 
+    /// As after so many lapses, so that nothing of an earlier life counts.
+    #[must_use]
+    pub fn after_lapses(mut self, lapses: u64) -> Self {
+        self.lapses = lapses;
+        self
+    }
+
     /// The log has come to a new membership. Answers whether it is new.
     pub fn adopt(&mut self, membership: Arc<Membership>) -> bool {
         if membership.epoch <= self.membership.epoch {

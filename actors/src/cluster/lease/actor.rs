@@ -1,0 +1,367 @@
+//! The actor that holds this node's lease, and gives leases to all while this node leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+use troupe_protocol::id::NodeId;
+use troupe_protocol::observe::ExitReason;
+use troupe_protocol::wire;
+
+use super::LeaseTiming;
+use super::lessor::{Effect, Lessor};
+use super::messages::{LeaseHandle, LeaseMessage};
+use super::tenant::Tenant;
+use super::wire::{Notice, Verdict};
+use crate::cluster::handle::Shared;
+use crate::cluster::link::{LinksHandle, Service};
+use crate::cluster::log::{LogHandle, Term};
+use crate::cluster::membership::MembershipHandle;
+use crate::runtime::{Actor, ActorError, ChildSpec, Context, Deadline, Reply, TimerHandle};
+
+/// How often the actor looks at the clock at least, and while an epoch is being cleared.
+const TICK_MAX: Duration = Duration::from_millis(50);
+const TICK_CLEARING: Duration = Duration::from_millis(10);
+/// How long the leader may take to have its leadership confirmed, or to apply what was committed.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
+/// How long the hosts may take to stop everything when the node stops.
+const SETTLE_BEFORE_LEAVING: Duration = Duration::from_secs(2);
+
+/// What the lease's actor works with.
+#[derive(Clone)]
+pub(in crate::cluster) struct LeaseParts {
+    pub shared: Arc<Shared>,
+    pub log: LogHandle,
+    pub links: LinksHandle,
+    pub membership: MembershipHandle,
+    pub timing: LeaseTiming,
+}
+
+/// Owned state, made anew after a restart: a node without a lease that has to settle first.
+pub(in crate::cluster) struct LeaseActor {
+    parts: LeaseParts,
+    own: LeaseHandle,
+    tenant: Tenant,
+    leader: Option<(NodeId, Term)>,
+    lessor: Option<(Term, Lessor<Reply<Verdict>>)>,
+    renewed_at: Option<Instant>,
+    timer: Option<TimerHandle>,
+}
+
+/// The lease's actor, for the cluster's supervisor.
+pub(in crate::cluster) fn child(handle: LeaseHandle, parts: LeaseParts) -> ChildSpec {
+    ChildSpec::actor(handle.mailbox.clone(), move || {
+        let membership = Arc::clone(&parts.log.membership().borrow());
+        let lapses_before = parts.shared.view.load().lapses;
+        LeaseActor {
+            tenant: Tenant::new(parts.shared.node_id, membership).after_lapses(lapses_before + 1),
+            own: handle.clone(),
+            parts: parts.clone(),
+            leader: None,
+            lessor: None,
+            renewed_at: None,
+            timer: None,
+        }
+    })
+}
+
+impl Actor for LeaseActor {
+    type Message = LeaseMessage;
+    const KIND: &'static str = "lease";
+
+    async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        self.publish();
+        let mut memberships = self.parts.log.membership();
+        let mut leaders = self.parts.log.leader();
+        let own = self.own.clone();
+        ctx.spawn("follow the log", async move {
+            memberships.mark_changed();
+            leaders.mark_changed();
+            loop {
+                let message = tokio::select! {
+                    Ok(()) = memberships.changed() => {
+                        LeaseMessage::Applied(Arc::clone(&memberships.borrow_and_update()))
+                    }
+                    Ok(()) = leaders.changed() => LeaseMessage::LeaderChanged(*leaders.borrow_and_update()),
+                    else => break,
+                };
+                own.tell(message);
+            }
+        });
+        ctx.mailbox().tell(LeaseMessage::Tick)?;
+        Ok(())
+    }
+
+    async fn handle(&mut self, message: LeaseMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
+        let now = Instant::now();
+        match message {
+            LeaseMessage::Tick => self.tick(now, ctx),
+            LeaseMessage::Applied(membership) => {
+                let effects = self.with_lessor(|lessor| lessor.applied(&membership, now));
+                if self.tenant.adopt(membership) {
+                    self.publish();
+                }
+                self.perform(effects, ctx);
+            }
+            LeaseMessage::LeaderChanged(leader) => self.leader_changed(leader, now, ctx),
+            LeaseMessage::CaughtUp { term, elected_at } => self.caught_up(term, elected_at, ctx),
+            LeaseMessage::RoundDone { term, is_confirmed } => {
+                if self.lessor.as_ref().is_some_and(|(turn, _)| *turn == term) {
+                    let effects = self.with_lessor(|lessor| lessor.round_done(is_confirmed, now));
+                    self.perform(effects, ctx);
+                }
+            }
+            LeaseMessage::Settled { epoch, lapses } => {
+                if self.tenant.has_settled(epoch, lapses) {
+                    self.renew(now, ctx);
+                }
+            }
+            LeaseMessage::Answered { asked_at, verdict } => self.answered(asked_at, verdict, now),
+            LeaseMessage::Cleared(epoch) => {
+                if self.tenant.clear(epoch) {
+                    self.publish();
+                }
+            }
+            LeaseMessage::Asked { node, renewal, reply } => {
+                self.parts.membership.heard(node, renewal.has_lease);
+                let leader = self.leader.map(|(leader, _)| leader);
+                match self.lessor.as_mut() {
+                    Some((_, lessor)) => {
+                        let effects = lessor.asked(node, renewal, reply, now);
+                        self.perform(effects, ctx);
+                    }
+                    None => reply.send(Verdict::NotLeader(leader)),
+                }
+            }
+            LeaseMessage::Left(node) => {
+                self.parts.membership.left(node);
+                let effects = self.with_lessor(|lessor| lessor.left(node, now));
+                self.perform(effects, ctx);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that stops gives its lease back when nothing acts any more, so that others need not wait for its end.
+    async fn stopped(&mut self, reason: &ExitReason) {
+        if !reason.is_clean() {
+            return;
+        }
+        let shared = &self.parts.shared;
+        shared.lease.set(None);
+        let view = shared.view.load_full();
+        let settled = shared.hosts.settle(&view, false);
+        let is_settled = tokio::time::timeout(SETTLE_BEFORE_LEAVING, settled).await.is_ok();
+        let Some((leader, _)) = self.leader.filter(|(leader, _)| *leader != shared.node_id) else {
+            return;
+        };
+        if is_settled && let Ok(notice) = wire::encode(&Notice::Leaving) {
+            let _ = self.parts.links.tell(leader, Service::Lease, notice.into());
+        }
+    }
+
+    fn snapshot(&self) -> serde_json::Value {
+        let now = Instant::now();
+        let remaining = self
+            .tenant
+            .until()
+            .map(|until| until.saturating_duration_since(now));
+        let lessor = self.lessor.as_ref().map(|(term, lessor)| {
+            let holders = lessor
+                .holders()
+                .map(|(node, settled)| json!({ "node": node, "settled": settled }));
+            json!({ "term": term, "cleared": lessor.certain(), "holders": holders.collect::<Vec<_>>() })
+        });
+        let view = self.tenant.view();
+        json!({
+            "remaining_ms": remaining.map(|remaining| remaining.as_millis() as u64),
+            "epoch": view.epoch(),
+            "cleared": view.cleared,
+            "lapses": view.lapses,
+            "leader": self.leader.map(|(leader, _)| leader),
+            "gives": lessor,
+        })
+    }
+}
+
+impl LeaseActor {
+    fn with_lessor<T: Default>(&mut self, change: impl FnOnce(&mut Lessor<Reply<Verdict>>) -> T) -> T {
+        self.lessor
+            .as_mut()
+            .map(|(_, lessor)| change(lessor))
+            .unwrap_or_default()
+    }
+
+    fn tick(&mut self, now: Instant, ctx: &Context<Self>) {
+        if self.tenant.expire(now) {
+            tracing::warn!("the lease is over: this node acts for nothing until a majority answers again");
+            self.publish();
+        }
+        let effects = self.with_lessor(|lessor| lessor.tick(now));
+        self.perform(effects, ctx);
+        let renewal_due = self
+            .renewed_at
+            .is_none_or(|renewed_at| now.duration_since(renewed_at) >= self.parts.timing.renew_every);
+        if renewal_due {
+            self.renew(now, ctx);
+        }
+        let is_clearing = self
+            .lessor
+            .as_ref()
+            .is_some_and(|(_, lessor)| lessor.is_clearing());
+        let mut next = if is_clearing { TICK_CLEARING } else { TICK_MAX };
+        if let Some(until) = self.tenant.until() {
+            next = next.min(until.saturating_duration_since(now) + Duration::from_millis(1));
+        }
+        self.timer = Some(ctx.send_after(next, LeaseMessage::Tick));
+    }
+
+    fn leader_changed(&mut self, leader: Option<(NodeId, Term)>, now: Instant, ctx: &Context<Self>) {
+        if self.leader == leader {
+            return;
+        }
+        self.leader = leader;
+        self.lessor = None;
+        let Some((leader, term)) = leader else { return };
+        if leader == self.parts.shared.node_id {
+            self.catch_up(term, now, ctx);
+        } else {
+            self.renew(now, ctx);
+        }
+    }
+
+    /// Begins the turn as leader once everything is applied that was committed before it.
+    fn catch_up(&self, term: Term, elected_at: Instant, ctx: &Context<Self>) {
+        let (log, own) = (self.parts.log.clone(), self.own.clone());
+        ctx.spawn("catch up", async move {
+            while log.leader().borrow().is_some_and(|(_, current)| current == term) {
+                if log.linearize(Deadline::within(CONFIRM_WITHIN)).await.is_ok() {
+                    own.tell(LeaseMessage::CaughtUp { term, elected_at });
+                    break;
+                }
+            }
+        });
+    }
+
+    fn caught_up(&mut self, term: Term, elected_at: Instant, ctx: &Context<Self>) {
+        let is_still_leader = self.leader == Some((self.parts.shared.node_id, term));
+        if !is_still_leader || self.lessor.is_some() {
+            return;
+        }
+        let applied = Arc::clone(&self.parts.log.membership().borrow());
+        let mut lessor = Lessor::new(self.parts.timing, elected_at, &applied);
+        let now = Instant::now();
+        let effects = lessor.tick(now);
+        self.lessor = Some((term, lessor));
+        self.perform(effects, ctx);
+        self.renew(now, ctx);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect<Reply<Verdict>>>, ctx: &Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::StartRound => self.start_round(ctx),
+                Effect::Answer(reply, verdict) => reply.send(verdict),
+                Effect::Announce(epoch) => self.announce(epoch),
+            }
+        }
+    }
+
+    fn start_round(&self, ctx: &Context<Self>) {
+        let Some((term, _)) = self.lessor else { return };
+        let log = self.parts.log.clone();
+        ctx.spawn_to_self("confirm leadership", async move {
+            let confirmed = log.confirm_leadership(Deadline::within(CONFIRM_WITHIN)).await;
+            let is_confirmed = confirmed.is_ok_and(|confirmed| confirmed == term);
+            LeaseMessage::RoundDone { term, is_confirmed }
+        });
+    }
+
+    fn announce(&mut self, epoch: troupe_protocol::cluster::Epoch) {
+        if self.tenant.clear(epoch) {
+            self.publish();
+        }
+        let Ok(notice) = wire::encode(&Notice::Cleared(epoch)) else {
+            return;
+        };
+        let notice = bytes::Bytes::from(notice);
+        let membership = Arc::clone(&self.parts.shared.view.load().membership);
+        let others = membership
+            .members
+            .keys()
+            .filter(|member| **member != self.parts.shared.node_id);
+        for member in others {
+            // Who does not hear it learns it with the next renewal.
+            let _ = self.parts.links.tell(*member, Service::Lease, notice.clone());
+        }
+    }
+
+    /// Asks the leader. Several questions may be under way: one that is lost must not keep the next waiting.
+    fn renew(&mut self, now: Instant, ctx: &Context<Self>) {
+        let Some((leader, _)) = self.leader else { return };
+        self.renewed_at = Some(now);
+        let renewal = self.tenant.renewal();
+        let deadline = Deadline::at(now + self.parts.timing.lasts);
+        let (own, node) = (self.own.clone(), self.parts.shared.node_id);
+        let links = self.parts.links.clone();
+        ctx.spawn("renew", async move {
+            let verdict = if leader == node {
+                own.asked(node, renewal, deadline).await.ok()
+            } else {
+                ask_leader(&links, leader, &renewal, deadline).await
+            };
+            if let Some(verdict) = verdict {
+                own.tell(LeaseMessage::Answered {
+                    asked_at: now,
+                    verdict,
+                });
+            }
+        });
+    }
+
+    fn answered(&mut self, asked_at: Instant, verdict: Verdict, now: Instant) {
+        let Verdict::Granted {
+            remaining_us,
+            cleared,
+        } = verdict
+        else {
+            return;
+        };
+        let until = asked_at + Duration::from_micros(remaining_us);
+        let lapses_before = self.tenant.view().lapses;
+        let is_new = self.tenant.granted(until, now);
+        let has_lapsed = self.tenant.view().lapses != lapses_before;
+        let is_news = self.tenant.clear(cleared) || is_new || has_lapsed;
+        if is_news {
+            self.publish();
+        } else {
+            self.parts.shared.lease.set(self.tenant.until());
+        }
+    }
+
+    /// Shows everyone what may be acted for now.
+    fn publish(&self) {
+        let shared = &self.parts.shared;
+        let view = self.tenant.view();
+        let epoch = view.epoch();
+        // A lease that is over ends before the new picture shows, one that begins does so after.
+        if self.tenant.until().is_none() {
+            shared.lease.set(None);
+        }
+        shared.view.store(Arc::new(view));
+        shared.lease.set(self.tenant.until());
+        shared.epochs.send_replace((epoch, shared.lease.is_held()));
+    }
+}
+
+async fn ask_leader(
+    links: &LinksHandle,
+    leader: NodeId,
+    renewal: &super::wire::Renewal,
+    deadline: Deadline,
+) -> Option<Verdict> {
+    let question = wire::encode(renewal).ok()?;
+    let answer = links.ask(leader, Service::Lease, question.into(), deadline).await;
+    wire::decode(&answer.ok()?).ok()
+}

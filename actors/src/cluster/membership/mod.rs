@@ -1,0 +1,48 @@
+//! Membership: the leader notices who is silent and who is back, and has the log say so.
+//!
+//! Each node renews its lease with the leader several times a second, so the leader hears of every member anyway: a
+//! renewal is the sign of life, and the end of a link a hint that hastens the judgement. Only the leader judges, and what
+//! it judges is an entry of the log; followers believe the log. That costs no message of its own.
+//!
+//! (Gossip was measured for this and is not used: see `gossip_cost`.)
+//!
+//! # Layout
+//! - `state`: who is silent, who is back, pure; `actor`: the actor; `messages`: [`MembershipHandle`]
+//!
+//! State is cached: a new leader begins by listening.
+
+mod actor;
+mod messages;
+mod state;
+
+use std::time::Duration;
+
+pub(in crate::cluster) use actor::child;
+pub(in crate::cluster) use messages::MembershipHandle;
+
+/// When a member counts as silent, and when as back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DetectionTiming {
+    /// A member of which nothing was heard for so long is down.
+    pub silent_after: Duration,
+    /// As above, for a member whose link has ended, too.
+    pub silent_after_link_end: Duration,
+    /// A member that is heard and never gets a lease for so long cannot hear us: it is down, too.
+    pub deaf_after: Duration,
+    /// A member that is down is up when it was heard without a pause for so long.
+    pub back_after: Duration,
+    /// Each time a member went down lately doubles the time until it is up, to this at most.
+    pub back_after_max: Duration,
+}
+
+impl Default for DetectionTiming {
+    fn default() -> Self {
+        Self {
+            silent_after: Duration::from_millis(800),
+            silent_after_link_end: Duration::from_millis(350),
+            deaf_after: Duration::from_millis(1_500),
+            back_after: Duration::from_millis(300),
+            back_after_max: Duration::from_secs(8),
+        }
+    }
+}
