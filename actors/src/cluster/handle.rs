@@ -18,7 +18,11 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 use troupe_protocol::wire;
 
-use super::dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, decoded};
+use super::admission::Admission;
+use super::dispatcher::{
+    EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, PARTS_WAITING_MAX, Parts, decoded,
+    observe_stream, observe_there,
+};
 use super::error::ClusterError;
 use super::lease::LeaseClock;
 use super::link::{LinksHandle, ServiceError};
@@ -41,7 +45,7 @@ pub(super) struct Shared {
     pub epochs: watch::Sender<(Epoch, bool)>,
     pub hosts: Hosts,
     pub observers: RwLock<BTreeMap<ObserveTopic, Arc<dyn ObserveHost>>>,
-    /// How other nodes are reached; nothing [`alone`](ClusterHandle::alone).
+    /// How other nodes are reached; nothing for [`ClusterHandle::alone`].
     pub reach: OnceLock<Reach>,
 }
 
@@ -49,6 +53,11 @@ pub(super) struct Shared {
 pub(super) struct Reach {
     pub links: LinksHandle,
     pub log: LogHandle,
+    pub admission: Admission,
+    /// Where other nodes reach this one, as `host:port`.
+    pub cluster_address: String,
+    /// Most voters.
+    pub voters_max: usize,
 }
 
 impl std::fmt::Debug for ClusterHandle {

@@ -11,7 +11,7 @@ use troupe_protocol::id::NodeId;
 use super::host::{ObserveTopic, Parts};
 use super::wire::{self, Head, Refusal};
 use crate::cluster::error::ClusterError;
-use crate::cluster::handle::{Reach, Shared, answer_in_time};
+use crate::cluster::handle::{Reach, Shared};
 use crate::cluster::link::{LinkError, Service, ServiceError, StreamItem};
 use crate::cluster::placement::{Nowhere, Whereabouts};
 use crate::runtime::Deadline;

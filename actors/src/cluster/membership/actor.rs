@@ -106,7 +106,11 @@ impl Actor for MembershipActor {
                     self.judge(now, ctx);
                 }
             }
-            MembershipMessage::Judged { node, state, is_written } => {
+            MembershipMessage::Judged {
+                node,
+                state,
+                is_written,
+            } => {
                 self.being_written.remove(&node);
                 if let Some((_, silence)) = self.turn.as_mut().filter(|_| is_written) {
                     silence.judged(node, state, now);
@@ -128,7 +132,9 @@ impl Actor for MembershipActor {
 
 impl MembershipActor {
     fn leader_changed(&mut self, leader: Option<(NodeId, Term)>, now: Instant, ctx: &Context<Self>) {
-        let own_term = leader.filter(|(leader, _)| *leader == self.node_id).map(|(_, term)| term);
+        let own_term = leader
+            .filter(|(leader, _)| *leader == self.node_id)
+            .map(|(_, term)| term);
         if own_term == self.turn.as_ref().map(|(term, _)| *term) {
             return;
         }
@@ -150,7 +156,9 @@ impl MembershipActor {
     }
 
     fn judge(&mut self, now: Instant, ctx: &Context<Self>) {
-        let Some((_, silence)) = &mut self.turn else { return };
+        let Some((_, silence)) = &mut self.turn else {
+            return;
+        };
         let membership = Arc::clone(&self.log.membership().borrow());
         for (node, state) in silence.judge(&membership, now) {
             if self.being_written.insert(node) {
@@ -168,7 +176,11 @@ impl MembershipActor {
             if let Err(error) = &written {
                 tracing::warn!(%node, ?state, %error, "a judgement was not written");
             }
-            MembershipMessage::Judged { node, state, is_written: written.is_ok() }
+            MembershipMessage::Judged {
+                node,
+                state,
+                is_written: written.is_ok(),
+            }
         });
     }
 }

@@ -20,7 +20,11 @@ pub(in crate::cluster) enum MembershipMessage {
     /// A member said that it stops.
     Left(NodeId),
     /// A judgement was written to the log, or could not be.
-    Judged { node: NodeId, state: MemberState, is_written: bool },
+    Judged {
+        node: NodeId,
+        state: MemberState,
+        is_written: bool,
+    },
 }
 
 impl Message for MembershipMessage {

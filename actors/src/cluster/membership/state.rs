@@ -101,26 +101,19 @@ impl Silence {
             self.heard.values_mut().for_each(|heard| heard.last = now);
         }
         self.heard.retain(|node, _| membership.members.contains_key(node));
-        let own = self.own;
-        let others = membership.members.values().filter(|member| member.id != own);
-        others
-            .filter_map(|member| {
-                let next = match member.state {
-                    MemberState::Down => self.is_back(member.id, now).then_some(MemberState::Up),
-                    MemberState::Up | MemberState::Draining => {
-                        self.is_silent(member.id, now).then_some(MemberState::Down)
-                    }
-                };
-                next.map(|state| (member.id, state))
-            })
-            .chain(self.own_return(membership))
-            .collect()
-    }
-
-    /// Whoever leads is up, whatever an earlier leader said.
-    fn own_return(&self, membership: &Membership) -> Option<(NodeId, MemberState)> {
-        let own = membership.members.get(&self.own)?;
-        (own.state == MemberState::Down).then_some((self.own, MemberState::Up))
+        let mut judgements = Vec::new();
+        for member in membership.members.values() {
+            let next = match member.state {
+                // Whoever leads is up, whatever an earlier leader said.
+                _ if member.id == self.own => (member.state == MemberState::Down).then_some(MemberState::Up),
+                MemberState::Down => self.is_back(member.id, now).then_some(MemberState::Up),
+                MemberState::Up | MemberState::Draining => {
+                    self.is_silent(member.id, now).then_some(MemberState::Down)
+                }
+            };
+            judgements.extend(next.map(|state| (member.id, state)));
+        }
+        judgements
     }
 
     /// A judgement was written.
@@ -219,7 +212,12 @@ mod tests {
         }
 
         /// Lets time pass; node 2 is heard at each multiple of `heard_every_ms`. Gives the first judgement and when.
-        fn run(&mut self, ms: u64, heard_every_ms: Option<u64>, has_lease: bool) -> Option<(u64, MemberState)> {
+        fn run(
+            &mut self,
+            ms: u64,
+            heard_every_ms: Option<u64>,
+            has_lease: bool,
+        ) -> Option<(u64, MemberState)> {
             let end = self.now_ms + ms;
             while self.now_ms < end {
                 self.now_ms += 50;

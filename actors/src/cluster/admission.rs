@@ -1,0 +1,227 @@
+//! How newcomers are invited and let in.
+//!
+//! An invitation is a replicated record under the hash of its token. Whoever lets a newcomer in removes the record, guarded
+//! by its version, so that a token works once in the whole cluster; then the newcomer becomes a member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::{Member, MemberState, Role};
+use troupe_protocol::error::{Code, Coded};
+use troupe_protocol::time::Timestamp;
+
+use super::identity::{
+    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, Refusal, TokenHash,
+};
+use super::link::ServiceError;
+use super::log::{LogError, LogHandle, MemberCommand, MemberRefusal};
+use crate::runtime::Deadline;
+use crate::store::{RecordBatch, ReplicatedTree, Store, WriteError};
+
+/// How long letting a newcomer in may take.
+const ADMIT_WITHIN: Duration = Duration::from_secs(8);
+/// How many members a join string names, at most.
+const ADDRESSES_MAX: usize = 4;
+/// Invitations that may be open; more are refused.
+const INVITATIONS_MAX: usize = 1_000;
+
+/// What the cluster keeps of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Invitation {
+    expires_at: Timestamp,
+}
+
+/// An invitation for one newcomer. The string is told only here.
+#[derive(Debug)]
+pub struct Invited {
+    /// What `troupe up --join` takes.
+    pub join: SecretString,
+    /// How long it works.
+    pub expires_in: Duration,
+}
+
+/// Invites newcomers and lets them in.
+#[derive(Clone)]
+pub(super) struct Admission {
+    identity: Arc<ClusterIdentity>,
+    log: LogHandle,
+    store: Store,
+    invitations: ReplicatedTree<Invitation>,
+}
+
+impl Admission {
+    pub fn new(identity: Arc<ClusterIdentity>, log: LogHandle, store: Store) -> Self {
+        Self {
+            identity,
+            log,
+            invitations: store.replicated("invitations", 1),
+            store,
+        }
+    }
+
+    /// Invites one newcomer. It will look for members at `own_address` and where others are reached.
+    pub async fn invite(&self, own_address: &str, deadline: Deadline) -> Result<Invited, ServiceError> {
+        let now = jiff::Timestamp::now();
+        self.forget_expired(now, deadline).await?;
+        let membership = Arc::clone(&self.log.membership().borrow());
+        let others = membership
+            .eligible()
+            .filter(|member| member.id != self.identity.node())
+            .map(|member| member.cluster_address.clone());
+        let addresses = [own_address.to_owned()].into_iter().chain(others);
+        let (join, hash) = self
+            .identity
+            .invite(addresses.take(ADDRESSES_MAX).collect(), now, INVITATION_VALID_FOR)
+            .map_err(|error| ServiceError::from(&error))?;
+        let invitation = Invitation {
+            expires_at: join.valid_until().into(),
+        };
+        let mut batch = RecordBatch::default();
+        let put = self
+            .invitations
+            .put_into(&mut batch, &hash.to_string(), &invitation);
+        put.map_err(|error| ServiceError::from(&error))?;
+        self.write(batch, deadline).await?;
+        Ok(Invited {
+            join: join.to_string().into(),
+            expires_in: INVITATION_VALID_FOR,
+        })
+    }
+
+    async fn forget_expired(&self, now: jiff::Timestamp, deadline: Deadline) -> Result<(), ServiceError> {
+        let mut batch = RecordBatch::default();
+        let mut open = 0;
+        for entry in self.invitations.scan_prefix("") {
+            let (hash, invitation) = entry.map_err(|error| ServiceError::from(&error))?;
+            if invitation.expires_at.as_jiff() < now {
+                self.invitations.remove_into(&mut batch, &hash);
+            } else {
+                open += 1;
+            }
+        }
+        if open >= INVITATIONS_MAX {
+            let detail = format!("{open} invitations are open: wait until some are used or over");
+            return Err(ServiceError::new(Code::TooManyRequests, detail));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write(batch, deadline).await
+    }
+
+    async fn write(&self, batch: RecordBatch, deadline: Deadline) -> Result<(), ServiceError> {
+        let written = self.store.write_records(batch, deadline).await;
+        written.map_err(|error| ServiceError::from(&error))
+    }
+
+    async fn decide(&self, token: TokenHash, applicant: Applicant) -> Result<EnrolGrant, Refusal> {
+        let deadline = Deadline::within(ADMIT_WITHIN);
+        let (oldest, newest) = applicant.wire_versions;
+        if newest < WIRE_VERSION_MIN || oldest > WIRE_VERSION_MAX {
+            let detail = format!(
+                "the newcomer's program speaks versions {oldest} to {newest} of the wire, this node's {WIRE_VERSION_MIN} to {WIRE_VERSION_MAX}"
+            );
+            return Err(refusal(Code::WireVersionUnsupported, detail));
+        }
+        self.log
+            .linearize(deadline)
+            .await
+            .map_err(|error| refused(&error))?;
+        let membership = Arc::clone(&self.log.membership().borrow());
+        let holder = membership
+            .members
+            .values()
+            .find(|member| member.name == applicant.name);
+        if let Some(holder) = holder.filter(|holder| holder.id != applicant.node) {
+            let name = applicant.name.as_str().to_owned();
+            let error = LogError::Refused(MemberRefusal::NameTaken {
+                name,
+                holder: holder.id,
+            });
+            return Err(refused(&error));
+        }
+        self.use_up(token, deadline).await?;
+        let member = MemberCommand::Add(member_of(applicant));
+        self.log
+            .change(member, deadline)
+            .await
+            .map_err(|error| refused(&error))?;
+        let membership = Arc::clone(&self.log.membership().borrow());
+        Ok(EnrolGrant {
+            members: membership.members.values().cloned().collect(),
+        })
+    }
+
+    async fn use_up(&self, token: TokenHash, deadline: Deadline) -> Result<(), Refusal> {
+        let unknown = || {
+            let detail = "the join string is unknown or used up: make a new one with `troupe node invite`";
+            refusal(Code::JoinRefused, detail.to_owned())
+        };
+        let key = token.to_string();
+        let found = self
+            .invitations
+            .get_versioned(&key)
+            .map_err(|error| refused(&error))?;
+        let found = found.ok_or_else(unknown)?;
+        if found.value.expires_at.as_jiff() < jiff::Timestamp::now() {
+            let detail = "the join string has expired: make a new one with `troupe node invite`";
+            return Err(refusal(Code::JoinRefused, detail.to_owned()));
+        }
+        let mut batch = RecordBatch::default();
+        self.invitations.guard_into(&mut batch, &key, Some(found.version));
+        self.invitations.remove_into(&mut batch, &key);
+        match self.store.write_records(batch, deadline).await {
+            Ok(()) => Ok(()),
+            Err(WriteError::Conflict(_)) => Err(unknown()),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+}
+
+impl EnrolDesk for Admission {
+    fn admit(
+        &self,
+        token: TokenHash,
+        applicant: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+        let admission = self.clone();
+        Box::pin(async move {
+            let (node, name) = (applicant.node, applicant.name.clone());
+            let decided = admission.decide(token, applicant).await;
+            match &decided {
+                Ok(_) => tracing::info!(%node, %name, "a newcomer is a member now"),
+                Err(refusal) => {
+                    tracing::warn!(%node, %name, reason = refusal.detail, "a newcomer was refused")
+                }
+            }
+            decided
+        })
+    }
+}
+
+fn refusal(code: Code, detail: String) -> Refusal {
+    Refusal { code, detail }
+}
+
+fn refused<E: Coded>(error: &E) -> Refusal {
+    refusal(error.code(), error.to_string())
+}
+
+fn member_of(applicant: Applicant) -> Member {
+    Member {
+        id: applicant.node,
+        name: applicant.name,
+        generation: applicant.generation,
+        role: Role::Learner,
+        // It goes up with its first sign of life.
+        state: MemberState::Down,
+        cluster_address: applicant.cluster_address,
+        edge_address: applicant.edge_address,
+        version: applicant.version,
+        joined_at: jiff::Timestamp::now().into(),
+    }
+}
