@@ -25,7 +25,6 @@ use crate::runtime::{ChildSpec, Strategy, SupervisorSpec, System};
 use crate::store::{Store, StoreError};
 
 /// What a node brings into its cluster.
-#[derive(Debug)]
 pub struct ClusterParts {
     /// The node's actors.
     pub system: System,

@@ -36,6 +36,8 @@ mod operate;
 pub mod placement;
 #[cfg(test)]
 pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;
 
 pub use admission::Invited;
 pub use dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, Streamed};

@@ -1,0 +1,210 @@
+//! Several whole nodes in one process: real links on loopback, real logs in real folders.
+#![allow(clippy::unwrap_used)]
+
+mod bed;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use troupe_protocol::cluster::{Address, ClusterWarning, EntityKind, MemberState};
+
+use super::{ClusterError, Whereabouts};
+use crate::runtime::Deadline;
+use bed::{Bed, KEYS, wait_until};
+
+fn soon() -> Deadline {
+    Deadline::within(Duration::from_secs(5))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_alone_is_a_cluster_of_one_at_once_and_again_after_a_restart() {
+    let mut bed = Bed::default();
+    let began = Instant::now();
+    bed.found("alpha").await;
+    assert!(bed.node(0).cluster.ready(soon()).await);
+    let ready_after = began.elapsed();
+    assert_eq!(bed.ask(0, 0, soon()).await.unwrap(), bed.node(0).id());
+    let status = bed.node(0).cluster.status().await;
+    assert!(status.has_quorum);
+    assert_eq!(status.warnings, []);
+    assert_eq!(status.members.len(), 1);
+    assert_eq!(status.members[0].placed, Some(1));
+    assert!(status.members[0].is_leader && status.members[0].is_self);
+
+    bed.stop(0).await;
+    let began = Instant::now();
+    bed.restart(0).await;
+    assert!(bed.node(0).cluster.ready(soon()).await);
+    println!("ready after {ready_after:?}, again after {:?}", began.elapsed());
+    assert_eq!(bed.ask(0, 1, soon()).await.unwrap(), bed.node(0).id());
+    let members = bed.node(0).cluster.membership();
+    assert_eq!(members.members[&bed.node(0).id()].generation.0, 2);
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn three_nodes_share_the_addresses_and_each_finds_all() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    bed.join("beta").await;
+    bed.join("gamma").await;
+    bed.await_up(3).await;
+    for key in 0..KEYS {
+        let owner = bed.ask(0, key, soon()).await.unwrap();
+        for node in 1..3 {
+            assert_eq!(
+                bed.ask(node, key, soon()).await.unwrap(),
+                owner,
+                "key {key} at node {node}"
+            );
+        }
+    }
+    let counts: Vec<u32> = (0..3)
+        .map(|node| bed.node(node).cluster.placed().total())
+        .collect();
+    assert_eq!(counts.iter().sum::<u32>() as usize, KEYS, "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    bed.end().await;
+    bed.account.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_lost_node_did_goes_on_elsewhere_and_no_address_ever_has_two() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    bed.join("beta").await;
+    bed.join("gamma").await;
+    bed.await_up(3).await;
+    let load = bed.load();
+    bed.settle_in().await;
+
+    // First a follower, then whoever leads.
+    for follower in [true, false] {
+        let lost = bed.leader_or_follower(!follower).await;
+        let its_key = bed.key_of(lost).await;
+        let asker = (lost + 1) % 3;
+        let cut_at = Instant::now();
+        bed.isolate(lost);
+        let account = bed.account.clone();
+        let lost_id = bed.node(lost).id();
+        let stopped = wait_until(Duration::from_secs(3), || account.acting_at(lost_id) == 0).await;
+        let answer = bed.ask(asker, its_key, soon()).await.unwrap();
+        let answered_after = cut_at.elapsed();
+        println!("cut off: stopped after {stopped:?}, others answered after {answered_after:?}");
+        assert_ne!(answer, lost_id);
+        assert!(stopped.unwrap() < Duration::from_millis(1_000), "{stopped:?}");
+        assert!(answered_after < Duration::from_secs(2), "{answered_after:?}");
+        let error = bed.ask(lost, its_key, soon()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ClusterError::NoQuorum { .. }
+                    | ClusterError::Unreachable { .. }
+                    | ClusterError::Elsewhere { .. }
+            ),
+            "{error}"
+        );
+        let status = bed.node(lost).cluster.status().await;
+        assert!(!status.has_quorum);
+        assert!(
+            status.warnings.contains(&ClusterWarning::Isolated),
+            "{:?}",
+            status.warnings
+        );
+        bed.reconnect(lost);
+        bed.await_up(3).await;
+        bed.settle_in().await;
+        let whereabouts = bed.node(asker).cluster.whereabouts(&bed::address(its_key));
+        assert!(
+            matches!(whereabouts, Whereabouts::At(node, _) if node == lost_id),
+            "it has its own back"
+        );
+    }
+    let answered = load.stop().await;
+    assert!(answered > 200, "{answered}");
+    bed.end().await;
+    bed.account.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_newcomer_takes_its_share_and_a_drained_member_gives_all_away() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    bed.join("beta").await;
+    bed.join("gamma").await;
+    bed.await_up(3).await;
+    let load = bed.load();
+    bed.settle_in().await;
+    let joined_at = Instant::now();
+    bed.join("delta").await;
+    let newcomer = bed.node(3).cluster.clone();
+    let has_share = wait_until(Duration::from_secs(10), || newcomer.placed().total() > 0).await;
+    println!(
+        "the newcomer has its share {:?} after it began to join",
+        joined_at.elapsed()
+    );
+    assert!(has_share.is_some(), "no share after {:?}", joined_at.elapsed());
+    bed.await_up(4).await;
+    bed.settle_in().await;
+
+    let drained = bed.node(1).id();
+    bed.node(2).cluster.drain(drained, soon()).await.unwrap();
+    assert_eq!(bed.node(1).cluster.placed().total(), 0);
+    assert_eq!(
+        bed.node(0).cluster.membership().members[&drained].state,
+        MemberState::Draining
+    );
+    // It still takes questions for all.
+    for key in 0..KEYS {
+        assert_ne!(bed.ask(1, key, soon()).await.unwrap(), drained);
+    }
+    let unfailing = load.failures();
+    bed.node(2).cluster.undrain(drained, soon()).await.unwrap();
+    bed.settle_in().await;
+    load.stop().await;
+    assert_eq!(
+        unfailing, 0,
+        "no question failed while addresses moved between living members"
+    );
+    bed.end().await;
+    bed.account.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_join_string_works_once_and_a_name_only_for_one() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    assert!(bed.node(0).cluster.ready(soon()).await);
+    let join = bed.invitation(0).await;
+    bed.start("beta", Some(join.clone())).await.unwrap();
+    let again = bed.start("gamma", Some(join)).await.unwrap_err();
+    assert!(again.contains("used up"), "{again}");
+    let join = bed.invitation(0).await;
+    let taken = bed.start("alpha", Some(join)).await.unwrap_err();
+    assert!(taken.contains("alpha"), "{taken}");
+    bed.end().await;
+}
+
+/// How long the hot path takes to find an owner: `cargo test --release … -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn whereabouts_cost() {
+    for members in [1, 3, 10, 30] {
+        let net = super::testkit::Net::new(members, members);
+        let cluster = net.node(0);
+        let addresses: Vec<Address> = (0..64)
+            .map(|key| Address::new(EntityKind::Upstream, format!("server-{key}")))
+            .collect();
+        let began = std::time::Instant::now();
+        let mut here = 0_usize;
+        const ROUNDS: usize = 20_000;
+        for round in 0..ROUNDS {
+            let whereabouts = cluster.whereabouts(&addresses[round % addresses.len()]);
+            here += usize::from(matches!(whereabouts, Whereabouts::Here(_)));
+        }
+        println!(
+            "{members} members: {} ns, {here} here",
+            began.elapsed().as_nanos() / ROUNDS as u128
+        );
+    }
+}
