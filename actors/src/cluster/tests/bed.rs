@@ -150,7 +150,7 @@ impl LinkService for Nobody {
 impl EnrolDesk for Nobody {
     fn admit(&self, _: TokenHash, _: Applicant) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         let (code, detail) = (Code::ShuttingDown, "gone".to_owned());
-        Box::pin(async { Err(Refusal { code, detail }) })
+        Box::pin(async move { Err(Refusal { code, detail }) })
     }
 }
 
