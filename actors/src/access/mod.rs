@@ -49,6 +49,7 @@ use token::{Token, TokenHash, TokenKind};
 const MAILBOX_MESSAGES_MAX: u32 = 1024;
 /// How often last use is written down and what has expired is removed.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+const TIDY_FIRST_AFTER: Duration = Duration::from_secs(10);
 /// How often a change is decided anew because another node was faster.
 const DECISIONS_MAX: u32 = 8;
 
@@ -99,8 +100,8 @@ impl Actor for Access {
         ctx.spawn("follow the replicated keys", nudges);
         self.state = self.kept.read()?;
         self.publish();
-        self.tidy_if_possible().await;
-        let _timer = ctx.send_after(TIDY_EVERY, AccessMessage::Tidy);
+        // Not now: who starts in a minority need not wait for one.
+        let _timer = ctx.send_after(TIDY_FIRST_AFTER, AccessMessage::Tidy);
         Ok(())
     }
 

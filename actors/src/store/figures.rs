@@ -24,6 +24,36 @@ impl TypedTree<Server> {
     }
 }
 
+/// Puts by so many writers at once.
+async fn measure<F>(what: &str, writers: usize, put: impl Fn(String, Server) -> F + Clone + Send + 'static)
+where
+    F: Future<Output = ()> + Send,
+{
+    let puts_each = 4000 / writers.max(4);
+    let began = std::time::Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..writers {
+        let put = put.clone();
+        tasks.spawn(async move {
+            let mut latencies_us = Vec::with_capacity(puts_each);
+            for n in 0..puts_each {
+                let began = std::time::Instant::now();
+                put(format!("{writer}/{n}"), server(&"n".repeat(300), n as u64)).await;
+                latencies_us.push(began.elapsed().as_micros());
+            }
+            latencies_us
+        });
+    }
+    let mut latencies: Vec<u128> = tasks.join_all().await.into_iter().flatten().collect();
+    latencies.sort_unstable();
+    let rate = latencies.len() as f64 / began.elapsed().as_secs_f64();
+    let (p50, p99) = (
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() * 99 / 100],
+    );
+    println!("{what}, {writers} writers: {rate:.0} puts/s, p50 {p50} us, p99 {p99} us");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, asserts nothing"]
 async fn figures() {
@@ -31,34 +61,20 @@ async fn figures() {
         tempfile::tempdir_in(std::env::var("TROUPE_FIGURES_FOLDER").unwrap_or("/var/tmp".into())).unwrap();
     let store = Store::open(folder.path()).unwrap();
     let servers = store.tree::<Server>("servers", 1).unwrap();
+    let replicated = store.replicated::<Server>("replicated_servers", 1);
     for writers in [1_usize, 16, 128] {
-        let puts_each = 4000 / writers.max(4);
-        let began = std::time::Instant::now();
-        let mut tasks = tokio::task::JoinSet::new();
-        for writer in 0..writers {
-            let servers = servers.clone();
-            tasks.spawn(async move {
-                let mut latencies_us = Vec::with_capacity(puts_each);
-                for n in 0..puts_each {
-                    let began = std::time::Instant::now();
-                    let key = format!("{writer}/{n}");
-                    servers
-                        .put(&key, &server(&"n".repeat(300), n as u64))
-                        .await
-                        .unwrap();
-                    latencies_us.push(began.elapsed().as_micros());
-                }
-                latencies_us
-            });
-        }
-        let mut latencies: Vec<u128> = tasks.join_all().await.into_iter().flatten().collect();
-        latencies.sort_unstable();
-        let rate = latencies.len() as f64 / began.elapsed().as_secs_f64();
-        let (p50, p99) = (
-            latencies[latencies.len() / 2],
-            latencies[latencies.len() * 99 / 100],
-        );
-        println!("{writers} writers: {rate:.0} puts/s, p50 {p50} us, p99 {p99} us");
+        let tree = servers.clone();
+        let put = move |key: String, value: Server| {
+            let tree = tree.clone();
+            async move { tree.put(&key, &value).await.unwrap() }
+        };
+        measure("tree of this node", writers, put).await;
+        let tree = replicated.clone();
+        let put = move |key: String, value: Server| {
+            let tree = tree.clone();
+            async move { tree.put(&key, &value).await.unwrap() }
+        };
+        measure("replicated tree without a log", writers, put).await;
     }
     let began = std::time::Instant::now();
     let reads = 200_000;

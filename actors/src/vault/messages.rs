@@ -10,7 +10,7 @@ use troupe_protocol::access::{SecretInfo, SecretName, SecretTemplate};
 use super::VaultError;
 use super::state::{VaultRecord, record_key};
 use crate::runtime::{Deadline, Mailbox, Message, Reply};
-use crate::store::{RecordBatch, ReplicatedTree};
+use crate::store::{RecordBatch, ReplicatedTree, WriteError};
 
 /// How long putting and removing may take; a durable write, with room for a slow disk.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
@@ -32,6 +32,22 @@ pub enum VaultMessage {
         /// Which.
         name: SecretName,
         /// The answer.
+        reply: Reply<Result<(), VaultError>>,
+    },
+    /// A secret that was to be kept was written, or not.
+    Kept {
+        /// Which.
+        name: SecretName,
+        /// How it went.
+        written: Result<(), WriteError>,
+        /// The answer to who put it.
+        reply: Reply<Result<SecretInfo, VaultError>>,
+    },
+    /// The removal of a secret was written, or not.
+    Removed {
+        /// How it went.
+        written: Result<(), WriteError>,
+        /// The answer to who removed it.
         reply: Reply<Result<(), VaultError>>,
     },
     /// Seal, for somebody else to write.

@@ -24,7 +24,9 @@ use crate::runtime::{
     Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, ExitReason, Mailbox, System,
 };
 use crate::store::replicated::{WRITE_WITHIN, nudge};
-use crate::store::{Change, RecordBatch, ReplicatedTree, Store, StoreError, TreeChange, TreeFeed, TypedTree};
+use crate::store::{
+    Change, RecordBatch, ReplicatedTree, Store, StoreError, TreeChange, TreeFeed, TypedTree, WriteError,
+};
 
 mod cipher;
 mod error;
@@ -125,8 +127,33 @@ impl Actor for Vault {
 
     async fn handle(&mut self, message: VaultMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
-            VaultMessage::Put { name, value, reply } => reply.send(self.put(name, &value).await),
-            VaultMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
+            VaultMessage::Put { name, value, reply } => match self.seal(name.clone(), &value) {
+                Ok(batch) => {
+                    self.write(ctx, batch, |written| VaultMessage::Kept { name, written, reply });
+                }
+                Err(error) => reply.send(Err(error)),
+            },
+            VaultMessage::Kept { name, written, reply } => {
+                self.catch_up().await?;
+                reply.send(written.map_err(VaultError::from).and_then(|()| {
+                    // Removed at another node in the same moment.
+                    self.state.info(&name).ok_or(VaultError::NotFound { name })
+                }));
+            }
+            VaultMessage::Remove { name, reply } => {
+                self.catch_up().await?;
+                if self.state.contains(&name) {
+                    let mut batch = RecordBatch::default();
+                    self.secrets.remove_into(&mut batch, &state::record_key(&name));
+                    self.write(ctx, batch, |written| VaultMessage::Removed { written, reply });
+                } else {
+                    reply.send(Err(VaultError::NotFound { name }));
+                }
+            }
+            VaultMessage::Removed { written, reply } => {
+                self.catch_up().await?;
+                reply.send(written.map_err(VaultError::from));
+            }
             VaultMessage::Seal { name, value, reply } => reply.send(self.seal(name, &value)),
             VaultMessage::CatchUp => self.catch_up().await?,
             VaultMessage::Resolve {
@@ -167,14 +194,18 @@ impl Actor for Vault {
 }
 
 impl Vault {
-    async fn put(&mut self, name: SecretName, value: &SecretString) -> Result<SecretInfo, VaultError> {
-        let batch = self.seal(name.clone(), value)?;
-        self.store
-            .write_records(batch, Deadline::within(WRITE_WITHIN))
-            .await?;
-        self.catch_up().await?;
-        // Removed at another node in the same moment.
-        self.state.info(&name).ok_or(VaultError::NotFound { name })
+    /// Writes beside the actor: who wants a secret filled in does not wait for a majority.
+    fn write(
+        &self,
+        ctx: &Context<Self>,
+        batch: RecordBatch,
+        message: impl FnOnce(Result<(), WriteError>) -> VaultMessage + Send + 'static,
+    ) {
+        let store = self.store.clone();
+        ctx.spawn_to_self("write a secret", async move {
+            let deadline = Deadline::within(WRITE_WITHIN);
+            message(store.write_records(batch, deadline).await)
+        });
     }
 
     /// The sealed secret, to be written.
@@ -190,15 +221,6 @@ impl Vault {
         self.secrets
             .put_into(&mut batch, &key, &VaultRecord::Secret(secret))?;
         Ok(batch)
-    }
-
-    async fn remove(&mut self, name: &SecretName) -> Result<(), VaultError> {
-        self.catch_up().await?;
-        if !self.state.contains(name) {
-            return Err(VaultError::NotFound { name: name.clone() });
-        }
-        self.secrets.remove(&state::record_key(name)).await?;
-        self.catch_up().await
     }
 
     /// Takes what has changed, here or at other nodes.
