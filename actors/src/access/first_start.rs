@@ -10,14 +10,14 @@ use super::state::KeyRecord;
 use super::token::{Token, TokenKind};
 use super::{AccessError, now};
 use crate::store::{RecordBatch, Store, WriteError, files};
-use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::access::{KeyInfo, Principal, Role};
 use troupe_protocol::cluster::NodeName;
 
 const KEY_FILE: &str = "admin.key";
 const FIRST_KEY_NAME: &str = "admin";
 /// Keys that may be named after one node.
 const NAMES_MAX: u32 = 100;
-/// Whether this node, having joined, was given its key.
+/// Whether this node has, or had, an administrator key of its own.
 const GIVEN_TREE: &str = "own_key";
 const GIVEN_SCHEMA: u16 = 1;
 const GIVEN_KEY: &str = "given";
@@ -66,42 +66,50 @@ pub async fn prepare(store: &Store) -> Result<Option<FirstStart>, AccessError> {
 }
 
 /// Gives a node that has joined a cluster an administrator key of its own, named after it and written to `admin.key` in its
-/// data folder, so that the commands on that machine just work; `None` when it was given one before, even if that was
-/// revoked since. Call it once the node has caught up with the log.
+/// data folder, so that the commands on that machine just work. It is given once: `None` when the node has such a file, or
+/// had one that was removed or whose key was revoked since. Call it once the node has caught up with the log, at any start
+/// where [`prepare`] had nothing to do.
 ///
 /// # Errors
-/// As [`prepare`]; when no majority takes the key.
+/// As [`prepare`]. That no majority takes the key is none: the next start tries again.
 pub async fn prepare_joined(store: &Store, name: &NodeName) -> Result<Option<FirstStart>, AccessError> {
-    let given = store.tree::<KeyId>(GIVEN_TREE, GIVEN_SCHEMA)?;
+    let given = store.tree::<bool>(GIVEN_TREE, GIVEN_SCHEMA)?;
     if given.get(GIVEN_KEY)?.is_some() {
         return Ok(None);
     }
-    let kept = Kept::open(store)?;
     let path = store.folder().join(KEY_FILE);
-    let token = read_or_make(&path)?;
-    // A start that was cut off had made it already.
-    if let Some(known) = kept.read()?.key_with(&token.hash()) {
-        given.put(GIVEN_KEY, &known.id).await?;
-        return Ok(Some(FirstStart::new(token, known, path)));
+    if path.exists() {
+        given.put(GIVEN_KEY, &true).await?;
+        return Ok(None);
     }
+    let token = Token::generate(TokenKind::Key)?;
+    let key = match make_joined_key(&Kept::open(store)?, &token, name).await {
+        Err(AccessError::Write(error @ (WriteError::NoQuorum { .. } | WriteError::OutcomeUnknown))) => {
+            tracing::warn!(%error, "this node has no administrator key of its own yet");
+            return Ok(None);
+        }
+        made => made?,
+    };
+    // Cut off here, a key is left that nobody has, and the next start makes another.
+    let token = write_key(&path, token)?;
+    given.put(GIVEN_KEY, &true).await?;
+    Ok(Some(FirstStart::new(token, &key, path)))
+}
+
+async fn make_joined_key(kept: &Kept, token: &Token, name: &NodeName) -> Result<KeyRecord, AccessError> {
+    let first = format!("{FIRST_KEY_NAME}@{name}");
     for number in 1..=NAMES_MAX {
         let name = match number {
-            1 => format!("{FIRST_KEY_NAME}@{name}"),
-            _ => format!("{FIRST_KEY_NAME}@{name} {number}"),
+            1 => first.clone(),
+            _ => format!("{first} {number}"),
         };
-        match make_key(&kept, &token, &name).await {
-            // Of a node with this name that was removed.
+        match make_key(kept, token, &name).await {
+            // Of a node of this name that was removed.
             Err(AccessError::Exists { .. } | AccessError::Write(WriteError::Conflict(_))) => {}
-            Err(error) => return Err(error),
-            Ok(key) => {
-                given.put(GIVEN_KEY, &key.id).await?;
-                return Ok(Some(FirstStart::new(token, &key, path)));
-            }
+            made => return made,
         }
     }
-    Err(AccessError::Exists {
-        name: format!("{FIRST_KEY_NAME}@{name}"),
-    })
+    Err(AccessError::Exists { name: first })
 }
 
 fn read_or_make(path: &Path) -> Result<Token, AccessError> {
@@ -110,14 +118,18 @@ fn read_or_make(path: &Path) -> Result<Token, AccessError> {
     };
     let text = match files::read_private(path)?.map(Zeroizing::new) {
         Some(text) => text,
-        None => {
-            let token = Token::generate(TokenKind::Key)?.into_secret();
-            let line = Zeroizing::new(format!("{}\n", token.expose_secret()));
-            files::write_private(path, line.as_bytes())?;
-            line
-        }
+        None => return write_key(path, Token::generate(TokenKind::Key)?),
     };
     Token::parse(TokenKind::Key, text.trim()).ok_or_else(unusable)
+}
+
+fn write_key(path: &Path, token: Token) -> Result<Token, AccessError> {
+    let text = token.into_secret();
+    let line = Zeroizing::new(format!("{}\n", text.expose_secret()));
+    files::write_private(path, line.as_bytes())?;
+    Token::parse(TokenKind::Key, text.expose_secret()).ok_or_else(|| AccessError::KeyFile {
+        path: path.to_owned(),
+    })
 }
 
 async fn make_key(kept: &Kept, token: &Token, name: &str) -> Result<KeyRecord, AccessError> {

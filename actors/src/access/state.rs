@@ -306,11 +306,6 @@ impl AccessState {
         AccessView::next(before, self.keys.values(), with_principal)
     }
 
-    /// The key with this hash.
-    pub(super) fn key_with(&self, hash: &TokenHash) -> Option<&KeyRecord> {
-        self.keys.values().find(|key| key.hash.matches(hash))
-    }
-
     pub(super) fn keys_len(&self) -> usize {
         self.keys.len()
     }

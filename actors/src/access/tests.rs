@@ -201,8 +201,15 @@ async fn each_node_has_an_administrator_key_of_its_own_that_works_at_all() {
     let second = two.firsts[1].info.id;
     two.access(0).revoke(second).await.unwrap();
     let name = "second".parse().unwrap();
+    let file = two.folders[1].path().join("admin.key");
     assert!(prepare_joined(&two.stores[1], &name).await.unwrap().is_none());
-    assert!(two.folders[1].path().join("admin.key").exists());
+    fs::remove_file(&file).unwrap();
+    assert!(prepare_joined(&two.stores[1], &name).await.unwrap().is_none());
+    // The node that made the cluster has one already.
+    assert!(prepare_joined(&two.stores[0], &name).await.unwrap().is_none());
+    fs::remove_file(two.folders[0].path().join("admin.key")).unwrap();
+    assert!(prepare_joined(&two.stores[0], &name).await.unwrap().is_none());
+    assert!(!file.exists());
     two.end().await;
 }
 

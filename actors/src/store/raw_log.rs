@@ -25,6 +25,8 @@ const ENTRY: u8 = b'e';
 const VALUE: u8 = b'v';
 const REMOVED_AT_ONCE: usize = 4_096;
 
+type RawRecord = Result<(Vec<u8>, Vec<u8>), EngineError>;
+
 /// A log. Cheap to clone. What its methods write is visible when they return, and survives a power cut once the
 /// [`Durable`] that they give says so; durability is shared with whatever else is written at the time (group commit).
 #[derive(Clone)]
@@ -226,10 +228,7 @@ impl RawLog {
         }
     }
 
-    fn number_of(
-        &self,
-        record: Option<Result<(Vec<u8>, Vec<u8>), EngineError>>,
-    ) -> Result<Option<u64>, StoreError> {
+    fn number_of(&self, record: Option<RawRecord>) -> Result<Option<u64>, StoreError> {
         let record = record.transpose().map_err(|error| self.failed(&error))?;
         Ok(record
             .and_then(|(key, _)| split_entry_key(&key))

@@ -118,7 +118,7 @@ fn what_is_applied_and_its_position_agree_after_60_kills() {
                 .and_then(|index| index.parse::<u64>().ok())
         });
         let mut acknowledged = told.by_ref().nth(usize::try_from(until).unwrap()).unwrap();
-        std::thread::sleep(Duration::from_micros(random.u64(..3_000)));
+        std::thread::park_timeout(Duration::from_micros(random.u64(..3_000)));
         child.kill().unwrap();
         child.wait().unwrap();
         acknowledged = told.last().unwrap_or(acknowledged);

@@ -203,7 +203,11 @@ pub fn records_of_chunk(chunk: &[u8]) -> Result<Vec<RecordChange>, String> {
         }
         RawChange::Remove { .. } => Ok(None),
     };
-    read_chunk(chunk)?.into_iter().map(to_change).filter_map(Result::transpose).collect()
+    read_chunk(chunk)?
+        .into_iter()
+        .map(to_change)
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 /// The records of a chunk, each checked.
