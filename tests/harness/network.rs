@@ -17,6 +17,7 @@ const INSIDE: &str = "TROUPE_TEST_ISOLATED";
 /// Runs the body of the test with this full name in namespaces of its own.
 pub fn isolated(test: &str, body: impl Future<Output = ()>) {
     if let Some(ran) = std::env::var_os(INSIDE) {
+        run("ip", "link set lo up");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -71,7 +72,6 @@ impl Network {
         );
         run("mount", "-t tmpfs none /run");
         std::fs::create_dir_all("/run/netns").expect("a folder for the names of namespaces");
-        run("ip", "link set lo up");
         for node in 0..nodes {
             let net = node + 1;
             run("ip", &format!("netns add n{node}"));
