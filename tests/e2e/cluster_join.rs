@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use troupe_tests::cluster::SETTLED_WITHIN;
+use troupe_tests::scene::Scene;
 use troupe_tests::{Cluster, Node, eventually, node};
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(60);
@@ -19,6 +20,26 @@ async fn cluster_address(cluster: &Cluster, member: usize) -> String {
     let found = members.iter().find(|one| one["name"] == name.as_str());
     let address = found.expect("a member")["cluster_address"].as_str();
     address.expect("an address").to_owned()
+}
+
+#[tokio::test]
+async fn a_lone_node_is_a_cluster_of_one() {
+    let scene = Scene::set(1, env!("CARGO_BIN_EXE_journal-server")).await;
+    let traffic = scene.traffic().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let outcome = traffic.finish().await;
+    scene.assert_holds(&outcome).await;
+    let began = outcome.began;
+    outcome
+        .placed
+        .assert_all_succeeded("calls of the placed server", began);
+    outcome
+        .sessions
+        .assert_all_succeeded("calls in legacy sessions", began);
+    outcome
+        .registry
+        .writes
+        .assert_all_succeeded("registrations", began);
 }
 
 #[tokio::test]
