@@ -131,6 +131,19 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether this is said because of what is registered, not because of what was asked: it may be otherwise at other
+    /// nodes.
+    pub(super) fn is_of_the_state(&self) -> bool {
+        matches!(
+            self,
+            Self::Exists { .. }
+                | Self::ManifestTaken { .. }
+                | Self::NotFound { .. }
+                | Self::VersionExists { .. }
+                | Self::VersionNotFound { .. }
+        )
+    }
+
     pub(super) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Field {
             field: field.into(),

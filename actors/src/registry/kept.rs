@@ -263,6 +263,11 @@ impl Kept {
             .await
     }
 
+    /// Waits until the records show everything that was acknowledged before.
+    pub async fn linearize(&self) -> Result<(), WriteError> {
+        self.store.linearize(Deadline::within(WRITE_WITHIN)).await
+    }
+
     fn guarded(&self, name: &ServerName) -> RecordBatch {
         let mut batch = RecordBatch::default();
         self.tree

@@ -14,6 +14,7 @@ use troupe_protocol::server::{
 use super::error::RegistryError;
 use super::view::RegistryView;
 use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply};
+use crate::store::Store;
 
 /// How many changes wait in the mailbox at most.
 pub(super) const MAILBOX_MESSAGES_MAX: u32 = 256;
@@ -90,6 +91,11 @@ pub enum RegistryMessage {
     },
     /// Take what has changed at other nodes.
     CatchUp,
+    /// As `CatchUp`, and say when it is done.
+    Refresh {
+        /// Where the answer goes.
+        reply: Answer<()>,
+    },
     /// Import servers.
     Import {
         /// The servers.
@@ -115,6 +121,7 @@ impl Message for RegistryMessage {
 pub struct RegistryHandle {
     mailbox: Mailbox<RegistryMessage>,
     shared: Arc<Shared>,
+    store: Store,
 }
 
 /// What the actor publishes.
@@ -125,7 +132,7 @@ pub(super) struct Shared {
 }
 
 impl RegistryHandle {
-    pub(super) fn new(mailbox: Mailbox<RegistryMessage>) -> (Self, Arc<Shared>) {
+    pub(super) fn new(mailbox: Mailbox<RegistryMessage>, store: Store) -> (Self, Arc<Shared>) {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             view: ArcSwap::from_pointee(RegistryView::default()),
@@ -135,6 +142,7 @@ impl RegistryHandle {
             Self {
                 mailbox,
                 shared: Arc::clone(&shared),
+                store,
             },
             shared,
         )
@@ -143,6 +151,18 @@ impl RegistryHandle {
     /// What is registered now.
     pub fn view(&self) -> Arc<RegistryView> {
         self.shared.view.load_full()
+    }
+
+    /// What is registered, with everything that was acknowledged at any node before this was called.
+    ///
+    /// # Errors
+    /// When no majority of the cluster can be reached.
+    pub async fn linearized_view(&self, deadline: Deadline) -> Result<Arc<RegistryView>, RegistryError> {
+        let linearized = self.store.linearize(deadline).await;
+        linearized.map_err(|error| RegistryError::store(&error))?;
+        self.ask(|reply| RegistryMessage::Refresh { reply }, CHANGE_WITHIN)
+            .await?;
+        Ok(self.view())
     }
 
     /// Hears of every change from now on.

@@ -42,7 +42,7 @@ pub fn child(
     sealer: Arc<dyn SecretSealer>,
 ) -> Result<(ChildSpec, RegistryHandle), StoreError> {
     let mailbox = Mailbox::new(system, ActorPath::new("node/registry"), MAILBOX_MESSAGES_MAX);
-    let (handle, shared) = RegistryHandle::new(mailbox.clone());
+    let (handle, shared) = RegistryHandle::new(mailbox.clone(), store.clone());
     let store = store.clone();
     let spec = ChildSpec::actor(mailbox, move || RegistryActor {
         state: RegistryState::default(),
@@ -97,6 +97,11 @@ impl Actor for RegistryActor {
             RegistryMessage::CatchUp => {
                 let events = self.catch_up()?;
                 self.tell(events);
+            }
+            RegistryMessage::Refresh { reply } => {
+                let events = self.catch_up()?;
+                self.tell(events);
+                reply.send(Ok(()));
             }
         }
         Ok(())
@@ -178,10 +183,20 @@ impl RegistryActor {
         &mut self,
         mut decide: impl FnMut(&RegistryState) -> Result<Decision, RegistryError>,
     ) -> Result<(), RegistryError> {
+        // A refusal is only told when it is true of what all nodes have acknowledged, not just of what this one has seen.
+        let mut is_up_to_date = false;
         for _ in 0..DECISIONS_MAX {
             let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
             self.tell(events);
-            let Decision { change, secrets } = decide(&self.state)?;
+            let Decision { change, secrets } = match decide(&self.state) {
+                Err(refusal) if refusal.is_of_the_state() && !is_up_to_date => {
+                    let linearized = self.kept.linearize().await;
+                    linearized.map_err(|error| RegistryError::store(&error))?;
+                    is_up_to_date = true;
+                    continue;
+                }
+                decided => decided?,
+            };
             let batches = self.sealed_batches(&change, secrets).await?;
             let outcome = self.write(batches).await;
             let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;

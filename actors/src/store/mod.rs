@@ -160,20 +160,35 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        let log = match &*self.inner.replication.read() {
-            Replication::Alone => None,
-            Replication::Through(log) => Some(Arc::clone(log)),
-            Replication::Ended => {
-                let reason = "this node is stopping".to_owned();
-                return Err(WriteError::NoQuorum { reason });
-            }
-        };
-        let Some(log) = log else {
+        let Some(log) = self.log()? else {
             return self.write_alone(batch).await;
         };
         batch.check()?;
         log.write(batch, deadline).await?;
         Ok(())
+    }
+
+    /// Waits until replicated trees show everything that was acknowledged anywhere before this was called: for who is about
+    /// to refuse something because of what this node has seen so far.
+    ///
+    /// # Errors
+    /// When no majority can be reached.
+    pub async fn linearize(&self, deadline: Deadline) -> Result<(), WriteError> {
+        match self.log()? {
+            Some(log) => log.linearize(deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What writes go through; nothing in a store that is alone.
+    fn log(&self) -> Result<Option<Arc<dyn ReplicatedWrites>>, WriteError> {
+        match &*self.inner.replication.read() {
+            Replication::Alone => Ok(None),
+            Replication::Through(log) => Ok(Some(Arc::clone(log))),
+            Replication::Ended => Err(WriteError::NoQuorum {
+                reason: "this node is stopping".to_owned(),
+            }),
+        }
     }
 
     async fn write_alone(&self, batch: RecordBatch) -> Result<(), WriteError> {

@@ -280,7 +280,9 @@ fn outcome(question: Question, status: u16, body: &Value) -> Outcome<Answer> {
         (Question::Read, 404, "T2003") => Outcome::Done(Answer::Value(None)),
         (_, 200 | 201 | 204, _) => Outcome::Done(Answer::Done),
         (Question::Register(_), 409, "T2002") => Outcome::Done(Answer::Exists),
-        (Question::Change(_) | Question::Remove, 404, "T2003") => Outcome::Done(Answer::Missing),
+        (Question::Remove, 404, "T2003") => Outcome::Done(Answer::Missing),
+        // a change that was made, and its server removed before the answer was put together, is answered so too
+        (Question::Change(_), 404, "T2003") => Outcome::Unknown,
         (_, 503, "T8001" | "T1012") | (_, 409, "T8002") | (_, 429, _) => Outcome::Refused,
         _ => Outcome::Unknown,
     }

@@ -225,4 +225,11 @@ impl ReplicatedWrites for LogHandle {
             Ok(LogIndex(written.index))
         })
     }
+
+    fn linearize(&self, deadline: Deadline) -> BoxFuture<'_, Result<(), WriteError>> {
+        Box::pin(async move {
+            forward::linearize(&self.core, deadline).await?;
+            Ok(())
+        })
+    }
 }

@@ -237,4 +237,7 @@ pub trait ReplicatedWrites: Send + Sync {
     /// Returns once the batch is committed and applied on this node. A conflict, too, is answered only when this node has
     /// applied everything that the guard was compared with, so that who decides again sees it.
     fn write(&self, batch: RecordBatch, deadline: Deadline) -> BoxFuture<'_, Result<LogIndex, WriteError>>;
+
+    /// Returns once this node has applied everything that was acknowledged anywhere before this was called.
+    fn linearize(&self, deadline: Deadline) -> BoxFuture<'_, Result<(), WriteError>>;
 }

@@ -18,6 +18,8 @@ use troupe_protocol::{
         ServerQuery, Transport,
     },
 };
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::builtin;
@@ -83,16 +85,39 @@ async fn import_servers(
     Ok(Json(report?))
 }
 
+/// How to read.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Reading {
+    /// `local`: what this node has. `linearizable`: with everything that was acknowledged at any node before.
+    consistency: Consistency,
+}
+
+/// How much a read must know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Consistency {
+    #[default]
+    Local,
+    Linearizable,
+}
+
 /// Everything about one server. Only administrators see credentials that stand in its arguments or its address.
 #[utoipa::path(
-    get, path = "/api/v1/servers/{name}", tag = "servers", params(("name" = ServerName, Path)),
+    get, path = "/api/v1/servers/{name}", tag = "servers", params(("name" = ServerName, Path), Reading),
     responses((status = 200, body = ServerDetail))
 )]
 async fn show_server(
     State(state): State<EdgeState>,
     caller: Caller,
     ApiPath(name): ApiPath<String>,
+    ApiQuery(reading): ApiQuery<Reading>,
 ) -> ApiResult<Json<ServerDetail>> {
+    if reading.consistency == Consistency::Linearizable {
+        let within = state.config.edge.request_timeout_ms.millis();
+        state.registry.linearized_view(Deadline::within(within)).await?;
+    }
     let mut detail = detail_of(&state, &reachable(&state, &name)?).await?;
     if !caller.principal.may(Role::Admin) {
         let transport = detail.operation.transport.as_ref();
@@ -112,7 +137,7 @@ async fn change_server(
     ApiPath(name): ApiPath<String>,
     ApiJson(patch): ApiJson<ServerPatch>,
 ) -> ApiResult<Json<ServerDetail>> {
-    let name = reachable(&state, &name)?;
+    let name = named(&name)?;
     let action = match patch.enabled {
         Some(true) => "server.enable",
         Some(false) => "server.disable",
@@ -134,11 +159,19 @@ async fn remove_server(
     caller: Caller,
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
-    let name = reachable(&state, &name)?;
+    let name = named(&name)?;
     let removed = state.registry.remove(&name).await;
     state.audit(&caller, "server.remove", name.as_str(), &removed);
     removed?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A name that a server may have. Whether one has it is decided where it is changed, not by what this node has seen.
+fn named(name: &str) -> ApiResult<ServerName> {
+    let not_found = |_| RegistryError::NotFound {
+        name: name.to_owned(),
+    };
+    Ok(ServerName::new(name).map_err(not_found)?)
 }
 
 /// A registered name, or that of a server which is part of the node.
