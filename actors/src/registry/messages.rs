@@ -1,5 +1,6 @@
 //! What the registry is told, and the handle with which others read and change it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ impl Message for RegistryMessage {
 ///
 /// Reading takes no message: [`RegistryHandle::view`] is what the actor last published. A change is durable
 /// when its method returns, and this node's view shows it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RegistryHandle {
     mailbox: Mailbox<RegistryMessage>,
     shared: Arc<Shared>,
@@ -129,6 +130,12 @@ pub struct RegistryHandle {
 pub(super) struct Shared {
     pub view: ArcSwap<RegistryView>,
     pub events: broadcast::Sender<RegistryEvent>,
+}
+
+impl fmt::Debug for RegistryHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryHandle").finish_non_exhaustive()
+    }
 }
 
 impl RegistryHandle {

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
 use troupe_actors::{
     registry::{RegistryError, transport_to_test},
     runtime::Deadline,
@@ -18,7 +19,6 @@ use troupe_protocol::{
         ServerQuery, Transport,
     },
 };
-use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
