@@ -84,7 +84,8 @@ travels_as_string!(NodeName);
 /// What a member does for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[ts(export)]
+#[ts(export, rename = "MemberRole")] // a principal has a role, too
+#[schema(as = MemberRole)]
 pub enum Role {
     /// Counts for the majority.
     Voter,

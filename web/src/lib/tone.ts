@@ -4,6 +4,7 @@ export type Tone = "ok" | "warn" | "bad" | "probe" | "idle" | "accent";
 
 const BY_STATUS: Record<string, Tone> = {
   online: "ok",
+  up: "ok",
   idle: "ok",
   ready: "ok",
   done: "ok",
@@ -25,6 +26,7 @@ const BY_STATUS: Record<string, Tone> = {
   argument_needed: "warn",
   nothing_fits: "warn",
   offline: "bad",
+  down: "bad",
   failed: "bad",
   panicked: "bad",
   restarting: "bad",
@@ -36,6 +38,7 @@ const BY_STATUS: Record<string, Tone> = {
   unhandled: "bad",
   post_mortem: "bad",
   testing: "probe",
+  connecting: "probe",
   loading: "probe",
   starting: "probe",
 };

@@ -79,8 +79,8 @@ it("finds all that end with an actor", () => {
 });
 
 describe("sample", () => {
-  const one = actor("node/x");
-  const look = (before: ReadonlyMap<number, Sample>, handled: number, elapsedMs = 500) => {
+  const one = { ...actor("node/x"), key: "A/1" };
+  const look = (before: ReadonlyMap<string, Sample>, handled: number, elapsedMs = 500) => {
     const after = sample(before, [{ ...one, handled }], elapsedMs);
     if (after === null) throw new Error("the look was left out");
     return after;
@@ -88,11 +88,11 @@ describe("sample", () => {
 
   it("turns counters into rates and falls silent", () => {
     let samples = look(new Map(), 100);
-    expect(samples.get(one.id)?.rate).toBe(0);
+    expect(samples.get(one.key)?.rate).toBe(0);
     samples = look(samples, 200);
-    expect(samples.get(one.id)?.rate).toBeCloseTo(80);
+    expect(samples.get(one.key)?.rate).toBeCloseTo(80);
     for (let round = 0; round < 40; round++) samples = look(samples, 200);
-    expect(samples.get(one.id)?.rate).toBe(0);
+    expect(samples.get(one.key)?.rate).toBe(0);
   });
 
   it("leaves out a look that came too soon", () => {
@@ -100,6 +100,6 @@ describe("sample", () => {
   });
 
   it("does not go below zero when a counter starts anew", () => {
-    expect(look(new Map([[one.id, { handled: 500, rate: 0 }]]), 3).get(one.id)?.rate).toBe(0);
+    expect(look(new Map([[one.key, { handled: 500, rate: 0 }]]), 3).get(one.key)?.rate).toBe(0);
   });
 });

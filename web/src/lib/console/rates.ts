@@ -1,7 +1,7 @@
 // Messages per second of each actor, from the counters in two looks. Pure.
-import type { ActorReport } from "$lib/types";
 
 export type Sample = { handled: number; rate: number };
+type Counted = { key: string; handled: number };
 
 /** How much the newest interval counts against what was known: smooth enough to read, quick enough to follow. */
 const WEIGHT = 0.4;
@@ -10,18 +10,18 @@ const SILENT_BELOW = 0.05;
 const ELAPSED_MS_MIN = 200;
 
 /** What is known after a look, or nothing when it came too soon after the one before. */
-export function sample(before: ReadonlyMap<number, Sample>, reports: readonly ActorReport[], elapsedMs: number): Map<number, Sample> | null {
+export function sample(before: ReadonlyMap<string, Sample>, reports: readonly Counted[], elapsedMs: number): Map<string, Sample> | null {
   if (before.size > 0 && elapsedMs < ELAPSED_MS_MIN) return null;
-  const after = new Map<number, Sample>();
+  const after = new Map<string, Sample>();
   for (const report of reports) {
-    const known = before.get(report.id);
+    const known = before.get(report.key);
     if (!known) {
-      after.set(report.id, { handled: report.handled, rate: 0 });
+      after.set(report.key, { handled: report.handled, rate: 0 });
       continue;
     }
     const now = Math.max(0, report.handled - known.handled) / (elapsedMs / 1000);
     const rate = known.rate + WEIGHT * (now - known.rate);
-    after.set(report.id, { handled: report.handled, rate: now === 0 && rate < SILENT_BELOW ? 0 : rate });
+    after.set(report.key, { handled: report.handled, rate: now === 0 && rate < SILENT_BELOW ? 0 : rate });
   }
   return after;
 }

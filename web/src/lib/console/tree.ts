@@ -1,12 +1,12 @@
 // The supervision tree from reports: who is below whom, which branches show. Pure.
 import type { ActorReport, ActorStatus } from "$lib/types";
 
-export type Branch = {
+export type Branch<Report extends ActorReport = ActorReport> = {
   /** The actor, or the summary of those that are left out. */
-  report: ActorReport | null;
+  report: Report | null;
   path: string;
   name: string;
-  children: Branch[];
+  children: Branch<Report>[];
   /** Actors anywhere below. */
   descendants: number;
   /** How many siblings this summary stands for. */
@@ -37,9 +37,9 @@ export function descendantsOf(reports: readonly ActorReport[], path: string): Ac
   return reports.filter((report) => isBelow(report.path, path));
 }
 
-export function grow(reports: readonly ActorReport[], folded: ReadonlySet<string>, unfolded: ReadonlySet<string>): Branch[] {
+export function grow<Report extends ActorReport>(reports: readonly Report[], folded: ReadonlySet<string>, unfolded: ReadonlySet<string>): Branch<Report>[] {
   const known = new Set(reports.map((report) => report.path));
-  const childrenOf = new Map<string | null, ActorReport[]>();
+  const childrenOf = new Map<string | null, Report[]>();
   for (const report of reports) {
     const parent = nearestKnown(parentOf(report.path), known);
     const siblings = childrenOf.get(parent);
@@ -47,7 +47,7 @@ export function grow(reports: readonly ActorReport[], folded: ReadonlySet<string
     else childrenOf.set(parent, [report]);
   }
 
-  const branch = (report: ActorReport): Branch => {
+  const branch = (report: Report): Branch<Report> => {
     const below = childrenOf.get(report.path) ?? [];
     const grown = shown(below, unfolded.has(report.path)).map(branch);
     const descendants = below.reduce((sum, child) => sum + 1 + countBelow(child.path), 0);
@@ -67,11 +67,11 @@ export function grow(reports: readonly ActorReport[], folded: ReadonlySet<string
   return (childrenOf.get(null) ?? []).toSorted(byPath).map(branch);
 }
 
-function leftOutBranch(parent: string, leftOut: number): Branch {
+function leftOutBranch(parent: string, leftOut: number): Branch<never> {
   return { report: null, path: `${parent}/…`, name: `${leftOut} more`, children: [], descendants: 0, leftOut, folded: false };
 }
 
-function shown(children: ActorReport[], all: boolean): ActorReport[] {
+function shown<Report extends ActorReport>(children: Report[], all: boolean): Report[] {
   if (all || children.length <= CHILDREN_SHOWN_MAX + 1) return children.toSorted(byPath);
   return children
     .toSorted((a, b) => Number(b.supervisor) - Number(a.supervisor) || URGENCY[b.status] - URGENCY[a.status] || b.mailbox_depth - a.mailbox_depth || byPath(a, b))
@@ -89,17 +89,17 @@ function byPath(a: ActorReport, b: ActorReport): number {
   return a.path.localeCompare(b.path);
 }
 
-export type Place = { branch: Branch; column: number; row: number; parent: { column: number; row: number } | null };
+export type Place<Report extends ActorReport = ActorReport> = { branch: Branch<Report>; column: number; row: number; parent: { column: number; row: number } | null };
 
 /**
  * Where each branch stands. Spread out, a supervisor stands beside the first of its children and each leaf has a row;
  * indented, everything has a row of its own, for narrow windows.
  */
-export function placesOf(roots: readonly Branch[], indented: boolean): Place[] {
-  const places: Place[] = [];
+export function placesOf<Report extends ActorReport>(roots: readonly Branch<Report>[], indented: boolean): Place<Report>[] {
+  const places: Place<Report>[] = [];
   let nextRow = 0;
-  const put = (branch: Branch, column: number, parent: Place["parent"]) => {
-    const place = { branch, column, row: nextRow, parent };
+  const put = (branch: Branch<Report>, column: number, parent: Place["parent"]) => {
+    const place: Place<Report> = { branch, column, row: nextRow, parent };
     places.push(place);
     if (indented || branch.children.length === 0) nextRow++;
     for (const child of branch.children) put(child, column + 1, { column, row: place.row });
