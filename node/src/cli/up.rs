@@ -113,9 +113,10 @@ async fn serve(config: Config, join: Option<SecretString>) -> Result<ExitCode, C
             Ok(gave_up(&reason))
         }
         signal = stop => {
-            tracing::info!(signal, "stopping: no new requests, those in hand finish");
+            tracing::info!(signal, "stopping: what is in hand finishes");
+            let finished = finish(node).await;
             drop(node_file);
-            finish(node).await
+            finished
         }
     }
 }
@@ -124,6 +125,10 @@ async fn serve(config: Config, join: Option<SecretString>) -> Result<ExitCode, C
 async fn greet(node: &Node, url: &str) {
     println!("troupe {} is up at {url}", env!("CARGO_PKG_VERSION"));
     println!("data in {}", node.data.display());
+    if node.has_joined {
+        let members = node.state.cluster.membership().members.len();
+        println!("joined a cluster, now of {members} nodes, as {}", node.state.node_name);
+    }
     let Some(first) = &node.first_start else {
         println!("sign a browser in: troupe key login-link");
         return;

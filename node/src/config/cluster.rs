@@ -26,12 +26,12 @@ pub struct ClusterConfig {
     pub heartbeat_ms: Bounded<20, { 10 * SECOND_MS }>,
     /// The shortest silence of the leader after which another is elected; the longest is twice that.
     pub election_timeout_ms: Bounded<100, MINUTE_MS>,
-    /// Between two signs of life to other nodes.
-    pub gossip_interval_ms: Bounded<20, { 10 * SECOND_MS }>,
     /// The silence after which a node counts as down.
     pub detection_ms: Bounded<200, MINUTE_MS>,
-    /// Longest time from a connection to the end of its handshake.
-    pub handshake_timeout_ms: Bounded<100, MINUTE_MS>,
+    /// A voter that is down for this long is replaced by a learner that is up.
+    pub voter_replace_ms: Bounded<SECOND_MS, { 24 * HOUR_MS }>,
+    /// The silence of a node of which an answer is expected after which its link is cut and made anew.
+    pub link_silence_ms: Bounded<100, MINUTE_MS>,
     /// Longest pause between attempts to reach a node.
     pub backoff_ms_max: Bounded<100, MINUTE_MS>,
     /// Bytes on their way to one node that it has not yet taken.
@@ -51,12 +51,12 @@ impl Default for ClusterConfig {
             lease_ms: const { Bounded::new(600) },
             heartbeat_ms: const { Bounded::new(100) },
             election_timeout_ms: const { Bounded::new(300) },
-            gossip_interval_ms: const { Bounded::new(100) },
             detection_ms: const { Bounded::new(800) },
-            handshake_timeout_ms: const { Bounded::new(5 * SECOND_MS) },
+            voter_replace_ms: const { Bounded::new(30 * SECOND_MS) },
+            link_silence_ms: const { Bounded::new(500) },
             backoff_ms_max: const { Bounded::new(2 * SECOND_MS) },
             link_window_bytes: const { Bounded::new(MIB) },
-            snapshot_entries: const { Bounded::new(10_000) },
+            snapshot_entries: const { Bounded::new(5_000) },
             drain_timeout_ms: const { Bounded::new(10 * SECOND_MS) },
         }
     }

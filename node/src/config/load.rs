@@ -229,10 +229,10 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), ConfigError> {
             "cluster.election_timeout_ms = {election_ms} leaves no room for a late heartbeat; allowed: at least twice cluster.heartbeat_ms, which is {heartbeat_ms}"
         ));
     }
-    let (gossip_ms, detection_ms) = (cluster.gossip_interval_ms.get(), cluster.detection_ms.get());
-    if detection_ms < 3 * gossip_ms {
+    let (lease_ms, detection_ms) = (cluster.lease_ms.get(), cluster.detection_ms.get());
+    if detection_ms < lease_ms {
         return conflict(format!(
-            "cluster.detection_ms = {detection_ms} leaves no room for a late sign of life; allowed: at least three times cluster.gossip_interval_ms, which is {gossip_ms}"
+            "cluster.detection_ms = {detection_ms} is shorter than a lease, whose renewals are the signs of life; allowed: at least cluster.lease_ms, which is {lease_ms}"
         ));
     }
     Ok(())

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use bounded::Bounded;
-pub use cluster::{ClusterConfig, ListenChoice};
+pub use cluster::{CLUSTER_LISTEN_DEFAULT, ClusterConfig, ListenChoice};
 pub use error::ConfigError;
 pub use load::{Flags, data_dir_default, load, read_secret_file};
 pub use text::{HttpUrl, LogFilter, NameChoice};

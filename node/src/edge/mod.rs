@@ -29,7 +29,6 @@ mod metrics;
 mod official;
 mod origin;
 pub mod peer;
-mod pending;
 mod probes;
 mod problem;
 mod rules;

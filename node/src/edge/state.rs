@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use troupe_actors::{
     access::AccessHandle,
     audit::{AuditHandle, NewAuditEvent},
-    cluster::{ClusterHandle, link::LinksHandle},
+    cluster::ClusterHandle,
     conversation::ConversationsHandle,
     health::HealthHandle,
     registry::RegistryHandle,
@@ -22,7 +22,11 @@ use troupe_actors::{
     upstream::UpstreamsHandle,
     vault::VaultHandle,
 };
-use troupe_protocol::{access::Principal, cluster::NodeName, id::NodeId};
+use troupe_protocol::{
+    access::Principal,
+    cluster::{Epoch, NodeName},
+    id::NodeId,
+};
 
 use super::{
     Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
@@ -41,8 +45,6 @@ pub struct Handles {
     pub node_name: NodeName,
     /// The cluster it belongs to.
     pub cluster: ClusterHandle,
-    /// Links to its other nodes.
-    pub links: Option<LinksHandle>,
     /// All actors: reports, traces, dead letters.
     pub system: System,
     /// Keys, login codes, browser sessions.
@@ -87,6 +89,8 @@ pub struct Shared {
     has_been_ready: AtomicBool,
     /// What the bodies of all requests in hand may hold together.
     pub bodies: BodyBudget,
+    /// Cancelled when the node begins to leave: it still answers, and others take over what it runs.
+    pub leaving: CancellationToken,
     /// Cancelled when the node begins to stop: streams end themselves.
     pub stopping: CancellationToken,
 }
@@ -124,16 +128,20 @@ impl EdgeState {
             live_clients: Arc::default(),
             has_been_ready: AtomicBool::new(false),
             bodies: BodyBudget::default(),
+            leaving: CancellationToken::new(),
             stopping: CancellationToken::new(),
         }))
     }
 
-    /// Whether every part has started. A part that is started again later does not make the node unready.
+    /// Whether every part has started, on a state that the cluster has agreed on. A part that is started again later does
+    /// not make the node unready.
     pub fn is_ready(&self) -> bool {
-        if self.stopping.is_cancelled() {
+        if self.leaving.is_cancelled() || self.stopping.is_cancelled() {
             return false;
         }
-        let ready = self.has_been_ready.load(Ordering::Relaxed) || self.system.directory().all_started();
+        let has_state = self.cluster.membership().epoch > Epoch(0);
+        let ready = self.has_been_ready.load(Ordering::Relaxed)
+            || (has_state && self.system.directory().all_started());
         self.has_been_ready.store(ready, Ordering::Relaxed);
         ready
     }

@@ -242,6 +242,11 @@ impl ClusterIdentity {
         Ok((join, hash))
     }
 
+    /// Whether an invitation leads to the cluster that this identity belongs to.
+    pub fn is_invited_by(&self, join: &JoinString) -> bool {
+        authority::fingerprint(self.authority.certificate()) == *join.fingerprint()
+    }
+
     /// Renews the certificate when a third of its time is left. True when it did.
     ///
     /// # Errors

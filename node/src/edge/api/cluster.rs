@@ -15,7 +15,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::edge::{
     ApiError, ApiPath, ApiQuery, ApiResult, Caller, EdgeState, everywhere, extract::OptionalJson,
-    pending::Pending,
 };
 
 pub fn routes() -> OpenApiRouter<EdgeState> {

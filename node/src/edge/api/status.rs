@@ -14,7 +14,7 @@ use super::{
     builtin,
     cluster::{counts_of, warnings_of},
 };
-use crate::edge::{EdgeState, pending::Pending};
+use crate::edge::EdgeState;
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new().routes(routes!(show_status))

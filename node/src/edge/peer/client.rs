@@ -57,9 +57,7 @@ pub async fn send(
         ApiError::new(Code::NodeUnreachable, detail)
     };
     let asked = async {
-        let links = state
-            .links
-            .as_ref()
+        let links = state.cluster.links()
             .ok_or_else(|| ApiError::new(Code::NodeUnreachable, format!("no link leads to node {node}")))?;
         let stream = links.connect_http(node, deadline).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
