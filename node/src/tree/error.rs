@@ -27,13 +27,13 @@ pub enum StartError {
     #[error(transparent)]
     Records(#[from] WriteError),
     /// Who this node is.
-    #[error("{}: {0}", .0.code())]
+    #[error("{code}: {error}", code = .0.code(), error = .0)]
     Identity(#[from] IdentityError),
     /// The cluster.
-    #[error("{}: {0}", .0.code())]
+    #[error("{code}: {error}", code = .0.code(), error = .0)]
     Cluster(#[from] ClusterStartError),
     /// What the others have agreed on could not be had.
-    #[error("{}: this node is new and has not got the cluster's state: {0}", .0.code())]
+    #[error("{code}: this node is new and has not got the state of the cluster: {error}", code = .0.code(), error = .0)]
     CatchUp(LogError),
     /// The vault.
     #[error(transparent)]
