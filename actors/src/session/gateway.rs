@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 use troupe_protocol::access::Principal;
 use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
@@ -139,19 +139,58 @@ impl Gateway {
             return answer;
         }
         if let Some(answer) = unsubscribed(&request) {
+            if let Some(session) = &request.session {
+                self.parts.sessions.keep(session).await;
+            }
             return Ok(answer);
         }
         let subscribed = subscription(&request).zip(request.session.clone());
         let (client_era, method) = (request.client.era, request.method.clone());
         let reply = self.exchange(server, &upstream, request).await?;
-        if let (RawReply::Result(_), Some((uri, session))) = (&reply, subscribed)
-            && !session.subscribe(&uri)
-        {
-            return Err(Refusal::InvalidParams(format!(
-                "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
-            )));
+        if let (RawReply::Result(_), Some((uri, session))) = (&reply, subscribed) {
+            if !session.subscribe(&uri) {
+                return Err(Refusal::InvalidParams(format!(
+                    "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
+                )));
+            }
+            self.parts.sessions.keep(&session).await;
         }
         translate(server, server_era, client_era, &method, reply)
+    }
+
+    /// The session of this name, if it is this owner's and on this node. One that another node had until now gets its
+    /// subscriptions here, too.
+    pub async fn session(&self, id: &str, owner: &str) -> Option<Arc<Session>> {
+        let found = self.parts.sessions.find(id, owner).await?;
+        if found.is_resumed {
+            self.subscribe_again(&found.session);
+        }
+        Some(found.session)
+    }
+
+    /// Subscribes to what the session was subscribed to over another node's connection to the server.
+    fn subscribe_again(&self, session: &Arc<Session>) {
+        let (Endpoint::Server(server), subscriptions) = (&session.settled.endpoint, session.subscriptions())
+        else {
+            return;
+        };
+        if subscriptions.is_empty() {
+            return;
+        }
+        let (gateway, server) = (self.clone(), server.clone());
+        self.parts.sessions.finish(Box::pin(async move {
+            let deadline = Deadline::within(gateway.parts.limits.call_time_max);
+            let Ok(upstream) = gateway.parts.upstreams.get(&server, deadline).await else {
+                return;
+            };
+            for uri in subscriptions {
+                let params = to_raw_value(&serde_json::json!({ "uri": uri })).ok();
+                let options = CallOptions::own(deadline);
+                if let Err(error) = upstream.request(method::RESOURCES_SUBSCRIBE, params, options).await {
+                    tracing::debug!(%server, %error, "a subscription could not be made again");
+                }
+            }
+        }));
     }
 
     /// The connection to a server, started if need be.

@@ -12,9 +12,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 use troupe_protocol::error::{Code, Coded};
 
+use super::record::SessionRecord;
 use super::refusal::Answer;
-use super::session::{NewSession, Session};
+use super::session::{NewSession, Session, SessionId};
 use super::state::Sessions;
+use crate::cluster::ClusterHandle;
+use crate::store::ReplicatedTree;
 use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply};
 
 /// How long opening and closing a session may take.
@@ -29,6 +32,12 @@ pub enum SessionMessage {
     Close(Box<str>, Arc<str>, Reply<bool>),
     /// Work that goes on though nobody waits for it any more.
     Finish(BoxFuture<'static, ()>),
+    /// Go on with sessions of which the records are known; answers those that are there now.
+    Resume(Vec<(SessionId, SessionRecord)>, Reply<Vec<Arc<Session>>>),
+    /// These sessions belong to other nodes now.
+    Release(Vec<SessionId>, Reply<()>),
+    /// Sessions may have come to this node.
+    TakeOver,
     /// Sessions may have expired.
     Sweep,
 }
@@ -63,16 +72,30 @@ impl Coded for SessionError {
 ///
 /// It lives outside the actor so that finding a session costs no hop through a mailbox, and so that the sessions of
 /// clients outlive a restart of the actor.
-#[derive(Debug)]
 pub(super) struct SharedSessions {
     pub(super) table: RwLock<Sessions>,
+    /// The sessions as all nodes know them.
+    pub(super) records: ReplicatedTree<SessionRecord>,
+    pub(super) cluster: ClusterHandle,
     started: Instant,
 }
 
+impl std::fmt::Debug for SharedSessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedSessions({} open)", self.table.read().len())
+    }
+}
+
 impl SharedSessions {
-    pub(super) fn new(table: Sessions) -> Arc<Self> {
+    pub(super) fn new(
+        table: Sessions,
+        records: ReplicatedTree<SessionRecord>,
+        cluster: ClusterHandle,
+    ) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(table),
+            records,
+            cluster,
             started: Instant::now(),
         })
     }
@@ -80,6 +103,15 @@ impl SharedSessions {
     pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// A session that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Whether it was on another node until now: what it subscribed to there is to be subscribed to here.
+    pub is_resumed: bool,
 }
 
 /// Opens, finds and closes sessions.
@@ -96,16 +128,30 @@ impl SessionsHandle {
     /// If the table does not answer.
     pub async fn open(&self, settled: NewSession) -> Result<Arc<Session>, SessionError> {
         let deadline = Deadline::within(TABLE_TIME_MAX);
-        self.mailbox
+        let opened = self
+            .mailbox
             .ask(|reply| SessionMessage::Open(settled, reply), deadline)
-            .await?
+            .await;
+        let session = opened??;
+        if !self.is_here(session.id.as_str()) {
+            // Another node has it from the next request on.
+            self.keep(&session).await;
+        }
+        Ok(session)
     }
 
-    /// The session with this name, if it is this owner's; that its client is there is noted.
-    pub fn find(&self, id: &str, owner: &str) -> Option<Arc<Session>> {
-        let session = self.shared.table.read().find(id, owner).cloned()?;
+    /// The session with this name, if it is this owner's and on this node; that its client is there is noted.
+    ///
+    /// It is taken up from its record when another node had it, and known to the other nodes when this returns.
+    pub async fn find(&self, id: &str, owner: &str) -> Option<Found> {
+        let known = self.shared.table.read().find(id, owner).cloned();
+        let (session, is_resumed) = match known {
+            Some(session) => (session, false),
+            None => (self.resume(id, owner).await?, true),
+        };
         session.touch(self.shared.now_ms());
-        Some(session)
+        self.keep(&session).await;
+        Some(Found { session, is_resumed })
     }
 
     /// Ends a session at its client's wish. Whether there was one.

@@ -14,8 +14,10 @@
 //! would cost more than the session itself and put a mailbox into the path of every call. So one actor owns the
 //! table: it opens, closes and expires sessions, one after the other, and requests read the table beside it.
 //!
-//! Sessions are *cached* state in the sense of ARCHITECTURE.md: a client whose session is gone initialises again, as
-//! the specification asks of it. They outlive a restart of the actor, not of the node.
+//! # Where a session is
+//! Sessions are *placed*: each has one node in the cluster, and a small replicated record from which the next one goes on
+//! when that node is gone ([`record`], [`placed`]). What belongs to the moment (calls in flight, the open stream, questions
+//! to the client) is not in it; a client whose stream ended opens it again, as the specification asks of it.
 
 mod aggregate;
 pub mod bridge;
@@ -28,7 +30,9 @@ pub mod merge;
 mod messages;
 pub mod names;
 pub mod notices;
+pub mod placed;
 pub mod readdress;
+pub mod record;
 pub mod refusal;
 #[allow(clippy::module_inception, reason = "the family is named after what it keeps")]
 mod session;
@@ -41,14 +45,18 @@ use serde_json::Value;
 pub use endpoint::Endpoint;
 pub use gateway::{Client, ClientRequest, Gateway, GatewayLimits};
 pub use introduction::Introduction;
-pub use messages::{SessionError, SessionMessage, SessionsHandle, Unhurried};
+pub use messages::{Found, SessionError, SessionMessage, SessionsHandle, Unhurried};
 pub use notices::{Notice, Notices};
+pub use placed::SessionPlace;
 pub use refusal::{Answer, Refusal};
 pub use session::{CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, Session, SessionId, StreamInSession};
 pub use state::SessionLimits;
 
-use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, System};
+use crate::cluster::ClusterHandle;
+use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, Reply, System};
+use crate::store::Store;
 use messages::SharedSessions;
+use placed::SessionsHost;
 use state::Sessions;
 use troupe_protocol::id::ActorPath;
 
@@ -62,12 +70,23 @@ struct SessionsActor {
 }
 
 /// The session table under this path, and the handle to it.
-pub fn sessions(system: &System, path: ActorPath, limits: SessionLimits) -> (ChildSpec, SessionsHandle) {
+pub fn sessions(
+    system: &System,
+    path: ActorPath,
+    limits: SessionLimits,
+    store: &Store,
+    cluster: ClusterHandle,
+) -> (ChildSpec, SessionsHandle) {
     let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
     let handle = SessionsHandle {
         mailbox: mailbox.clone(),
-        shared: SharedSessions::new(Sessions::new(limits)),
+        shared: SharedSessions::new(
+            Sessions::new(limits),
+            store.replicated(record::TREE, record::SCHEMA_VERSION),
+            cluster,
+        ),
     };
+    SessionsHost::register(&handle);
     // Often enough that nothing stays much longer than it may.
     let sweep_interval =
         Duration::from_millis((limits.handshake_ms_max.min(limits.idle_ms_max) / 4).max(100));
@@ -85,6 +104,7 @@ impl Actor for SessionsActor {
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
         ctx.send_after(self.sweep_interval, SessionMessage::Sweep);
+        self.take_over(ctx);
         Ok(())
     }
 
@@ -93,17 +113,41 @@ impl Actor for SessionsActor {
         let now_ms = shared.now_ms();
         match message {
             SessionMessage::Open(settled, reply) => {
-                let opened = SessionId::random()
+                let opened = self
+                    .handle
+                    .draw_id()
                     .map(|id| shared.table.write().open(id, settled, now_ms))
                     .map_err(|error| SessionError::NoRandomness(error.to_string()));
                 reply.send(opened);
             }
-            SessionMessage::Close(id, owner, reply) => reply.send(shared.table.write().close(&id, &owner)),
+            SessionMessage::Close(id, owner, reply) => {
+                let was_open = shared.table.write().close(&id, &owner);
+                let (handle, ended) = (self.handle.clone(), self.ended());
+                ctx.spawn("forget a closed session", async move {
+                    handle.forget(ended).await;
+                    reply.send(was_open);
+                });
+            }
+            SessionMessage::Resume(sessions, reply) => {
+                let mut table = shared.table.write();
+                let sessions = sessions.into_iter();
+                reply.send(
+                    sessions
+                        .map(|(id, record)| table.resume(id, record, now_ms))
+                        .collect(),
+                );
+            }
+            SessionMessage::Release(ids, reply) => reply.send(shared.table.write().release(&ids)),
+            SessionMessage::TakeOver => self.take_over(ctx),
             SessionMessage::Finish(work) => {
                 ctx.spawn("what nobody waits for", work);
             }
             SessionMessage::Sweep => {
                 shared.table.write().expire(now_ms);
+                let (handle, ended) = (self.handle.clone(), self.ended());
+                if !ended.is_empty() {
+                    ctx.spawn("forget ended sessions", async move { handle.forget(ended).await });
+                }
                 ctx.send_after(self.sweep_interval, SessionMessage::Sweep);
             }
         }
@@ -112,6 +156,31 @@ impl Actor for SessionsActor {
 
     fn snapshot(&self) -> Value {
         self.handle.snapshot()
+    }
+}
+
+impl SessionsActor {
+    /// The sessions that have ended and are to be forgotten everywhere; not those that other nodes have by now.
+    fn ended(&self) -> Vec<SessionId> {
+        let mut ended = self.handle.shared.table.write().take_to_forget();
+        ended.retain(|id| self.handle.is_here(id.as_str()));
+        ended
+    }
+
+    /// Sessions that have come to this node are idle from now on, until their clients ask; else nobody would end them.
+    fn take_over(&self, ctx: &Context<Self>) {
+        let handle = self.handle.clone();
+        ctx.spawn("take sessions over", async move {
+            let reader = handle.clone();
+            let unclaimed = tokio::task::spawn_blocking(move || reader.unclaimed()).await;
+            let (reply, _) = Reply::channel();
+            if let Ok(unclaimed) = unclaimed
+                && !unclaimed.is_empty()
+            {
+                // A refusal is on record as a dead letter.
+                let _ = handle.mailbox.tell(SessionMessage::Resume(unclaimed, reply));
+            }
+        });
     }
 }
 

@@ -16,6 +16,7 @@ use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, ProtocolVersion};
 
 use super::endpoint::Endpoint;
+use super::record::SessionRecord;
 
 /// The most questions of servers that one client may have before it at the same time.
 const QUESTIONS_MAX: usize = 64;
@@ -44,6 +45,11 @@ impl SessionId {
     /// The name as it travels.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A name that was made before.
+    pub(super) fn known(text: &str) -> Self {
+        Self(text.into())
     }
 
     #[cfg(test)]
@@ -96,6 +102,15 @@ pub struct Session {
     subscriptions: Mutex<HashSet<String>>,
     questions: Mutex<Questions>,
     ended: CancellationToken,
+    /// Counts what other nodes should know of.
+    revision: AtomicU64,
+    /// The revision that they know of.
+    kept: AtomicU64,
+    /// Whether they may know of any.
+    has_record: AtomicBool,
+    keep_again_from_ms: AtomicU64,
+    /// Held while they are being told.
+    pub(super) keeping: tokio::sync::Mutex<()>,
 }
 
 /// What the client was asked and has not answered, by the id of the request (as JSON text).
@@ -125,7 +140,54 @@ impl Session {
             subscriptions: Mutex::default(),
             questions: Mutex::default(),
             ended: CancellationToken::new(),
+            revision: 1.into(),
+            kept: 0.into(),
+            has_record: false.into(),
+            keep_again_from_ms: 0.into(),
+            keeping: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// A session that another node had, from its record.
+    pub(super) fn resumed(id: SessionId, record: SessionRecord, now_ms: u64) -> Self {
+        let (settled, subscriptions) = record.into_parts();
+        let session = Self::new(id, settled, now_ms);
+        *session.subscriptions.lock() = subscriptions.into_iter().collect();
+        session.touch(now_ms);
+        session.will_be_kept();
+        session.was_kept(1);
+        session
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Whether all nodes know the session as it is.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire) >= self.revision()
+    }
+
+    /// Whether other nodes may know of the session, if not as it is.
+    pub(super) fn has_record(&self) -> bool {
+        self.has_record.load(Ordering::Acquire)
+    }
+
+    /// Other nodes are about to be told, which may succeed though nothing is heard of it.
+    pub(super) fn will_be_kept(&self) {
+        self.has_record.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_kept(&self, revision: u64) {
+        self.kept.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    pub(super) fn keep_again_from_ms(&self) -> u64 {
+        self.keep_again_from_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn keep_again_from(&self, at_ms: u64) {
+        self.keep_again_from_ms.store(at_ms, Ordering::Relaxed);
     }
 
     /// Notes that the client is there.
@@ -155,6 +217,12 @@ impl Session {
             cancel.cancel();
         }
         self.questions.lock().open.clear();
+    }
+
+    /// Another node has it from now on: its stream closes, so that the client opens another there. Calls in flight are
+    /// finished here.
+    pub(super) fn release(&self) {
+        self.stream.lock().cancel();
     }
 
     /// Prepares a request to the client; nothing if it has too many before it.
@@ -218,13 +286,24 @@ impl Session {
         if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains(uri) {
             return false;
         }
-        subscriptions.insert(uri.to_owned());
+        if subscriptions.insert(uri.to_owned()) {
+            self.revision.fetch_add(1, Ordering::AcqRel);
+        }
         true
     }
 
     /// Forgets a subscription.
     pub fn unsubscribe(&self, uri: &str) {
-        self.subscriptions.lock().remove(uri);
+        if self.subscriptions.lock().remove(uri) {
+            self.revision.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The addresses of the resources whose changes the client wants to hear of.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let mut subscriptions: Vec<String> = self.subscriptions.lock().iter().cloned().collect();
+        subscriptions.sort();
+        subscriptions
     }
 
     /// Whether the client wants to hear of changes of this resource.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::record::SessionRecord;
 use super::session::{NewSession, Session, SessionId};
 
 /// The bounds on sessions.
@@ -38,6 +39,10 @@ impl Default for SessionLimits {
 pub struct SessionCounts {
     /// Opened since the start.
     pub opened: u64,
+    /// Taken up when another node had them.
+    pub resumed: u64,
+    /// Given to other nodes.
+    pub released: u64,
     /// Closed by their clients.
     pub closed: u64,
     /// Ended because they were idle or never confirmed.
@@ -52,6 +57,8 @@ pub struct Sessions {
     limits: SessionLimits,
     by_id: HashMap<SessionId, Arc<Session>>,
     counts: SessionCounts,
+    /// Sessions that ended and of which other nodes still know.
+    to_forget: Vec<SessionId>,
 }
 
 impl Sessions {
@@ -60,22 +67,70 @@ impl Sessions {
         Self {
             limits,
             by_id: HashMap::new(),
+            to_forget: Vec::new(),
             counts: SessionCounts::default(),
         }
     }
 
     /// Opens a session, making room where there is none.
     pub fn open(&mut self, id: SessionId, settled: NewSession, now_ms: u64) -> Arc<Session> {
+        let session = Arc::new(Session::new(id, settled, now_ms));
+        self.insert(Arc::clone(&session), now_ms);
+        self.counts.opened += 1;
+        session
+    }
+
+    /// Takes up a session that another node had; if it is here already, that is it.
+    pub fn resume(&mut self, id: SessionId, record: SessionRecord, now_ms: u64) -> Arc<Session> {
+        if let Some(known) = self.by_id.get(&id) {
+            return Arc::clone(known);
+        }
+        let session = Arc::new(Session::resumed(id, record, now_ms));
+        self.insert(Arc::clone(&session), now_ms);
+        self.counts.resumed += 1;
+        session
+    }
+
+    fn insert(&mut self, session: Arc<Session>, now_ms: u64) {
         if self.by_id.len() >= self.limits.sessions_max {
             self.expire(now_ms);
         }
         if self.by_id.len() >= self.limits.sessions_max {
             self.evict();
         }
-        let session = Arc::new(Session::new(id.clone(), settled, now_ms));
-        self.by_id.insert(id, Arc::clone(&session));
-        self.counts.opened += 1;
-        session
+        self.by_id.insert(session.id.clone(), session);
+    }
+
+    /// Lets go of sessions that other nodes have now.
+    pub fn release(&mut self, ids: &[SessionId]) {
+        for id in ids {
+            if let Some(session) = self.by_id.remove(id) {
+                session.release();
+                self.counts.released += 1;
+            }
+        }
+    }
+
+    /// All sessions.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.by_id.values()
+    }
+
+    /// Whether there is a session of this name.
+    pub fn contains(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
+    /// The sessions that have ended since this was last asked and of which other nodes still know.
+    pub fn take_to_forget(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.to_forget)
+    }
+
+    fn ended(to_forget: &mut Vec<SessionId>, session: &Session) {
+        session.end();
+        if session.has_record() {
+            to_forget.push(session.id.clone());
+        }
     }
 
     /// The session with this name, if it is this owner's.
@@ -91,7 +146,7 @@ impl Sessions {
             return false;
         }
         if let Some(session) = self.by_id.remove(id) {
-            session.end();
+            Self::ended(&mut self.to_forget, &session);
             self.counts.closed += 1;
         }
         true
@@ -114,7 +169,7 @@ impl Sessions {
             };
             let is_over = silent_ms > silent_ms_max && !session.is_busy();
             if is_over {
-                session.end();
+                Self::ended(&mut self.to_forget, session);
             }
             !is_over
         });
@@ -164,7 +219,7 @@ impl Sessions {
             .collect();
         for id in evicted {
             if let Some(session) = self.by_id.remove(&id) {
-                session.end();
+                Self::ended(&mut self.to_forget, &session);
                 self.counts.evicted += 1;
             }
         }

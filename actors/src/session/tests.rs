@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::session::settled_for_test as settled;
+use crate::cluster::testkit::Net;
+use crate::upstream::tests::bed::alone;
 use super::*;
 use crate::runtime::{SystemConfig, testkit};
 
@@ -14,40 +16,138 @@ const LIMITS: SessionLimits = SessionLimits {
     handshake_ms_max: 10_000,
 };
 
-async fn table() -> (SessionsHandle, crate::runtime::Root) {
+/// The sessions of a node; several nodes share the store, as replicated trees are the same on all.
+struct Table {
+    sessions: SessionsHandle,
+    _root: crate::runtime::Root,
+}
+
+impl std::ops::Deref for Table {
+    type Target = SessionsHandle;
+
+    fn deref(&self) -> &SessionsHandle {
+        &self.sessions
+    }
+}
+
+async fn table_of(store: &Store, cluster: ClusterHandle) -> Table {
     let system = System::new(SystemConfig::default());
-    let (spec, handle) = sessions(&system, ActorPath::new("node/sessions"), LIMITS);
-    (handle, testkit::start(&system, vec![spec]).await.unwrap())
+    let (spec, sessions) = sessions(&system, ActorPath::new("node/sessions"), LIMITS, store, cluster);
+    Table {
+        sessions,
+        _root: testkit::start(&system, vec![spec]).await.unwrap(),
+    }
+}
+
+async fn table() -> (Table, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    (table_of(&store, alone()).await, folder)
+}
+
+async fn is_there(sessions: &SessionsHandle, id: &SessionId, owner: &str) -> bool {
+    sessions.find(id.as_str(), owner).await.is_some()
 }
 
 #[tokio::test(start_paused = true)]
 async fn sessions_are_opened_found_closed_and_expire_by_themselves() {
-    let (sessions, _root) = table().await;
+    let (sessions, _folder) = table().await;
     let closed = sessions.open(settled("ann")).await.unwrap();
     let idle = sessions.open(settled("ann")).await.unwrap();
     let vanished = sessions.open(settled("ann")).await.unwrap();
-    assert!(sessions.find(closed.id.as_str(), "ann").is_some());
-    assert!(sessions.find(idle.id.as_str(), "ann").is_some());
-    assert!(sessions.find(idle.id.as_str(), "bob").is_none());
+    assert!(is_there(&sessions, &closed.id, "ann").await);
+    assert!(is_there(&sessions, &idle.id, "ann").await);
+    assert!(!is_there(&sessions, &idle.id, "bob").await);
     assert!(sessions.close(closed.id.as_str(), "ann").await.unwrap());
-    assert!(sessions.find(closed.id.as_str(), "ann").is_none());
+    assert!(!is_there(&sessions, &closed.id, "ann").await);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(
-        sessions.find(vanished.id.as_str(), "ann").is_none(),
+        !is_there(&sessions, &vanished.id, "ann").await,
         "who never came back is still there"
     );
-    assert!(sessions.find(idle.id.as_str(), "ann").is_some());
+    assert!(is_there(&sessions, &idle.id, "ann").await);
     tokio::time::sleep(Duration::from_secs(90)).await;
     assert!(
-        sessions.find(idle.id.as_str(), "ann").is_none(),
+        !is_there(&sessions, &idle.id, "ann").await,
         "the idle session is still there"
     );
     assert_eq!(sessions.open_count(), 0);
 }
 
+#[tokio::test]
+async fn a_session_is_on_one_node_and_goes_on_at_the_next_when_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let net = Net::new(2, 2);
+    let nodes = [table_of(&store, net.node(0)).await, table_of(&store, net.node(1)).await];
+    let session = nodes[0].open(settled("ann")).await.unwrap();
+    let id = session.id.as_str();
+    assert_eq!(nodes[0].place(id).await, SessionPlace::Here, "the name is one that this node owns");
+    assert_eq!(nodes[1].place(id).await, SessionPlace::At(net.node(0).node_id()));
+    assert!(!is_there(&nodes[1], &session.id, "ann").await);
+    assert!(!session.has_record(), "a client that has not come back costs nothing");
+    assert!(is_there(&nodes[0], &session.id, "ann").await);
+    session.subscribe("file://a");
+    nodes[0].keep(&session).await;
+    assert!(session.is_kept());
+
+    net.kill(0);
+    net.up(&[1]).await;
+    assert_eq!(nodes[1].place(id).await, SessionPlace::Here);
+    assert!(!is_there(&nodes[1], &session.id, "bob").await);
+    let found = nodes[1].find(id, "ann").await.unwrap();
+    assert_eq!(found.session.settled.protocol_version, session.settled.protocol_version);
+    assert!(found.session.is_subscribed("file://a"));
+    assert!(nodes[1].close(id, "ann").await.unwrap());
+    assert!(!is_there(&nodes[1], &session.id, "ann").await, "its record is gone too");
+}
+
+#[tokio::test]
+async fn a_session_that_moves_closes_its_stream_and_finishes_its_calls() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let net = Net::new(2, 1);
+    let nodes = [table_of(&store, net.node(0)).await, table_of(&store, net.node(1)).await];
+    let mut sessions = Vec::new();
+    for _ in 0..40 {
+        let session = nodes[0].open(settled("ann")).await.unwrap();
+        assert!(is_there(&nodes[0], &session.id, "ann").await);
+        let (stream, call) = (session.open_stream(), session.begin_call("1").unwrap());
+        sessions.push((session, stream, call));
+    }
+    net.up(&[0, 1]).await;
+    let mut moved = 0;
+    for (session, stream, call) in &sessions {
+        let is_here = nodes[0].place(session.id.as_str()).await == SessionPlace::Here;
+        let streams_on = tokio::time::timeout(Duration::ZERO, stream.must_end()).await.is_err();
+        assert_eq!(streams_on, is_here);
+        assert!(tokio::time::timeout(Duration::ZERO, call.cancelled()).await.is_err());
+        assert!(is_there(&nodes[usize::from(!is_here)], &session.id, "ann").await);
+        moved += usize::from(!is_here);
+    }
+    assert!((5..=35).contains(&moved), "{moved} of 40");
+    let taken_over = || nodes[1].open_count() == moved && nodes[0].open_count() == 40 - moved;
+    testkit::eventually(Duration::from_secs(5), taken_over).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_outlive_a_restart_of_the_node_and_ended_ones_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let before = table_of(&store, alone()).await;
+    let session = before.open(settled("ann")).await.unwrap();
+    let vanished = before.open(settled("ann")).await.unwrap();
+    assert!(is_there(&before, &session.id, "ann").await);
+    drop(before);
+    let after = table_of(&store, alone()).await;
+    testkit::eventually(Duration::from_secs(5), || after.open_count() == 1).await.unwrap();
+    assert!(is_there(&after, &session.id, "ann").await);
+    assert!(!is_there(&after, &vanished.id, "ann").await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_client_is_gone_goes_on() {
-    let (sessions, _root) = table().await;
+    let (sessions, _folder) = table().await;
     let (is_done, gone) = (Arc::new(AtomicBool::new(false)), Duration::from_secs(5));
     let done = Arc::clone(&is_done);
     let mut call = sessions.unhurried(Box::pin(async move {
