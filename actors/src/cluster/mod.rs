@@ -11,6 +11,7 @@
 //! - [`dispatcher`]: a question finds the placed actor it is for, on whatever node
 //! - [`placement`]: which addresses this node may act for, and telling the hosts of placed actors
 //! - [`lease`]: who may act at all, and when a former owner surely does no more
+//! - [`pieces`]: texts that are too long for one message
 //! - [`bulletin`]: what each node lets all others know
 //! - [`membership`]: who is silent, who is back
 //! - `error`: why the cluster could not do what it was asked
@@ -33,6 +34,7 @@ pub mod link;
 pub mod log;
 pub mod membership;
 mod operate;
+pub mod pieces;
 pub mod placement;
 #[cfg(test)]
 pub(crate) mod testkit;

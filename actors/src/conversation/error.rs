@@ -37,6 +37,14 @@ pub enum ConversationError {
     /// The answer did not come in time; the conversation goes on.
     #[error("the answer did not come in time; it will be in conversation {0}")]
     DeadlineExceeded(ConversationId),
+    /// The node that has it answered with an error, or none could be asked.
+    #[error("{detail}")]
+    Elsewhere {
+        /// Its code.
+        code: Code,
+        /// In words.
+        detail: String,
+    },
     /// The conversation was deleted while it was answering.
     #[error("conversation {0} was deleted")]
     Deleted(ConversationId),
@@ -52,6 +60,7 @@ impl Coded for ConversationError {
             Self::Start(_) => Code::Internal,
             Self::Ask(error) => error.code(),
             Self::DeadlineExceeded(_) => Code::DeadlineExceeded,
+            Self::Elsewhere { code, .. } => *code,
         }
     }
 }
@@ -60,5 +69,11 @@ impl ConversationError {
     /// The stable code.
     pub fn code(&self) -> Code {
         Coded::code(self)
+    }
+
+    /// Another node's answer is not one to the question: its program is of another version.
+    pub(super) fn unexpected() -> Self {
+        let detail = "the conversation's node gave another kind of answer than was asked for".to_owned();
+        Self::Elsewhere { code: Code::Internal, detail }
     }
 }

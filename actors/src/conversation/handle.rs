@@ -1,6 +1,6 @@
 //! With what the rest of the node reaches conversations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,22 @@ use troupe_protocol::access::Principal;
 use troupe_protocol::conversation::{
     AskAnswer, Conversation, ConversationEvent, ConversationSummary, Turn, UserInput,
 };
+use troupe_protocol::error::Code;
 use troupe_protocol::event::FlowEvent;
 use troupe_protocol::id::{ActorPath, ConversationId, TurnId};
 use troupe_protocol::time::Timestamp;
+use troupe_protocol::wire::AsJson;
 use ulid::Ulid;
 
 use super::ConversationActor;
 use super::caller::ToolCaller;
 use super::error::ConversationError;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, KeeperMessage};
 use super::messages::ConversationMessage;
+use super::placed::{Answer, ConversationsHost, Question};
 use super::record::{ConversationRecord, ConversationTrees, Owner};
+use crate::cluster::ClusterHandle;
+use crate::cluster::dispatcher::Owned;
 use crate::router::RouterHandle;
 use crate::runtime::{
     AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorHandle,
@@ -35,7 +40,11 @@ const EVENTS_MAX: usize = 256;
 /// Flow events of all conversations that a slow watcher may be behind.
 const FLOW_EVENTS_MAX: usize = 1_024;
 /// How long an actor may take to answer, its start included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a conversation that another node has opened may take to be known here.
+const KNOWN_WITHIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether it is.
+const KNOWN_LOOK: Duration = Duration::from_millis(10);
 /// Longest text of a message, in bytes.
 pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 /// Longest title, in bytes.
@@ -54,6 +63,8 @@ pub struct ConversationServices {
     pub caller: Arc<dyn ToolCaller>,
     /// How long one tool call may take.
     pub call_within: Duration,
+    /// Which node has which conversation.
+    pub cluster: ClusterHandle,
 }
 
 /// What handles and actors of this family share.
@@ -67,6 +78,9 @@ pub(super) struct Shared {
     channels: Mutex<HashMap<ConversationId, broadcast::Sender<ConversationEvent>>>,
     /// Held while an actor is started, so that there is one only.
     live: tokio::sync::Mutex<HashMap<ConversationId, Mailbox<ConversationMessage>>>,
+    keeper: Mailbox<KeeperMessage>,
+    /// The conversations whose events are brought here if another node has them.
+    followed: Mutex<HashSet<ConversationId>>,
 }
 
 impl Shared {
@@ -85,6 +99,61 @@ impl Shared {
         self.channels
             .lock()
             .retain(|known, channel| *known != id || channel.receiver_count() > 0);
+    }
+
+    /// Whether anybody on this node listens to a conversation's events.
+    pub fn has_watchers(&self, id: ConversationId) -> bool {
+        let channels = self.channels.lock();
+        channels.get(&id).is_some_and(|channel| channel.receiver_count() > 0)
+    }
+
+    /// As [`has_watchers`](Self::has_watchers); if nobody does, its events are no longer brought here.
+    pub fn is_followed(&self, id: ConversationId) -> bool {
+        let mut followed = self.followed.lock();
+        let is_watched = self.has_watchers(id);
+        if !is_watched {
+            followed.remove(&id);
+        }
+        is_watched
+    }
+
+    /// Has a conversation's events brought here, if another node has it or may come to.
+    fn follow(&self, id: ConversationId) {
+        let is_alone = self.services.cluster.membership().members.len() <= 1;
+        if !is_alone && self.followed.lock().insert(id) && self.keeper.tell(KeeperMessage::Follow(id)).is_err() {
+            self.followed.lock().remove(&id);
+        }
+    }
+
+    /// As [`follow`](Self::follow), for all that are listened to.
+    pub fn follow_all(&self) {
+        let watched: Vec<ConversationId> = {
+            let channels = self.channels.lock();
+            let watched = channels.iter().filter(|(_, channel)| channel.receiver_count() > 0);
+            watched.map(|(id, _)| *id).collect()
+        };
+        watched.into_iter().for_each(|id| self.follow(id));
+    }
+
+    /// How many actors there are.
+    pub fn live_count(&self) -> usize {
+        self.live.try_lock().map_or(0, |live| live.len())
+    }
+
+    /// Takes the actors out of reach that this node may not run any more.
+    pub async fn take_foreign(&self, owned: &Owned) -> Vec<Mailbox<ConversationMessage>> {
+        let mut live = self.live.lock().await;
+        let foreign: Vec<ConversationId> =
+            live.keys().filter(|id| !owned(&id.to_string())).copied().collect();
+        foreign.iter().filter_map(|id| live.remove(id)).collect()
+    }
+
+    /// Stops an actor.
+    pub async fn stop(&self, mailbox: &Mailbox<ConversationMessage>) {
+        let deadline = Deadline::within(ANSWER_WITHIN);
+        if let Err(error) = self.supervisor.stop_child(mailbox.path(), deadline).await {
+            tracing::warn!(%error, "a conversation's actor did not stop in time");
+        }
     }
 }
 
@@ -133,7 +202,10 @@ impl ConversationsHandle {
             supervisor: supervisor.handle(),
             channels: Mutex::default(),
             live: tokio::sync::Mutex::default(),
+            keeper: keeper.clone(),
+            followed: Mutex::default(),
         });
+        ConversationsHost::register(&shared);
         let handle = Self { shared };
         let of_keeper = handle.clone();
         let child = ChildSpec::actor(keeper, move || Keeper::new(of_keeper.clone()));
@@ -175,19 +247,21 @@ impl ConversationsHandle {
         input: UserInput,
         principal: &Principal,
     ) -> Result<TurnId, ConversationError> {
-        self.check_owner(id, principal)?;
+        self.check_owner(id, principal).await?;
         check_length("text", input.text.trim(), TEXT_BYTES_MAX)?;
         let turn_id = TurnId::from_ulid(Ulid::generate());
         let correlation_id =
             trace::current().map_or_else(trace::new_correlation_id, |context| context.correlation_id);
-        self.ask_actor(id, |reply| ConversationMessage::UserInput {
+        let said = Question::Say {
             turn_id,
             correlation_id,
             text: input.text.trim().to_owned(),
-            principal: principal.clone(),
-            reply,
-        })
-        .await?
+            principal: AsJson(principal.clone()),
+        };
+        match self.question(id, said).await? {
+            Answer::Said(turn_id) => Ok(turn_id),
+            _ => Err(ConversationError::unexpected()),
+        }
     }
 
     /// Opens a conversation (or goes on in one), says something and waits for the answer.
@@ -206,8 +280,7 @@ impl ConversationsHandle {
             Some(id) => id,
             None => self.open(principal).await?.id,
         };
-        self.check_owner(id, principal)?;
-        let mut events = self.shared.channel(id).subscribe();
+        let mut events = self.subscribe(id, principal).await?;
         let turn_id = self
             .say(
                 id,
@@ -246,13 +319,15 @@ impl ConversationsHandle {
     ///
     /// # Errors
     /// When there is no such conversation.
-    pub fn subscribe(
+    pub async fn subscribe(
         &self,
         id: ConversationId,
         principal: &Principal,
     ) -> Result<broadcast::Receiver<ConversationEvent>, ConversationError> {
-        self.check_owner(id, principal)?;
-        Ok(self.shared.channel(id).subscribe())
+        self.check_owner(id, principal).await?;
+        let events = self.shared.channel(id).subscribe();
+        self.shared.follow(id);
+        Ok(events)
     }
 
     /// The steps of all turns of all conversations from now on, for those who observe the node.
@@ -269,8 +344,11 @@ impl ConversationsHandle {
         id: ConversationId,
         principal: &Principal,
     ) -> Result<Conversation, ConversationError> {
-        self.check_owner(id, principal)?;
-        self.ask_actor(id, ConversationMessage::Read).await
+        self.check_owner(id, principal).await?;
+        match self.question(id, Question::Read).await? {
+            Answer::Whole(conversation) => Ok(*conversation),
+            _ => Err(ConversationError::unexpected()),
+        }
     }
 
     /// The principal's conversations: pinned ones first, then the latest.
@@ -294,13 +372,15 @@ impl ConversationsHandle {
         pinned: Option<bool>,
         principal: &Principal,
     ) -> Result<ConversationSummary, ConversationError> {
-        self.check_owner(id, principal)?;
+        self.check_owner(id, principal).await?;
         let title = title.map(|title| title.trim().to_owned());
         if let Some(title) = &title {
             check_length("title", title, TITLE_BYTES_MAX)?;
         }
-        self.ask_actor(id, |reply| ConversationMessage::Change { title, pinned, reply })
-            .await?
+        match self.question(id, Question::Change { title, pinned }).await? {
+            Answer::Changed(summary) => Ok(summary),
+            _ => Err(ConversationError::unexpected()),
+        }
     }
 
     /// Deletes a conversation; a running call is cancelled.
@@ -308,7 +388,7 @@ impl ConversationsHandle {
     /// # Errors
     /// When there is no such conversation, or it cannot be removed from the disk.
     pub async fn delete(&self, id: ConversationId, principal: &Principal) -> Result<(), ConversationError> {
-        self.check_owner(id, principal)?;
+        self.check_owner(id, principal).await?;
         self.remove(id).await
     }
 
@@ -317,13 +397,25 @@ impl ConversationsHandle {
     /// # Errors
     /// When there is no such conversation, or its actor does not answer.
     pub async fn cancel(&self, id: ConversationId, principal: &Principal) -> Result<bool, ConversationError> {
-        self.check_owner(id, principal)?;
-        self.ask_actor(id, ConversationMessage::Cancel).await
+        self.check_owner(id, principal).await?;
+        match self.question(id, Question::Cancel).await? {
+            Answer::Cancelled(was_running) => Ok(was_running),
+            _ => Err(ConversationError::unexpected()),
+        }
     }
 
-    /// Starts the actors of conversations that were interrupted: they go on by themselves.
+    /// Conversations may have come to this node: those that were interrupted go on here.
+    pub(super) fn take_over(&self) {
+        // A refusal is on record as a dead letter; who asks starts a conversation as well.
+        let _ = self.shared.keeper.tell(KeeperMessage::TakeOver);
+    }
+
+    /// Starts the actors of conversations that were interrupted and are this node's: they go on by themselves.
     pub(super) async fn resume_unfinished(&self) -> Result<(), ConversationError> {
         for (id, _) in self.shared.trees.unfinished()? {
+            if !self.is_here(id) {
+                continue;
+            }
             let is_known = self.shared.records.read().contains_key(&id);
             if is_known {
                 self.mailbox(id).await?;
@@ -348,6 +440,14 @@ impl ConversationsHandle {
     }
 
     async fn remove(&self, id: ConversationId) -> Result<(), ConversationError> {
+        match self.question(id, Question::Remove).await? {
+            Answer::Removed => Ok(()),
+            _ => Err(ConversationError::unexpected()),
+        }
+    }
+
+    /// Removes a conversation that this node has.
+    pub(super) async fn remove_here(&self, id: ConversationId) -> Result<(), ConversationError> {
         let mailbox = self.shared.live.lock().await.remove(&id);
         if let Some(mailbox) = mailbox {
             self.shared
@@ -386,19 +486,25 @@ impl ConversationsHandle {
         }
     }
 
-    fn check_owner(&self, id: ConversationId, principal: &Principal) -> Result<(), ConversationError> {
-        let records = self.shared.records.read();
-        let is_own = records
-            .get(&id)
-            .is_some_and(|record| record.owner == Owner::of(principal));
-        if is_own {
-            Ok(())
-        } else {
-            Err(ConversationError::NotFound(id))
+    /// Whether the conversation is this principal's. One that was opened on another node a moment ago may not be known
+    /// here yet.
+    async fn check_owner(&self, id: ConversationId, principal: &Principal) -> Result<(), ConversationError> {
+        let owner = Owner::of(principal);
+        let is_alone = self.shared.services.cluster.membership().members.len() <= 1;
+        let until = tokio::time::Instant::now() + KNOWN_WITHIN;
+        loop {
+            let known = self.shared.records.read().get(&id).map(|record| record.owner == owner);
+            match known {
+                Some(true) => return Ok(()),
+                None if !is_alone && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(KNOWN_LOOK).await;
+                }
+                Some(false) | None => return Err(ConversationError::NotFound(id)),
+            }
         }
     }
 
-    async fn ask_actor<T: Send>(
+    pub(super) async fn ask_actor<T: Send>(
         &self,
         id: ConversationId,
         question: impl FnOnce(Reply<T>) -> ConversationMessage,
@@ -437,6 +543,11 @@ impl ConversationsHandle {
     /// The conversation's mailbox; its actor is started if need be.
     async fn mailbox(&self, id: ConversationId) -> Result<Mailbox<ConversationMessage>, ConversationError> {
         let mut live = self.shared.live.lock().await;
+        // Looked at under the lock: what is given away is taken out under it, after the change.
+        if !self.is_here(id) {
+            let detail = format!("conversation {id} is not, or not yet, this node's");
+            return Err(ConversationError::Elsewhere { code: Code::PlacedElsewhere, detail });
+        }
         if let Some(mailbox) = live.get(&id) {
             return Ok(mailbox.clone());
         }

@@ -64,6 +64,8 @@ pub enum ConversationMessage {
     },
     /// Nothing was said for a while.
     IdleDue,
+    /// The conversation moves to another node: answered when no turn is in hand.
+    Rest(Reply<()>),
 }
 
 impl Message for ConversationMessage {

@@ -12,6 +12,7 @@
 //! - [`record`]: what is on the disk
 //! - [`caller`]: calling a tool
 //! - [`messages`], [`error`]
+//! - `placed`, `watch`: conversations that other nodes have
 //! - `keeper`: starts interrupted ones
 //! - here: the actor of one conversation
 
@@ -22,8 +23,10 @@ pub mod fill;
 pub mod handle;
 mod keeper;
 pub mod messages;
+mod placed;
 pub mod record;
 pub mod state;
+mod watch;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -47,7 +50,7 @@ pub use messages::ConversationMessage;
 
 use crate::router::RouterHandle;
 use crate::router::planner::PlanContext;
-use crate::runtime::{Actor, ActorError, Context, Deadline};
+use crate::runtime::{Actor, ActorError, Context, Deadline, Reply};
 use crate::store::StoreError;
 use handle::Shared;
 use record::{ConversationRecord, Unfinished};
@@ -67,6 +70,8 @@ struct ConversationActor {
     events: broadcast::Sender<ConversationEvent>,
     state: ConversationState,
     current: Option<Current>,
+    /// Who waits for the end of the turn in hand, to move the conversation away.
+    resting: Vec<Reply<()>>,
     last_active: tokio::time::Instant,
 }
 
@@ -89,6 +94,7 @@ impl ConversationActor {
             events,
             state: ConversationState::default(),
             current: None,
+            resting: Vec::new(),
             last_active,
         }
     }
@@ -235,6 +241,7 @@ impl ConversationActor {
             FlowStep::UserQueryReceived { .. } => self.tell(ConversationEvent::TurnStarted { turn }),
             FlowStep::AnswerReady { .. } => {
                 self.current = None;
+                self.resting.drain(..).for_each(|waiting| waiting.send(()));
                 self.last_active = tokio::time::Instant::now();
                 self.tell_answer(&turn);
                 self.tell(ConversationEvent::TurnEnded { turn });
@@ -332,6 +339,10 @@ impl ConversationActor {
         })
     }
 
+    fn has_turn(&self, turn_id: TurnId) -> bool {
+        self.is_current(turn_id) || self.state.turns().any(|turn| turn.id == turn_id)
+    }
+
     fn is_current(&self, turn_id: TurnId) -> bool {
         self.current
             .as_ref()
@@ -370,6 +381,10 @@ impl Actor for ConversationActor {
             self.last_active = tokio::time::Instant::now();
         }
         match message {
+            ConversationMessage::UserInput { turn_id, reply, .. } if self.has_turn(turn_id) => {
+                // Asked again since the answer was lost with a node.
+                reply.send(Ok(turn_id));
+            }
             ConversationMessage::UserInput { reply, .. } if self.current.is_some() => {
                 reply.send(Err(ConversationError::TurnInProgress(self.id)));
             }
@@ -440,6 +455,8 @@ impl Actor for ConversationActor {
                 };
                 reply.send(outcome);
             }
+            ConversationMessage::Rest(reply) if self.current.is_none() => reply.send(()),
+            ConversationMessage::Rest(reply) => self.resting.push(reply),
             ConversationMessage::IdleDue => {
                 let is_idle = self.current.is_none() && self.last_active.elapsed() >= IDLE;
                 if is_idle {

@@ -24,6 +24,9 @@ use crate::router::{RouterServices, ToolSource};
 use crate::runtime::testkit::{self, Crash, eventually};
 use crate::runtime::{Root, System, SystemConfig};
 use crate::store::Store;
+use crate::cluster::ClusterHandle;
+use crate::cluster::testkit::Net;
+use crate::upstream::tests::bed::alone;
 
 /// One server with the tools of a test.
 struct OneServer(Vec<Value>);
@@ -111,6 +114,10 @@ fn tools() -> Vec<Value> {
 }
 
 async fn node(store: &Store, script: &Arc<Script>) -> Node {
+    node_of(store, script, alone()).await
+}
+
+async fn node_of(store: &Store, script: &Arc<Script>, cluster: ClusterHandle) -> Node {
     let system = System::new(SystemConfig::default());
     let services = RouterServices {
         servers: Arc::new(OneServer(tools())),
@@ -125,6 +132,7 @@ async fn node(store: &Store, script: &Arc<Script>) -> Node {
         router: router.clone(),
         caller: Arc::clone(script) as Arc<dyn ToolCaller>,
         call_within: Duration::from_secs(60),
+        cluster,
     };
     let (conversations, spec) =
         ConversationsHandle::build(&system, ActorPath::new("node/conversations"), services).unwrap();

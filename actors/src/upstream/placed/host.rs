@@ -17,8 +17,9 @@ use troupe_protocol::mcp::ClientCapabilities;
 use troupe_protocol::server::ServerName;
 
 use super::news::TOPIC;
-use super::question::{Answer, Answered, Part, Question, Text, array_of, cut};
+use super::question::{Answer, Answered, Part, Question, Text, array_of};
 use crate::cluster::dispatcher::{Owned, decode, encode};
+use crate::cluster::pieces::{cut, send_ahead};
 use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
@@ -198,19 +199,7 @@ async fn with_notifications(
 
 /// Sends a long text ahead in pieces; gives back the rest, which fits into the answer.
 async fn pieces(text: String, parts: &Parts) -> String {
-    let mut rest = text.as_str();
-    while cut(rest) < rest.len() {
-        let (piece, behind) = rest.split_at(cut(rest));
-        if parts.send(&Part::Piece(piece.to_owned())).await.is_err() {
-            return String::new();
-        }
-        rest = behind;
-    }
-    if rest.len() == text.len() {
-        text
-    } else {
-        rest.to_owned()
-    }
+    send_ahead(text, parts, Part::Piece).await
 }
 
 fn text_of(raw: Box<RawValue>) -> String {

@@ -1,6 +1,6 @@
-//! What nodes ask each other about servers that run on one of them: the words, and how long texts are cut into pieces.
+//! What nodes ask each other about servers that run on one of them: the words.
 //!
-//! Parameters and results are texts: they pass byte for byte, whatever numbers and spellings are in them.
+//! Parameters and results are texts: they pass byte for byte, whatever numbers and spellings are in them; long ones in pieces.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,9 +9,6 @@ use troupe_protocol::mcp::ListKind;
 use troupe_protocol::wire::AsJson;
 
 use crate::upstream::error::UpstreamError;
-
-/// The longest text within one message between nodes, in bytes. Longer ones go in pieces of this size.
-pub(super) const PIECE_BYTES_MAX: usize = 128 * 1024;
 
 /// What the node is asked that runs a server.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,11 +68,6 @@ pub(super) enum Answer {
 /// How the node that runs a server answers.
 pub(super) type Answered = Result<Answer, UpstreamError>;
 
-/// Where a text is cut: the end of its first piece.
-pub(super) fn cut(text: &str) -> usize {
-    text.floor_char_boundary(PIECE_BYTES_MAX)
-}
-
 /// The raw items of a list as one array.
 pub(super) fn array_of<'a>(items: impl Iterator<Item = &'a RawValue>) -> String {
     let mut array = "[".to_owned();
@@ -93,19 +85,6 @@ pub(super) fn array_of<'a>(items: impl Iterator<Item = &'a RawValue>) -> String 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use troupe_protocol::wire;
-
-    #[test]
-    fn the_longest_piece_fits_into_a_message() {
-        let text = "ä".repeat(PIECE_BYTES_MAX);
-        let piece = text[..cut(&text)].to_owned();
-        assert_eq!(piece.len(), PIECE_BYTES_MAX);
-        let question = Question::Piece {
-            upload: u128::MAX,
-            text: piece,
-        };
-        assert!(wire::encode(&question).unwrap().len() < wire::MESSAGE_BYTES_MAX);
-    }
 
     #[test]
     fn items_stay_as_they_are() {

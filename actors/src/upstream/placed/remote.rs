@@ -13,7 +13,8 @@ use troupe_protocol::upstream::{LogLine, UpstreamInfo};
 use troupe_protocol::wire::AsJson;
 
 use super::address_of;
-use super::question::{Answer, Answered, Part, Question, Text, cut};
+use super::question::{Answer, Answered, Part, Question, Text};
+use crate::cluster::pieces::{self, cut};
 use crate::cluster::{ClusterError, ClusterHandle, Streamed};
 use crate::runtime::Deadline;
 use crate::upstream::calls::{CallTable, NewCall};
@@ -201,14 +202,13 @@ impl Remote {
     }
 
     fn append(&self, text: &mut String, piece: &str) -> Result<(), Trouble> {
-        if text.len() + piece.len() > self.message_bytes_max {
-            return Err(Trouble::Final(UpstreamError::TooLarge {
-                server: self.name.clone(),
-                bytes_max: self.message_bytes_max,
-            }));
+        if pieces::append(text, piece, self.message_bytes_max).is_continue() {
+            return Ok(());
         }
-        text.push_str(piece);
-        Ok(())
+        Err(Trouble::Final(UpstreamError::TooLarge {
+            server: self.name.clone(),
+            bytes_max: self.message_bytes_max,
+        }))
     }
 
     /// The parameters for a question; long ones are sent ahead in pieces.
