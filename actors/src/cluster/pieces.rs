@@ -16,7 +16,11 @@ pub fn cut(text: &str) -> usize {
 
 /// Sends all of a long text but its end ahead, each piece as the part that `part` makes of it; gives back the end, which
 /// fits into the answer. Gives back nothing of it when nobody listens any more.
-pub async fn send_ahead<P: Serialize + Sync>(text: String, parts: &Parts, part: impl Fn(String) -> P) -> String {
+pub async fn send_ahead<P: Serialize + Sync>(
+    text: String,
+    parts: &Parts,
+    part: impl Fn(String) -> P,
+) -> String {
     let mut rest = text.as_str();
     while cut(rest) < rest.len() {
         let (piece, behind) = rest.split_at(cut(rest));
@@ -25,7 +29,11 @@ pub async fn send_ahead<P: Serialize + Sync>(text: String, parts: &Parts, part: 
         }
         rest = behind;
     }
-    if rest.len() == text.len() { text } else { rest.to_owned() }
+    if rest.len() == text.len() {
+        text
+    } else {
+        rest.to_owned()
+    }
 }
 
 /// Puts a text together again; breaks when it becomes longer than `bytes_max`.
@@ -47,7 +55,10 @@ mod tests {
     async fn a_long_text_arrives_whole_in_pieces_that_fit_into_messages() {
         let text = "ä1€".repeat(100_000);
         let (parts, mut received) = Parts::channel();
-        let (end, sent) = (send_ahead(text.clone(), &parts, |piece| piece).await, received.len());
+        let (end, sent) = (
+            send_ahead(text.clone(), &parts, |piece| piece).await,
+            received.len(),
+        );
         let mut whole = String::new();
         for _ in 0..sent {
             let bytes = received.recv().await.unwrap();

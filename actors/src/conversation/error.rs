@@ -4,7 +4,7 @@ use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::ConversationId;
 
 use crate::runtime::{AskError, StartChildError};
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteError};
 
 /// Why a conversation could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum ConversationError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It could not be written down.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The actor could not be started.
     #[error(transparent)]
     Start(#[from] StartChildError),
@@ -57,6 +60,7 @@ impl Coded for ConversationError {
             Self::TurnInProgress(_) => Code::TurnInProgress,
             Self::InvalidText { .. } => Code::InvalidField,
             Self::Store(error) => error.code(),
+            Self::Write(error) => error.code(),
             Self::Start(_) => Code::Internal,
             Self::Ask(error) => error.code(),
             Self::DeadlineExceeded(_) => Code::DeadlineExceeded,
@@ -74,6 +78,9 @@ impl ConversationError {
     /// Another node's answer is not one to the question: its program is of another version.
     pub(super) fn unexpected() -> Self {
         let detail = "the conversation's node gave another kind of answer than was asked for".to_owned();
-        Self::Elsewhere { code: Code::Internal, detail }
+        Self::Elsewhere {
+            code: Code::Internal,
+            detail,
+        }
     }
 }

@@ -31,7 +31,8 @@ use crate::runtime::{
     AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorHandle,
     SupervisorSpec, System, trace,
 };
-use crate::store::Store;
+use crate::store::replicated::{TreeChange, TreeFeed, nudge};
+use crate::store::{Store, StoreError};
 
 /// Messages that wait for one conversation.
 const MAILBOX_MESSAGES_MAX: u32 = 64;
@@ -79,6 +80,8 @@ pub(super) struct Shared {
     /// Held while an actor is started, so that there is one only.
     live: tokio::sync::Mutex<HashMap<ConversationId, Mailbox<ConversationMessage>>>,
     keeper: Mailbox<KeeperMessage>,
+    /// Which records have changed; made before they were read.
+    feed: Mutex<TreeFeed>,
     /// The conversations whose events are brought here if another node has them.
     followed: Mutex<HashSet<ConversationId>>,
 }
@@ -101,10 +104,65 @@ impl Shared {
             .retain(|known, channel| *known != id || channel.receiver_count() > 0);
     }
 
+    /// A conversation's record, also when it was written a moment ago on another node.
+    pub fn record(&self, id: ConversationId) -> Option<ConversationRecord> {
+        let known = self.records.read().get(&id).cloned();
+        // What cannot be read now is read again when it changes.
+        known.or_else(|| self.trees.conversation(id).ok().flatten())
+    }
+
+    /// Takes in what was written on other nodes.
+    pub fn catch_up(&self) -> Result<(), StoreError> {
+        let mut feed = self.feed.lock();
+        match feed.drain() {
+            None => {}
+            Some(TreeChange::Keys(keys)) => {
+                for id in keys.iter().filter_map(|record| record.key.parse().ok()) {
+                    self.take_in(id, self.trees.conversation(id)?);
+                }
+            }
+            Some(TreeChange::Everything) => {
+                let records = self.trees.conversations()?;
+                let there: BTreeMap<_, _> = records
+                    .into_iter()
+                    .map(|record| (record.summary.id, record))
+                    .collect();
+                let gone: Vec<ConversationId> = {
+                    let known = self.records.read();
+                    known
+                        .keys()
+                        .filter(|id| !there.contains_key(id))
+                        .copied()
+                        .collect()
+                };
+                gone.into_iter().for_each(|id| self.take_in(id, None));
+                there
+                    .into_iter()
+                    .for_each(|(id, record)| self.take_in(id, Some(record)));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&self, id: ConversationId, record: Option<ConversationRecord>) {
+        match record {
+            Some(record) => drop(self.records.write().insert(id, record)),
+            None => {
+                self.records.write().remove(&id);
+                if let Some(channel) = self.channels.lock().remove(&id) {
+                    // Without watchers there is nobody to tell.
+                    let _ = channel.send(ConversationEvent::Deleted);
+                }
+            }
+        }
+    }
+
     /// Whether anybody on this node listens to a conversation's events.
     pub fn has_watchers(&self, id: ConversationId) -> bool {
         let channels = self.channels.lock();
-        channels.get(&id).is_some_and(|channel| channel.receiver_count() > 0)
+        channels
+            .get(&id)
+            .is_some_and(|channel| channel.receiver_count() > 0)
     }
 
     /// As [`has_watchers`](Self::has_watchers); if nobody does, its events are no longer brought here.
@@ -120,7 +178,10 @@ impl Shared {
     /// Has a conversation's events brought here, if another node has it or may come to.
     fn follow(&self, id: ConversationId) {
         let is_alone = self.services.cluster.membership().members.len() <= 1;
-        if !is_alone && self.followed.lock().insert(id) && self.keeper.tell(KeeperMessage::Follow(id)).is_err() {
+        if !is_alone
+            && self.followed.lock().insert(id)
+            && self.keeper.tell(KeeperMessage::Follow(id)).is_err()
+        {
             self.followed.lock().remove(&id);
         }
     }
@@ -129,7 +190,9 @@ impl Shared {
     pub fn follow_all(&self) {
         let watched: Vec<ConversationId> = {
             let channels = self.channels.lock();
-            let watched = channels.iter().filter(|(_, channel)| channel.receiver_count() > 0);
+            let watched = channels
+                .iter()
+                .filter(|(_, channel)| channel.receiver_count() > 0);
             watched.map(|(id, _)| *id).collect()
         };
         watched.into_iter().for_each(|id| self.follow(id));
@@ -143,8 +206,11 @@ impl Shared {
     /// Takes the actors out of reach that this node may not run any more.
     pub async fn take_foreign(&self, owned: &Owned) -> Vec<Mailbox<ConversationMessage>> {
         let mut live = self.live.lock().await;
-        let foreign: Vec<ConversationId> =
-            live.keys().filter(|id| !owned(&id.to_string())).copied().collect();
+        let foreign: Vec<ConversationId> = live
+            .keys()
+            .filter(|id| !owned(&id.to_string()))
+            .copied()
+            .collect();
         foreign.iter().filter_map(|id| live.remove(id)).collect()
     }
 
@@ -185,7 +251,8 @@ impl ConversationsHandle {
         path: ActorPath,
         services: ConversationServices,
     ) -> Result<(Self, ChildSpec), ConversationError> {
-        let trees = ConversationTrees::open(&services.store)?;
+        let trees = ConversationTrees::open(&services.store);
+        let feed = trees.follow();
         let records = trees
             .conversations()?
             .into_iter()
@@ -204,6 +271,7 @@ impl ConversationsHandle {
             live: tokio::sync::Mutex::default(),
             keeper: keeper.clone(),
             followed: Mutex::default(),
+            feed: Mutex::new(feed),
         });
         ConversationsHost::register(&shared);
         let handle = Self { shared };
@@ -280,7 +348,8 @@ impl ConversationsHandle {
             Some(id) => id,
             None => self.open(principal).await?.id,
         };
-        let mut events = self.subscribe(id, principal).await?;
+        self.check_owner(id, principal).await?;
+        let mut events = self.subscribe(id, principal)?;
         let turn_id = self
             .say(
                 id,
@@ -319,12 +388,15 @@ impl ConversationsHandle {
     ///
     /// # Errors
     /// When there is no such conversation.
-    pub async fn subscribe(
+    pub fn subscribe(
         &self,
         id: ConversationId,
         principal: &Principal,
     ) -> Result<broadcast::Receiver<ConversationEvent>, ConversationError> {
-        self.check_owner(id, principal).await?;
+        let is_own = |record: ConversationRecord| record.owner == Owner::of(principal);
+        if !self.shared.record(id).is_some_and(is_own) {
+            return Err(ConversationError::NotFound(id));
+        }
         let events = self.shared.channel(id).subscribe();
         self.shared.follow(id);
         Ok(events)
@@ -402,6 +474,12 @@ impl ConversationsHandle {
             Answer::Cancelled(was_running) => Ok(was_running),
             _ => Err(ConversationError::unexpected()),
         }
+    }
+
+    /// Wakes the keeper when conversations have changed, until it ends.
+    pub(super) async fn nudge_keeper(&self) {
+        let feed = self.shared.trees.follow();
+        nudge(feed, self.shared.keeper.clone(), || KeeperMessage::RecordsChanged).await;
     }
 
     /// Conversations may have come to this node: those that were interrupted go on here.
@@ -493,7 +571,7 @@ impl ConversationsHandle {
         let is_alone = self.shared.services.cluster.membership().members.len() <= 1;
         let until = tokio::time::Instant::now() + KNOWN_WITHIN;
         loop {
-            let known = self.shared.records.read().get(&id).map(|record| record.owner == owner);
+            let known = self.shared.record(id).map(|record| record.owner == owner);
             match known {
                 Some(true) => return Ok(()),
                 None if !is_alone && tokio::time::Instant::now() < until => {
@@ -546,7 +624,10 @@ impl ConversationsHandle {
         // Looked at under the lock: what is given away is taken out under it, after the change.
         if !self.is_here(id) {
             let detail = format!("conversation {id} is not, or not yet, this node's");
-            return Err(ConversationError::Elsewhere { code: Code::PlacedElsewhere, detail });
+            return Err(ConversationError::Elsewhere {
+                code: Code::PlacedElsewhere,
+                detail,
+            });
         }
         if let Some(mailbox) = live.get(&id) {
             return Ok(mailbox.clone());

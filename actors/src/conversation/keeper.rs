@@ -26,6 +26,8 @@ impl Keeper {
 pub(super) enum KeeperMessage {
     /// Conversations may have come to this node.
     TakeOver,
+    /// Conversations were opened, changed or deleted, perhaps on other nodes.
+    RecordsChanged,
     /// Somebody here listens to a conversation that another node may have.
     Follow(ConversationId),
 }
@@ -42,6 +44,11 @@ impl Actor for Keeper {
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
         self.resume(ctx);
+        let conversations = self.conversations.clone();
+        ctx.spawn("follow the replicated conversations", async move {
+            conversations.nudge_keeper().await
+        });
+        self.conversations.shared.catch_up()?;
         let shared = Arc::clone(&self.conversations.shared);
         let mut epochs = shared.services.cluster.epochs();
         ctx.spawn("follow the cluster", async move {
@@ -55,6 +62,7 @@ impl Actor for Keeper {
     async fn handle(&mut self, message: KeeperMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
             KeeperMessage::TakeOver => self.resume(ctx),
+            KeeperMessage::RecordsChanged => self.conversations.shared.catch_up()?,
             KeeperMessage::Follow(id) => {
                 ctx.spawn("bring events here", watch::follow(self.conversations.clone(), id));
             }

@@ -1,6 +1,6 @@
 //! Conversations: one actor each, under one supervisor, from the question to the answer.
 //!
-//! State is **owned**: each step of a turn is on the disk before the next begins. When the actor or the node dies in the
+//! State is **owned** and replicated: each step of a turn is on the disk of a majority before the next begins. When the actor or the node dies in the
 //! middle of a turn, the next life goes on where it stopped; a tool call that may have had effects is not made again but
 //! reported, unless the tool says that calling it twice is harmless.
 //!
@@ -47,11 +47,12 @@ pub use caller::{CallFailure, ToolCaller};
 pub use error::ConversationError;
 pub use handle::{ConversationServices, ConversationsHandle};
 pub use messages::ConversationMessage;
+pub use record::TREES;
 
 use crate::router::RouterHandle;
 use crate::router::planner::PlanContext;
 use crate::runtime::{Actor, ActorError, Context, Deadline, Reply};
-use crate::store::StoreError;
+use crate::store::WriteError;
 use handle::Shared;
 use record::{ConversationRecord, Unfinished};
 use state::{ConversationState, Effect, FillTask};
@@ -198,7 +199,7 @@ impl ConversationActor {
     }
 
     /// Writes a step down, applies it, and tells who watches.
-    async fn write(&mut self, step: FlowStep) -> Result<(), StoreError> {
+    async fn write(&mut self, step: FlowStep) -> Result<(), WriteError> {
         let Some(current) = &self.current else {
             return Ok(());
         };
@@ -209,18 +210,15 @@ impl ConversationActor {
             at: now(),
             step,
         };
-        if matches!(event.step, FlowStep::UserQueryReceived { .. }) {
-            let principal = current.principal.clone();
-            let unfinished = Unfinished {
-                turn_id: event.turn_id,
-                principal,
-                since: event.at,
-            };
-            self.shared.trees.begin(self.id, &unfinished).await?;
-        }
+        let is_first = matches!(event.step, FlowStep::UserQueryReceived { .. });
+        let begun = is_first.then(|| Unfinished {
+            turn_id: event.turn_id,
+            principal: current.principal.clone(),
+            since: event.at,
+        });
         self.shared
             .trees
-            .put_step(self.state.steps_written(), &event)
+            .put_step(self.state.steps_written(), &event, begun.as_ref())
             .await?;
         self.state.apply(event.clone());
         if self.state.running_turn().is_none() {
@@ -271,7 +269,7 @@ impl ConversationActor {
     }
 
     /// The store does not take the step: the turn ends in memory, and says why.
-    fn give_up(&mut self, error: &StoreError) {
+    fn give_up(&mut self, error: &WriteError) {
         tracing::error!(conversation = %self.id, %error, "a step could not be written down");
         let Some(current) = &self.current else { return };
         let problem = Problem::from(error);
@@ -294,7 +292,7 @@ impl ConversationActor {
     }
 
     /// Brings the line in the list up to date.
-    async fn summarise(&mut self) -> Result<(), StoreError> {
+    async fn summarise(&mut self) -> Result<(), WriteError> {
         let turns = self.state.turns().len() as u32;
         let first_question = self.state.turns().next().map(|turn| turn.question.clone());
         self.change(|summary| {
@@ -311,9 +309,10 @@ impl ConversationActor {
     async fn change(
         &mut self,
         change: impl FnOnce(&mut ConversationSummary),
-    ) -> Result<Option<ConversationSummary>, StoreError> {
-        let known = self.shared.records.read().get(&self.id).cloned();
-        let Some(mut record) = known else { return Ok(None) };
+    ) -> Result<Option<ConversationSummary>, WriteError> {
+        let Some(mut record) = self.shared.record(self.id) else {
+            return Ok(None);
+        };
         change(&mut record.summary);
         self.shared.trees.put(&record).await?;
         let summary = record.summary.clone();
@@ -332,7 +331,7 @@ impl ConversationActor {
     }
 
     fn read(&self) -> Option<Conversation> {
-        let summary = self.shared.records.read().get(&self.id)?.summary.clone();
+        let summary = self.shared.record(self.id)?.summary;
         Some(Conversation {
             summary,
             history: self.state.turns().cloned().collect(),

@@ -90,7 +90,11 @@ impl ConversationsHandle {
     /// Asks the conversation's actor, on whatever node it is.
     ///
     /// A question that was lost with its node is asked again: each can be asked twice.
-    pub(super) async fn question(&self, id: ConversationId, question: Question) -> Result<Answer, ConversationError> {
+    pub(super) async fn question(
+        &self,
+        id: ConversationId,
+        question: Question,
+    ) -> Result<Answer, ConversationError> {
         let cluster = &self.shared.services.cluster;
         let mut epochs = cluster.epochs();
         let until = Instant::now() + PATIENCE;
@@ -99,11 +103,20 @@ impl ConversationsHandle {
             let error = match cluster.whereabouts(&address_of(id)) {
                 Whereabouts::Here(_) => return self.answer_here(id, question).await,
                 Whereabouts::At(..) => match self.ask_elsewhere(id, &question).await {
-                    Err(error) if error.is_harmless_to_repeat() || matches!(error, ClusterError::Lost { .. }) => error,
+                    Err(error)
+                        if error.is_harmless_to_repeat() || matches!(error, ClusterError::Lost { .. }) =>
+                    {
+                        error
+                    }
                     Err(error) => return Err(error.into()),
                     Ok(answered) => return answered.map_err(|(code, detail)| elsewhere(code, detail)),
                 },
-                Whereabouts::Nowhere(Nowhere::NoLease) => return Err(ClusterError::NoQuorum { address: address_of(id) }.into()),
+                Whereabouts::Nowhere(Nowhere::NoLease) => {
+                    return Err(ClusterError::NoQuorum {
+                        address: address_of(id),
+                    }
+                    .into());
+                }
                 Whereabouts::Nowhere(reason) => ClusterError::Elsewhere {
                     address: address_of(id),
                     detail: format!("{reason:?}"),
@@ -143,13 +156,19 @@ impl ConversationsHandle {
             }
             if is_end {
                 let answer = serde_json::from_str(&text);
-                return answer.map(Ok).map_err(|error| ClusterError::Wire(error.to_string()));
+                return answer
+                    .map(Ok)
+                    .map_err(|error| ClusterError::Wire(error.to_string()));
             }
         }
     }
 
     /// Has this node's own actor answer.
-    pub(super) async fn answer_here(&self, id: ConversationId, question: Question) -> Result<Answer, ConversationError> {
+    pub(super) async fn answer_here(
+        &self,
+        id: ConversationId,
+        question: Question,
+    ) -> Result<Answer, ConversationError> {
         match question {
             Question::Say {
                 turn_id,
@@ -171,10 +190,13 @@ impl ConversationsHandle {
                 Ok(Answer::Whole(Box::new(conversation)))
             }
             Question::Change { title, pinned } => {
-                let changed = self.ask_actor(id, |reply| ConversationMessage::Change { title, pinned, reply });
+                let changed =
+                    self.ask_actor(id, |reply| ConversationMessage::Change { title, pinned, reply });
                 changed.await?.map(Answer::Changed)
             }
-            Question::Cancel => Ok(Answer::Cancelled(self.ask_actor(id, ConversationMessage::Cancel).await?)),
+            Question::Cancel => Ok(Answer::Cancelled(
+                self.ask_actor(id, ConversationMessage::Cancel).await?,
+            )),
             Question::Remove => self.remove_here(id).await.map(|()| Answer::Removed),
             Question::Watch => Ok(Answer::Ended),
         }
@@ -203,7 +225,10 @@ impl ConversationsHost {
         let host = Self {
             shared: Arc::downgrade(shared),
         };
-        shared.services.cluster.host(EntityKind::Conversation, Arc::new(host));
+        shared
+            .services
+            .cluster
+            .host(EntityKind::Conversation, Arc::new(host));
     }
 
     fn handle(&self) -> Option<ConversationsHandle> {
@@ -223,9 +248,9 @@ impl EntityHost for ConversationsHost {
         Box::pin(async move {
             let stopping = || ServiceError::new(Code::ShuttingDown, "the node is stopping");
             let handle = handle.ok_or_else(stopping)?;
-            let id: ConversationId = key
-                .parse()
-                .map_err(|_| ServiceError::new(Code::ConversationNotFound, format!("no conversation {key:?}")))?;
+            let id: ConversationId = key.parse().map_err(|_| {
+                ServiceError::new(Code::ConversationNotFound, format!("no conversation {key:?}"))
+            })?;
             let answered = match decode(&question)? {
                 Question::Watch => {
                     watch::serve(&handle, id, &context.parts).await;

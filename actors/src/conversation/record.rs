@@ -1,7 +1,8 @@
-//! Conversations on the disk: one record for each, one for each step of each turn.
+//! Conversations as all nodes have them: one record for each, one for each step of each turn.
 //!
-//! A step is written before the next one begins, so that whoever goes on after a crash knows how far it came. State is
-//! **owned**: by the one actor of the conversation; it is rebuilt from here.
+//! A step is written before the next one begins, so that whoever goes on after a crash, on whatever node, knows how far it
+//! came. A step is written only where there is none of its number: should a former owner still be at work, one of the two
+//! learns that it is not alone. State is **owned**: by the one actor of the conversation; it is rebuilt from here.
 
 use serde::{Deserialize, Serialize};
 use troupe_protocol::access::Principal;
@@ -10,12 +11,18 @@ use troupe_protocol::event::FlowEvent;
 use troupe_protocol::id::{ConversationId, TurnId};
 use troupe_protocol::time::Timestamp;
 
-use crate::store::{Change, Store, StoreError, TypedTree};
+use crate::runtime::Deadline;
+use crate::store::replicated::{TreeFeed, WRITE_WITHIN};
+use crate::store::{Change, RecordBatch, ReplicatedTree, Store, StoreError, WriteError};
 
 const CONVERSATIONS_TREE: &str = "conversations";
 const STEPS_TREE: &str = "conversation.steps";
 const UNFINISHED_TREE: &str = "conversation.unfinished";
 const SCHEMA_VERSION: u16 = 1;
+/// The trees of this family.
+pub const TREES: &[&str] = &[CONVERSATIONS_TREE, STEPS_TREE, UNFINISHED_TREE];
+/// Steps removed with one write.
+const REMOVED_AT_ONCE: usize = 512;
 
 /// Whose a conversation is: the key that proved it, else the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,19 +62,26 @@ pub struct Unfinished {
 /// The trees of this family.
 #[derive(Clone)]
 pub struct ConversationTrees {
-    conversations: TypedTree<ConversationRecord>,
-    steps: TypedTree<FlowEvent>,
-    unfinished: TypedTree<Unfinished>,
+    store: Store,
+    conversations: ReplicatedTree<ConversationRecord>,
+    steps: ReplicatedTree<FlowEvent>,
+    unfinished: ReplicatedTree<Unfinished>,
 }
 
 impl ConversationTrees {
     /// Opens the trees.
-    pub fn open(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self {
-            conversations: store.tree(CONVERSATIONS_TREE, SCHEMA_VERSION)?,
-            steps: store.tree(STEPS_TREE, SCHEMA_VERSION)?,
-            unfinished: store.tree(UNFINISHED_TREE, SCHEMA_VERSION)?,
-        })
+    pub fn open(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            conversations: store.replicated(CONVERSATIONS_TREE, SCHEMA_VERSION),
+            steps: store.replicated(STEPS_TREE, SCHEMA_VERSION),
+            unfinished: store.replicated(UNFINISHED_TREE, SCHEMA_VERSION),
+        }
+    }
+
+    /// Which conversations change from now on, by their keys.
+    pub fn follow(&self) -> TreeFeed {
+        self.store.follow(&[CONVERSATIONS_TREE])
     }
 
     /// All conversations.
@@ -84,7 +98,7 @@ impl ConversationTrees {
     }
 
     /// Writes a conversation.
-    pub async fn put(&self, record: &ConversationRecord) -> Result<(), StoreError> {
+    pub async fn put(&self, record: &ConversationRecord) -> Result<(), WriteError> {
         self.conversations
             .put(&record.summary.id.to_string(), record)
             .await
@@ -98,22 +112,40 @@ impl ConversationTrees {
             .collect()
     }
 
-    /// Writes a step: the `number`th of its turn.
-    pub async fn put_step(&self, number: usize, step: &FlowEvent) -> Result<(), StoreError> {
+    /// Writes a step: the `number`th of its turn. The first one of a turn marks it as begun, in the same write.
+    pub async fn put_step(
+        &self,
+        number: usize,
+        step: &FlowEvent,
+        begun: Option<&Unfinished>,
+    ) -> Result<(), WriteError> {
         let key = format!("{}/{}/{number:06}", step.conversation_id, step.turn_id);
-        self.steps.put(&key, step).await
+        let mut batch = RecordBatch::default();
+        self.steps.guard_into(&mut batch, &key, None);
+        self.steps.put_into(&mut batch, &key, step)?;
+        if let Some(unfinished) = begun {
+            self.unfinished
+                .put_into(&mut batch, &step.conversation_id.to_string(), unfinished)?;
+        }
+        self.store
+            .write_records(batch, Deadline::within(WRITE_WITHIN))
+            .await
     }
 
     /// Removes the steps of a turn.
-    pub async fn remove_turn(&self, id: ConversationId, turn_id: TurnId) -> Result<(), StoreError> {
+    pub async fn remove_turn(&self, id: ConversationId, turn_id: TurnId) -> Result<(), WriteError> {
         self.remove_steps(&format!("{id}/{turn_id}/")).await
     }
 
     /// Removes a conversation with all its steps.
-    pub async fn remove(&self, id: ConversationId) -> Result<(), StoreError> {
+    pub async fn remove(&self, id: ConversationId) -> Result<(), WriteError> {
         // The record first: without it the steps are unreachable, and a crash in between shows nothing half deleted.
-        self.conversations.remove(&id.to_string()).await?;
-        self.unfinished.remove(&id.to_string()).await?;
+        let mut batch = RecordBatch::default();
+        self.conversations.remove_into(&mut batch, &id.to_string());
+        self.unfinished.remove_into(&mut batch, &id.to_string());
+        self.store
+            .write_records(batch, Deadline::within(WRITE_WITHIN))
+            .await?;
         self.remove_steps(&format!("{id}/")).await
     }
 
@@ -132,21 +164,19 @@ impl ConversationTrees {
         self.unfinished.get(&id.to_string())
     }
 
-    /// Marks a turn as begun.
-    pub async fn begin(&self, id: ConversationId, unfinished: &Unfinished) -> Result<(), StoreError> {
-        self.unfinished.put(&id.to_string(), unfinished).await
-    }
-
     /// Marks a conversation's turn as over.
-    pub async fn end(&self, id: ConversationId) -> Result<(), StoreError> {
+    pub async fn end(&self, id: ConversationId) -> Result<(), WriteError> {
         self.unfinished.remove(&id.to_string()).await
     }
 
-    async fn remove_steps(&self, prefix: &str) -> Result<(), StoreError> {
+    async fn remove_steps(&self, prefix: &str) -> Result<(), WriteError> {
         let keys: Result<Vec<String>, StoreError> =
             self.steps.scan_prefix(prefix).map(|entry| Ok(entry?.0)).collect();
-        self.steps
-            .batch(keys?.into_iter().map(Change::Remove).collect())
-            .await
+        for some in keys?.chunks(REMOVED_AT_ONCE) {
+            self.steps
+                .batch(some.iter().cloned().map(Change::Remove).collect())
+                .await?;
+        }
+        Ok(())
     }
 }

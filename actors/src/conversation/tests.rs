@@ -16,6 +16,8 @@ use troupe_protocol::mcp::{Descriptor, ListKind, ToolDescriptor};
 use troupe_protocol::server::ServerName;
 
 use super::*;
+use crate::cluster::ClusterHandle;
+use crate::cluster::testkit::Net;
 use crate::pipeline::embedding::Embedder;
 use crate::router::planner::Arguments;
 use crate::router::planner::rules::RulesPlanner;
@@ -24,8 +26,6 @@ use crate::router::{RouterServices, ToolSource};
 use crate::runtime::testkit::{self, Crash, eventually};
 use crate::runtime::{Root, System, SystemConfig};
 use crate::store::Store;
-use crate::cluster::ClusterHandle;
-use crate::cluster::testkit::Net;
 use crate::upstream::tests::bed::alone;
 
 /// One server with the tools of a test.
@@ -411,4 +411,146 @@ async fn a_conversation_outlives_the_node() {
     }
     assert_eq!((history.len(), history[0].answer.as_str()), (1, "half past nine"));
     assert_eq!(second.conversations.list(&ada()).len(), 1);
+}
+
+/// Nodes that share a store, as replicated trees are the same on all.
+struct Nodes {
+    net: Net,
+    nodes: Vec<Node>,
+    scripts: Vec<Arc<Script>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Nodes {
+    async fn new(scripts: Vec<Arc<Script>>, up: usize) -> Self {
+        let (folder, store) = store();
+        let net = Net::new(scripts.len(), up);
+        let mut nodes = Vec::new();
+        for (number, script) in scripts.iter().enumerate() {
+            nodes.push(node_of(&store, script, net.node(number)).await);
+        }
+        Self {
+            net,
+            nodes,
+            scripts,
+            _folder: folder,
+        }
+    }
+
+    /// Opens conversations on the first node until one is this node's.
+    async fn open_at(&self, owner: usize) -> ConversationId {
+        loop {
+            let id = self.nodes[0].conversations.open(&ada()).await.unwrap().id;
+            if self.nodes[owner].conversations.is_here(id) {
+                return id;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_is_had_on_any_node_and_run_on_its_own() {
+    let scripts = vec![
+        scripted(Vec::new()),
+        scripted(vec![Ok(text("half past nine")), Ok(text("ten"))]),
+    ];
+    let nodes = Nodes::new(scripts, 2).await;
+    let id = nodes.open_at(1).await;
+    let [first, second] = [&nodes.nodes[0].conversations, &nodes.nodes[1].conversations];
+    let mut events = first.subscribe(id, &ada()).unwrap();
+    let answer = first
+        .ask("what time is it in Tokyo?", Some(id), &ada(), soon())
+        .await
+        .unwrap();
+    assert_eq!(answer.turn.answer, "half past nine");
+    assert!(
+        nodes.scripts[0].calls.lock().is_empty(),
+        "its own node calls the tool"
+    );
+    let ended = async {
+        loop {
+            if let ConversationEvent::TurnEnded { turn } = events.recv().await.unwrap() {
+                return turn;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+    assert_eq!(heard.id, answer.turn.id);
+
+    let renamed = first
+        .change(id, Some("Clocks".to_owned()), None, &ada())
+        .await
+        .unwrap();
+    assert_eq!((renamed.title.as_str(), renamed.turns), ("Clocks", 1));
+    let whole = [
+        first.get(id, &ada()).await.unwrap(),
+        second.get(id, &ada()).await.unwrap(),
+    ];
+    assert_eq!(whole[0], whole[1]);
+    let listed = || {
+        second
+            .list(&ada())
+            .iter()
+            .any(|summary| summary.id == id && summary.title == "Clocks")
+    };
+    eventually(Duration::from_secs(5), listed).await.unwrap();
+
+    first.delete(id, &ada()).await.unwrap();
+    assert_eq!(
+        second.get(id, &ada()).await.unwrap_err().code(),
+        Code::ConversationNotFound
+    );
+}
+
+#[tokio::test]
+async fn a_question_whose_node_dies_is_answered_by_the_next() {
+    let scripts = vec![scripted(vec![Ok(text("half past nine"))]), scripted(Vec::new())];
+    let nodes = Nodes::new(scripts, 2).await;
+    let id = nodes.open_at(1).await;
+    let first = nodes.nodes[0].conversations.clone();
+    let asked = tokio::spawn(async move {
+        first
+            .ask("what time is it in Tokyo?", Some(id), &ada(), soon())
+            .await
+    });
+    nodes.scripts[1].called.notified().await;
+    nodes.net.kill(1);
+    nodes.net.up(&[0]).await;
+    let answer = asked.await.unwrap().unwrap();
+    assert_eq!(answer.turn.answer, "half past nine", "{:?}", answer.turn);
+    let called = nodes.scripts.iter().map(|script| script.calls.lock().len());
+    assert_eq!(called.collect::<Vec<_>>(), [1, 1], "the call is made again since it is harmless");
+}
+
+#[tokio::test]
+async fn a_conversation_that_moves_goes_on_with_its_turn_at_its_new_node() {
+    let scripts = vec![
+        scripted(Vec::new()),
+        scripted(vec![Ok(text("half past nine")), Ok(text("ten"))]),
+    ];
+    let nodes = Nodes::new(scripts, 2).await;
+    let id = nodes.open_at(1).await;
+    nodes.net.up(&[0]).await;
+    let first = nodes.nodes[0].conversations.clone();
+    let asking = first.clone();
+    let asked = tokio::spawn(async move {
+        asking
+            .ask("what time is it in Tokyo?", Some(id), &ada(), soon())
+            .await
+    });
+    nodes.scripts[0].called.notified().await;
+    nodes.net.up(&[0, 1]).await;
+    assert_eq!(
+        *nodes.scripts[0].dropped.lock(),
+        1,
+        "the call that does not end is given up"
+    );
+    let turn = asked.await.unwrap().unwrap().turn;
+    assert_eq!(turn.answer, "half past nine", "{turn:?}");
+    let next = first
+        .ask("and in Paris?", Some(id), &ada(), soon())
+        .await
+        .unwrap();
+    assert_eq!(next.turn.answer, "ten");
+    assert_eq!(nodes.scripts[1].calls.lock()[1].1["timezone"], "Europe/Paris");
 }

@@ -33,7 +33,8 @@ pub(super) async fn follow(conversations: ConversationsHandle, id: ConversationI
         match cluster.whereabouts(&address_of(id)) {
             Whereabouts::Here(_) => {
                 if std::mem::take(&mut was_elsewhere)
-                    && let Ok(Answer::Whole(conversation)) = conversations.answer_here(id, Question::Read).await
+                    && let Ok(Answer::Whole(conversation)) =
+                        conversations.answer_here(id, Question::Read).await
                 {
                     tell(&conversations, id, standing(&conversation));
                 }

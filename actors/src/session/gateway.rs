@@ -186,7 +186,10 @@ impl Gateway {
             for uri in subscriptions {
                 let params = to_raw_value(&serde_json::json!({ "uri": uri })).ok();
                 let options = CallOptions::own(deadline);
-                if let Err(error) = upstream.request(method::RESOURCES_SUBSCRIBE, params, options).await {
+                if let Err(error) = upstream
+                    .request(method::RESOURCES_SUBSCRIBE, params, options)
+                    .await
+                {
                     tracing::debug!(%server, %error, "a subscription could not be made again");
                 }
             }

@@ -129,14 +129,13 @@ impl Bed {
             Arc::new(NoSecrets),
             crate::upstream::tests::bed::alone(),
         );
-        let (sessions_child, sessions) =
-            sessions(
-                &system,
-                ActorPath::new("node/sessions"),
-                SessionLimits::default(),
-                &store,
-                crate::upstream::tests::bed::alone(),
-            );
+        let (sessions_child, sessions) = sessions(
+            &system,
+            ActorPath::new("node/sessions"),
+            SessionLimits::default(),
+            &store,
+            crate::upstream::tests::bed::alone(),
+        );
         let children = vec![registry_child, upstreams_child, sessions_child];
         let root = testkit::start(&system, children).await.unwrap();
         let commands = commands.iter().copied().chain([("echo", "true", &[][..])]);

@@ -17,8 +17,8 @@ use super::refusal::Answer;
 use super::session::{NewSession, Session, SessionId};
 use super::state::Sessions;
 use crate::cluster::ClusterHandle;
-use crate::store::ReplicatedTree;
 use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply};
+use crate::store::ReplicatedTree;
 
 /// How long opening and closing a session may take.
 const TABLE_TIME_MAX: Duration = Duration::from_secs(5);

@@ -91,7 +91,10 @@ impl SessionsHandle {
     }
 
     pub(super) fn is_here(&self, id: &str) -> bool {
-        matches!(self.shared.cluster.whereabouts(&address_of(id)), Whereabouts::Here(_))
+        matches!(
+            self.shared.cluster.whereabouts(&address_of(id)),
+            Whereabouts::Here(_)
+        )
     }
 
     /// Goes on with a session from its record, if there is one and this node may.
@@ -129,7 +132,10 @@ impl SessionsHandle {
         }
         let record = SessionRecord::of(session);
         session.will_be_kept();
-        let written = timeout(KEEP_TIME_MAX, self.shared.records.put(session.id.as_str(), &record));
+        let written = timeout(
+            KEEP_TIME_MAX,
+            self.shared.records.put(session.id.as_str(), &record),
+        );
         match written.await {
             Ok(Ok(())) => session.was_kept(revision),
             failed => {
@@ -142,7 +148,9 @@ impl SessionsHandle {
     /// Removes the records of sessions that are over.
     pub(super) async fn forget(&self, ids: Vec<SessionId>) {
         for some in ids.chunks(REMOVED_AT_ONCE_MAX) {
-            let removed = some.iter().map(|id| crate::store::Change::Remove(id.as_str().to_owned()));
+            let removed = some
+                .iter()
+                .map(|id| crate::store::Change::Remove(id.as_str().to_owned()));
             if let Err(error) = self.shared.records.batch(removed.collect()).await {
                 // Whoever owns them next ends them when they have been idle.
                 tracing::debug!(%error, sessions = some.len(), "records of ended sessions stay");
@@ -168,7 +176,11 @@ impl SessionsHandle {
     async fn give_away(&self, owned: &Owned) {
         let foreign: Vec<Arc<Session>> = {
             let table = self.shared.table.read();
-            table.all().filter(|session| !owned(session.id.as_str())).cloned().collect()
+            table
+                .all()
+                .filter(|session| !owned(session.id.as_str()))
+                .cloned()
+                .collect()
         };
         if foreign.is_empty() {
             return;
@@ -213,8 +225,16 @@ impl SessionsHost {
 
 impl EntityHost for SessionsHost {
     /// Sessions are asked by HTTP, as their clients do.
-    fn ask(&self, key: String, _: Bytes, _: EntityContext) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
-        let detail = format!("session {}… answers requests of its client only", key.get(..6).unwrap_or_default());
+    fn ask(
+        &self,
+        key: String,
+        _: Bytes,
+        _: EntityContext,
+    ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
+        let detail = format!(
+            "session {}… answers requests of its client only",
+            key.get(..6).unwrap_or_default()
+        );
         Box::pin(async { Err(ServiceError::new(Code::Internal, detail)) })
     }
 
@@ -230,6 +250,8 @@ impl EntityHost for SessionsHost {
     }
 
     fn count(&self) -> usize {
-        self.shared.upgrade().map_or(0, |shared| shared.table.read().len())
+        self.shared
+            .upgrade()
+            .map_or(0, |shared| shared.table.read().len())
     }
 }

@@ -67,7 +67,10 @@ impl SessionRecord {
         let settled = NewSession {
             owner: self.owner.into(),
             endpoint: self.server.map_or(Endpoint::Aggregate, Endpoint::Server),
-            protocol_version: self.protocol_version.parse().unwrap_or(ProtocolVersion::LATEST_LEGACY),
+            protocol_version: self
+                .protocol_version
+                .parse()
+                .unwrap_or(ProtocolVersion::LATEST_LEGACY),
             client_capabilities: capabilities.unwrap_or_default(),
             client: Arc::from(self.client),
         };

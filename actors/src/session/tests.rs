@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::session::settled_for_test as settled;
-use crate::cluster::testkit::Net;
-use crate::upstream::tests::bed::alone;
 use super::*;
+use crate::cluster::testkit::Net;
 use crate::runtime::{SystemConfig, testkit};
+use crate::upstream::tests::bed::alone;
 
 const LIMITS: SessionLimits = SessionLimits {
     sessions_max: 1_000,
@@ -31,8 +31,12 @@ impl std::ops::Deref for Table {
 }
 
 async fn table_of(store: &Store, cluster: ClusterHandle) -> Table {
+    table_with(LIMITS, store, cluster).await
+}
+
+async fn table_with(limits: SessionLimits, store: &Store, cluster: ClusterHandle) -> Table {
     let system = System::new(SystemConfig::default());
-    let (spec, sessions) = sessions(&system, ActorPath::new("node/sessions"), LIMITS, store, cluster);
+    let (spec, sessions) = sessions(&system, ActorPath::new("node/sessions"), limits, store, cluster);
     Table {
         sessions,
         _root: testkit::start(&system, vec![spec]).await.unwrap(),
@@ -49,9 +53,16 @@ async fn is_there(sessions: &SessionsHandle, id: &SessionId, owner: &str) -> boo
     sessions.find(id.as_str(), owner).await.is_some()
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn sessions_are_opened_found_closed_and_expire_by_themselves() {
-    let (sessions, _folder) = table().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let limits = SessionLimits {
+        idle_ms_max: 2_000,
+        handshake_ms_max: 800,
+        ..LIMITS
+    };
+    let sessions = table_with(limits, &store, alone()).await;
     let closed = sessions.open(settled("ann")).await.unwrap();
     let idle = sessions.open(settled("ann")).await.unwrap();
     let vanished = sessions.open(settled("ann")).await.unwrap();
@@ -60,13 +71,13 @@ async fn sessions_are_opened_found_closed_and_expire_by_themselves() {
     assert!(!is_there(&sessions, &idle.id, "bob").await);
     assert!(sessions.close(closed.id.as_str(), "ann").await.unwrap());
     assert!(!is_there(&sessions, &closed.id, "ann").await);
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert!(
         !is_there(&sessions, &vanished.id, "ann").await,
         "who never came back is still there"
     );
     assert!(is_there(&sessions, &idle.id, "ann").await);
-    tokio::time::sleep(Duration::from_secs(90)).await;
+    tokio::time::sleep(Duration::from_millis(2_800)).await;
     assert!(
         !is_there(&sessions, &idle.id, "ann").await,
         "the idle session is still there"
@@ -79,13 +90,23 @@ async fn a_session_is_on_one_node_and_goes_on_at_the_next_when_that_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let net = Net::new(2, 2);
-    let nodes = [table_of(&store, net.node(0)).await, table_of(&store, net.node(1)).await];
+    let nodes = [
+        table_of(&store, net.node(0)).await,
+        table_of(&store, net.node(1)).await,
+    ];
     let session = nodes[0].open(settled("ann")).await.unwrap();
     let id = session.id.as_str();
-    assert_eq!(nodes[0].place(id).await, SessionPlace::Here, "the name is one that this node owns");
+    assert_eq!(
+        nodes[0].place(id).await,
+        SessionPlace::Here,
+        "the name is one that this node owns"
+    );
     assert_eq!(nodes[1].place(id).await, SessionPlace::At(net.node(0).node_id()));
     assert!(!is_there(&nodes[1], &session.id, "ann").await);
-    assert!(!session.has_record(), "a client that has not come back costs nothing");
+    assert!(
+        !session.has_record(),
+        "a client that has not come back costs nothing"
+    );
     assert!(is_there(&nodes[0], &session.id, "ann").await);
     session.subscribe("file://a");
     nodes[0].keep(&session).await;
@@ -96,10 +117,16 @@ async fn a_session_is_on_one_node_and_goes_on_at_the_next_when_that_is_gone() {
     assert_eq!(nodes[1].place(id).await, SessionPlace::Here);
     assert!(!is_there(&nodes[1], &session.id, "bob").await);
     let found = nodes[1].find(id, "ann").await.unwrap();
-    assert_eq!(found.session.settled.protocol_version, session.settled.protocol_version);
+    assert_eq!(
+        found.session.settled.protocol_version,
+        session.settled.protocol_version
+    );
     assert!(found.session.is_subscribed("file://a"));
     assert!(nodes[1].close(id, "ann").await.unwrap());
-    assert!(!is_there(&nodes[1], &session.id, "ann").await, "its record is gone too");
+    assert!(
+        !is_there(&nodes[1], &session.id, "ann").await,
+        "its record is gone too"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +134,10 @@ async fn a_session_that_moves_closes_its_stream_and_finishes_its_calls() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let net = Net::new(2, 1);
-    let nodes = [table_of(&store, net.node(0)).await, table_of(&store, net.node(1)).await];
+    let nodes = [
+        table_of(&store, net.node(0)).await,
+        table_of(&store, net.node(1)).await,
+    ];
     let mut sessions = Vec::new();
     for _ in 0..40 {
         let session = nodes[0].open(settled("ann")).await.unwrap();
@@ -119,15 +149,23 @@ async fn a_session_that_moves_closes_its_stream_and_finishes_its_calls() {
     let mut moved = 0;
     for (session, stream, call) in &sessions {
         let is_here = nodes[0].place(session.id.as_str()).await == SessionPlace::Here;
-        let streams_on = tokio::time::timeout(Duration::ZERO, stream.must_end()).await.is_err();
+        let streams_on = tokio::time::timeout(Duration::ZERO, stream.must_end())
+            .await
+            .is_err();
         assert_eq!(streams_on, is_here);
-        assert!(tokio::time::timeout(Duration::ZERO, call.cancelled()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::ZERO, call.cancelled())
+                .await
+                .is_err()
+        );
         assert!(is_there(&nodes[usize::from(!is_here)], &session.id, "ann").await);
         moved += usize::from(!is_here);
     }
     assert!((5..=35).contains(&moved), "{moved} of 40");
     let taken_over = || nodes[1].open_count() == moved && nodes[0].open_count() == 40 - moved;
-    testkit::eventually(Duration::from_secs(5), taken_over).await.unwrap();
+    testkit::eventually(Duration::from_secs(5), taken_over)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -140,7 +178,9 @@ async fn sessions_outlive_a_restart_of_the_node_and_ended_ones_do_not() {
     assert!(is_there(&before, &session.id, "ann").await);
     drop(before);
     let after = table_of(&store, alone()).await;
-    testkit::eventually(Duration::from_secs(5), || after.open_count() == 1).await.unwrap();
+    testkit::eventually(Duration::from_secs(5), || after.open_count() == 1)
+        .await
+        .unwrap();
     assert!(is_there(&after, &session.id, "ann").await);
     assert!(!is_there(&after, &vanished.id, "ann").await);
 }

@@ -75,7 +75,13 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
     );
     let (router, router_child) =
         routing::build(system, top.child("router"), &config, store, &registry, &upstreams)?;
-    let (sessions_child, sessions) = session::sessions(system, top.child("sessions"), settings::sessions(&config));
+    let (sessions_child, sessions) = session::sessions(
+        system,
+        top.child("sessions"),
+        settings::sessions(&config),
+        store,
+        cluster.clone(),
+    );
     let gateway = Gateway::new(
         upstreams.clone(),
         registry.clone(),
@@ -96,6 +102,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         router: router.clone(),
         caller: Arc::new(upstreams.clone()),
         call_within: config.upstream.call_timeout_ms.millis(),
+        cluster: cluster.clone(),
     };
     let (conversations, conversations_child) =
         ConversationsHandle::build(system, top.child("conversations"), services)?;
