@@ -519,7 +519,11 @@ async fn a_question_whose_node_dies_is_answered_by_the_next() {
     let answer = asked.await.unwrap().unwrap();
     assert_eq!(answer.turn.answer, "half past nine", "{:?}", answer.turn);
     let called = nodes.scripts.iter().map(|script| script.calls.lock().len());
-    assert_eq!(called.collect::<Vec<_>>(), [1, 1], "the call is made again since it is harmless");
+    assert_eq!(
+        called.collect::<Vec<_>>(),
+        [1, 1],
+        "the call is made again since it is harmless"
+    );
 }
 
 #[tokio::test]

@@ -174,6 +174,36 @@ impl Fault {
         }
     }
 
+    /// 503: no node has the session at the moment.
+    pub fn no_node(detail: &str) -> Self {
+        Self::of_cluster(Code::PlacedElsewhere, format!("{detail}: try again"))
+    }
+
+    /// 503: this node may not act.
+    pub fn no_quorum() -> Self {
+        let message =
+            "this node has the session but does not follow a majority of the voters: try another node";
+        Self::of_cluster(Code::NoQuorum, message.to_owned())
+    }
+
+    /// 503: the node that has the session was lost while it was at work.
+    pub fn node_lost(detail: &str) -> Self {
+        let message = format!("{detail} (the request may have had effects; it can be repeated)");
+        Self::of_cluster(Code::NodeUnreachable, message)
+    }
+
+    fn of_cluster(stable: Code, message: String) -> Self {
+        let fault = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            jsonrpc_code::INTERNAL_ERROR,
+            message,
+        );
+        Self {
+            stable: Some(stable),
+            ..fault
+        }
+    }
+
     /// The same for the request with this id.
     pub fn of(mut self, id: Option<&RawValue>) -> Self {
         self.id = self.id.or_else(|| id.map(RawValue::to_owned));

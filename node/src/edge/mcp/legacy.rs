@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
@@ -22,6 +22,7 @@ use super::Context;
 use super::era;
 use super::event_stream::{self, NoticeStream, PendingCall};
 use super::fault::Fault;
+use super::forward;
 use super::reply::{ReplyTo, accepted};
 
 /// The most that a client may say of itself, in bytes: it is kept as long as its session.
@@ -30,11 +31,18 @@ const CAPABILITIES_BYTES_MAX: usize = 16 * 1024;
 pub(super) const NOTIFICATIONS_MAX: usize = 64;
 
 /// A message of a legacy client.
-pub(super) async fn receive(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Fault> {
+pub(super) async fn receive(
+    context: &Context<'_>,
+    message: &Message<'_>,
+    headers: &HeaderMap,
+) -> Result<Response, Fault> {
     if message.kind == Kind::Request && message.method() == method::INITIALIZE {
         return initialize(context, message).await;
     }
-    let session = session_of(context)?;
+    if let Some(answer) = forward::hand_on(context, Method::POST, headers).await? {
+        return Ok(answer);
+    }
+    let session = session_of(context).await?;
     match message.kind {
         Kind::Request => call(context, message, session).await,
         Kind::Notification => {
@@ -56,9 +64,13 @@ fn owner_of(principal: &Principal) -> String {
 }
 
 /// The session that the request belongs to.
-fn session_of(context: &Context<'_>) -> Result<Arc<Session>, Fault> {
+async fn session_of(context: &Context<'_>) -> Result<Arc<Session>, Fault> {
     let id = context.headers.session_id.ok_or_else(Fault::no_session)?;
-    let session = context.state.sessions.find(id, &owner_of(&context.principal));
+    let session = context
+        .state
+        .gateway
+        .session(id, &owner_of(&context.principal))
+        .await;
     let session = session.filter(|session| session.settled.endpoint == context.endpoint);
     let session = session.ok_or_else(Fault::unknown_session)?;
     era::check_legacy_version(&context.headers)?;
@@ -230,8 +242,8 @@ fn take_response(session: &Session, message: &Message<'_>) {
 }
 
 /// Opens the session's stream of notices.
-pub(super) fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
-    let session = session_of(context)?;
+pub(super) async fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
+    let session = session_of(context).await?;
     let in_session = session.open_stream();
     let must_end = in_session.must_end();
     let no_longer = context.no_longer_served();
@@ -275,7 +287,7 @@ fn render(session: &Session, notice: &Notice) -> Option<String> {
 
 /// Ends the session at its client's wish.
 pub(super) async fn end_session(context: &Context<'_>) -> Result<Response, Fault> {
-    let session = session_of(context)?;
+    let session = session_of(context).await?;
     let ended = context
         .state
         .sessions

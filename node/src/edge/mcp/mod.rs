@@ -4,6 +4,7 @@
 //! - this module: routes, and what every message passes: its form, its size, its era
 //! - [`negotiation`], [`era`]: what headers say
 //! - [`legacy`], [`modern`]: the two eras' ways with a message
+//! - [`forward`]: requests whose session another node has
 //! - [`reply`], [`event_stream`]: answers in JSON or as streams; [`fault`]: answers to what cannot be served
 //!
 //! Which server answers and how, sessions and notices: `troupe_actors::session`. Host, origin and caller are checked
@@ -12,6 +13,7 @@
 mod era;
 mod event_stream;
 mod fault;
+mod forward;
 mod legacy;
 mod modern;
 mod negotiation;
@@ -24,8 +26,8 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use troupe_actors::session::Endpoint;
 use troupe_protocol::access::Principal;
 use troupe_protocol::jsonrpc::Message;
@@ -37,7 +39,7 @@ use self::fault::Fault;
 use self::negotiation::Accepts;
 use super::body::{BodyLimits, WholeBody, read_body};
 use super::problem::ApiError;
-use super::{Caller, EdgeState};
+use super::{Caller, EdgeState, Proof};
 
 /// How often the owner of an open stream is looked at again: a revoked key must not listen on.
 const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,6 +61,8 @@ struct Context<'a> {
     principal: Principal,
     headers: McpHeaders<'a>,
     accepts: Accepts,
+    /// Whether another node handed the request on to this one.
+    is_handed_on: bool,
     /// The body, if there is one. Who works on its message holds it too, so that it counts against the budget of all
     /// bodies until the work is done, however early the client leaves.
     body: Option<Arc<WholeBody>>,
@@ -103,7 +107,9 @@ async fn post_to_server(
 }
 
 async fn open_for_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
-    open(&state, Endpoint::Aggregate, caller, &headers).unwrap_or_else(IntoResponse::into_response)
+    open(&state, Endpoint::Aggregate, caller, &headers)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn open_for_server(
@@ -112,9 +118,11 @@ async fn open_for_server(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    endpoint_of(&state, &name)
-        .and_then(|endpoint| open(&state, endpoint, caller, &headers))
-        .unwrap_or_else(IntoResponse::into_response)
+    let opened = match endpoint_of(&state, &name) {
+        Ok(endpoint) => open(&state, endpoint, caller, &headers).await,
+        Err(fault) => Err(fault),
+    };
+    opened.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn delete_at_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
@@ -163,6 +171,7 @@ async fn receive(
     let context = Context {
         state,
         endpoint,
+        is_handed_on: caller.proof == Proof::Node,
         principal: caller.principal,
         headers,
         accepts,
@@ -170,7 +179,7 @@ async fn receive(
     };
     let meta = era::meta_of(&message);
     let received = match era::era_of(&context.headers, &message, meta) {
-        Era::Legacy => legacy::receive(&context, &message).await,
+        Era::Legacy => legacy::receive(&context, &message, &parts.headers).await,
         Era::Modern => modern::receive(&context, &message, meta).await,
     };
     received.map_err(|fault| fault.of(message.id))
@@ -206,28 +215,33 @@ fn accepted_forms(state: &EdgeState, headers: &HeaderMap) -> Result<Accepts, Fau
 }
 
 /// GET: a legacy client opens the stream of its session.
-fn open(
+async fn open(
     state: &EdgeState,
     endpoint: Endpoint,
     caller: Caller,
-    headers: &HeaderMap,
+    all_headers: &HeaderMap,
 ) -> Result<Response, Fault> {
-    let accepts = Accepts::read(headers);
-    let headers = McpHeaders::read(headers)?;
+    let accepts = Accepts::read(all_headers);
+    let headers = McpHeaders::read(all_headers)?;
     if headers.is_modern() {
         return Err(Fault::modern_is_post_only());
     }
     if !accepts.event_stream {
         return Err(Fault::not_acceptable("text/event-stream"));
     }
-    legacy::open_stream(&Context {
+    let context = Context {
         state,
         endpoint,
+        is_handed_on: caller.proof == Proof::Node,
         principal: caller.principal,
         headers,
         accepts,
         body: None,
-    })
+    };
+    match forward::hand_on(&context, Method::GET, all_headers).await? {
+        Some(answer) => Ok(answer),
+        None => legacy::open_stream(&context).await,
+    }
 }
 
 /// DELETE: a legacy client ends its session.
@@ -235,20 +249,24 @@ async fn delete(
     state: &EdgeState,
     endpoint: Endpoint,
     caller: Caller,
-    headers: &HeaderMap,
+    all_headers: &HeaderMap,
 ) -> Result<Response, Fault> {
-    let accepts = Accepts::read(headers);
-    let headers = McpHeaders::read(headers)?;
+    let accepts = Accepts::read(all_headers);
+    let headers = McpHeaders::read(all_headers)?;
     if headers.is_modern() {
         return Err(Fault::modern_is_post_only());
     }
-    legacy::end_session(&Context {
+    let context = Context {
         state,
         endpoint,
+        is_handed_on: caller.proof == Proof::Node,
         principal: caller.principal,
         headers,
         accepts,
         body: None,
-    })
-    .await
+    };
+    match forward::hand_on(&context, Method::DELETE, all_headers).await? {
+        Some(answer) => Ok(answer),
+        None => legacy::end_session(&context).await,
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{body::Body, extract::Request, response::Response};
@@ -31,7 +32,38 @@ const NOT_HANDED_ON: [HeaderName; 9] = [
     header::ACCEPT_ENCODING,
 ];
 
+/// How long the way to another node may take to open.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
 type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Why another node gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PeerError {
+    /// It was not asked.
+    #[error("node {0} cannot be reached")]
+    Unreachable(NodeId),
+    /// It was asked, or may have been, and no answer came.
+    #[error("{0}")]
+    Lost(String),
+    /// It did not begin to answer in time.
+    #[error("node {0} did not answer in time")]
+    Late(NodeId),
+    /// The request cannot be sent.
+    #[error("{0}")]
+    Unsendable(String),
+}
+
+impl From<PeerError> for ApiError {
+    fn from(error: PeerError) -> Self {
+        let code = match &error {
+            PeerError::Unreachable(_) | PeerError::Lost(_) => Code::NodeUnreachable,
+            PeerError::Late(_) => Code::DeadlineExceeded,
+            PeerError::Unsendable(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
 
 /// Sends a request to another node, on behalf of a principal. The deadline is for the answer's beginning; its body may
 /// come for as long as it does.
@@ -41,26 +73,38 @@ type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 pub async fn send(
     state: &EdgeState,
     node: NodeId,
-    mut request: Request,
+    request: Request,
     principal: &Principal,
     deadline: Deadline,
 ) -> ApiResult<Response> {
-    prepare(&mut request, principal)?;
-    let late = || {
-        ApiError::new(
-            Code::DeadlineExceeded,
-            format!("node {node} did not answer in time"),
-        )
-    };
-    let lost = |error: hyper::Error| {
-        let detail = format!("node {node} was lost while it was asked: {error}");
-        ApiError::new(Code::NodeUnreachable, detail)
-    };
+    Ok(try_send(state, node, request, principal, deadline).await?)
+}
+
+/// As [`send`], for who must know whether the node may have acted.
+///
+/// # Errors
+/// [`PeerError`].
+pub async fn try_send(
+    state: &EdgeState,
+    node: NodeId,
+    mut request: Request,
+    principal: &Principal,
+    deadline: Deadline,
+) -> Result<Response, PeerError> {
+    prepare(&mut request, principal)
+        .map_err(|error| PeerError::Unsendable(error.problem().detail.clone()))?;
+    let lost =
+        |error: hyper::Error| PeerError::Lost(format!("node {node} was lost while it was asked: {error}"));
     let asked = async {
-        let links = state.cluster.links()
-            .ok_or_else(|| ApiError::new(Code::NodeUnreachable, format!("no link leads to node {node}")))?;
-        let stream = links.connect_http(node, deadline).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let unreachable = || PeerError::Unreachable(node);
+        let links = state.cluster.links().ok_or_else(unreachable)?;
+        let connected_by = deadline.earlier(Deadline::within(CONNECT_TIME_MAX));
+        let stream = links
+            .connect_http(node, connected_by)
+            .await
+            .map_err(|_| unreachable())?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|_| unreachable())?;
         let mut connection: Option<Connection> = Some(Box::pin(connection));
         let mut answer = Box::pin(sender.send_request(request));
         let ended = async {
@@ -81,7 +125,7 @@ pub async fn send(
     };
     match tokio::time::timeout_at(deadline.instant(), asked).await {
         Ok(answered) => answered,
-        Err(_) => Err(late()),
+        Err(_) => Err(PeerError::Late(node)),
     }
 }
 
