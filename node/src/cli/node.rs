@@ -38,6 +38,7 @@ pub enum NodeCommand {
 #[derive(Debug, Args)]
 pub struct Which {
     /// Its name or its id.
+    #[arg(id = "member", value_name = "NODE")] // not the id of the flag --node, which every command has
     node: String,
 }
 
