@@ -27,10 +27,10 @@ pub(super) async fn run(core: &Core, to: NodeId, deadline: Deadline) -> Result<(
     let question = encoding::encode(&Question::StandForElection);
     let question = question.map_err(|error| core.fatal(error))?;
     let within = deadline.earlier(Deadline::within(ELECTED_WITHIN));
-    // Should it not get there, the voters elect somebody by themselves a little later.
-    if let Err(error) = core.network.transport.ask(to, question.into(), within).await {
-        tracing::debug!(%to, %error, "the next leader could not be asked to stand for election");
-    }
+    let asked = core.network.transport.ask(to, question.into(), within).await;
+    asked.map_err(|error| LogError::NoQuorum {
+        reason: format!("node {to} could not be asked to lead: {error}"),
+    })?;
     let mut leaders = core.leader.subscribe();
     let other = leaders.wait_for(|leader| leader.is_some_and(|(leader, _)| leader != core.own));
     match tokio::time::timeout_at(within.instant(), other).await {

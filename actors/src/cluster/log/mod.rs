@@ -56,10 +56,14 @@ pub use messages::LogHandle;
 pub use raft::LogSettings;
 pub use transport::{Nowhere, RaftTransport, TransportError};
 
-use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message, System};
+use crate::runtime::{
+    Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, ExitReason, Mailbox, Message, System,
+};
 
 /// How often the actor looks whether the log still runs.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long a stopping leader waits for the next one.
+const STEP_DOWN_WITHIN: Duration = Duration::from_secs(3);
 const MAILBOX_MESSAGES_MAX: u32 = 16;
 
 /// What the log's actor is told: by itself only.
@@ -102,6 +106,16 @@ impl Actor for LogActor {
         }
         ctx.send_after(CHECK_EVERY, Check);
         Ok(())
+    }
+
+    async fn stopped(&mut self, reason: &ExitReason) {
+        if *reason != ExitReason::Shutdown {
+            return;
+        }
+        // So that others need not find out that this leader is gone.
+        if let Err(error) = self.log.step_down(Deadline::within(STEP_DOWN_WITHIN)).await {
+            tracing::info!(%error, "this node leads until it ends");
+        }
     }
 
     fn snapshot(&self) -> serde_json::Value {

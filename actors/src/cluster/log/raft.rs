@@ -118,7 +118,7 @@ impl LogSettings {
         Duration::from_millis(self.election_max_ms * 2)
     }
 
-    pub(super) fn raft(&self) -> Result<Arc<openraft::Config>, openraft::ConfigError> {
+    pub(super) fn raft(&self) -> Result<Arc<openraft::Config>, Box<openraft::ConfigError>> {
         let config = openraft::Config {
             cluster_name: "troupe".to_owned(),
             heartbeat_interval: self.heartbeat_ms,
@@ -132,6 +132,6 @@ impl LogSettings {
             purge_batch_size: 256,
             ..openraft::Config::default()
         };
-        config.validate().map(Arc::new)
+        Ok(Arc::new(config.validate()?))
     }
 }

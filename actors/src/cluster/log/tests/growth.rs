@@ -154,16 +154,42 @@ async fn an_idle_cluster_says_little() {
     };
     let seconds = 4;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let network = world.network.lock();
-    let messages = (network.questions - before.0) / seconds;
-    let bytes = (network.bytes - before.1) / seconds;
+    let after = {
+        let network = world.network.lock();
+        (network.questions, network.bytes)
+    };
+    let messages = (after.0 - before.0) / seconds;
+    let bytes = (after.1 - before.1) / seconds;
     println!("10 idle nodes: {messages} messages/s, {bytes} B/s in all (each counted once)");
     assert!(messages < 100, "{messages} messages/s");
     assert!(bytes < 4_000, "{bytes} B/s");
-    drop(network);
     let leader = world.leader().await;
     let confirmed = world.nodes[&leader]
         .log
         .confirm_leadership(Deadline::within(Duration::from_secs(1)));
     confirmed.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_steps_down_is_followed_within_a_second_and_no_write_fails() {
+    let world = World::of(3, LogSettings::default()).await;
+    let leader = world.leader().await;
+    let other = *world.nodes.keys().find(|number| **number != leader).unwrap();
+    let began = std::time::Instant::now();
+    let stepped = world.nodes[&leader].log.step_down(within(5));
+    let writes = async {
+        for number in 0..20 {
+            for node in [leader, other] {
+                world.nodes[&node]
+                    .put(&format!("{node}-{number}"), "value")
+                    .await
+                    .unwrap();
+            }
+        }
+    };
+    let (stepped, ()) = tokio::join!(stepped, writes);
+    stepped.unwrap();
+    println!("stepped down and 40 writes: {:?}", began.elapsed());
+    assert_ne!(world.leader().await, leader);
+    assert_eq!(world.same_everywhere().await.len(), 40);
 }

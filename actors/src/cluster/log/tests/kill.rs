@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::super::*;
@@ -90,11 +90,8 @@ fn run_and_kill(folder: PathBuf, members: u128, round: u32, lives: Duration) -> 
     let first = lines.recv_timeout(Duration::from_secs(60));
     acknowledged.extend(first.ok());
     let until = Instant::now() + lives;
-    loop {
-        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(key) => acknowledged.insert(key),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        };
+    while let Ok(key) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        acknowledged.insert(key);
     }
     child.kill().unwrap();
     child.wait().unwrap();

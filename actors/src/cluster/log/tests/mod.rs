@@ -3,6 +3,7 @@
 
 mod alone;
 mod backup;
+mod disk;
 mod faults;
 mod figures;
 mod growth;
