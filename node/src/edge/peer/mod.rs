@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use troupe_protocol::{access::Principal, error::Code, id::NodeId};
 
 pub use client::{PeerError, send, try_send};
-pub use server::{PeerStreams, child};
+pub use server::child;
 
 use super::{ApiError, ApiResult};
 
