@@ -17,6 +17,9 @@ use crate::{
     tree::{Node, StartError},
 };
 
+/// Libraries that tell of each election and session at the level `info`: heard only when a filter names them.
+const LIBRARIES_FILTER: &str = "openraft=error,ractor=warn,ractor_cluster=warn";
+
 #[derive(Debug, Default, Args)]
 pub struct UpArgs {
     /// The settings; absent: ./cluster.toml if there is one.
@@ -83,7 +86,9 @@ fn join_string(given: String) -> Result<SecretString, CliError> {
 }
 
 fn start_logging(config: &LogConfig) {
-    let filter = EnvFilter::try_new(config.filter.as_str()).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What a filter says of a module later counts more than what was said of it earlier.
+    let filter = format!("{LIBRARIES_FILTER},{}", config.filter.as_str());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::registry().with(filter);
     let _ = match config.format {
         LogFormat::Human => {
@@ -127,7 +132,10 @@ async fn greet(node: &Node, url: &str) {
     println!("data in {}", node.data.display());
     if node.has_joined {
         let members = node.state.cluster.membership().members.len();
-        println!("joined a cluster, now of {members} nodes, as {}", node.state.node_name);
+        println!(
+            "joined a cluster, now of {members} nodes, as {}",
+            node.state.node_name
+        );
     }
     let Some(first) = &node.first_start else {
         println!("sign a browser in: troupe key login-link");

@@ -47,7 +47,9 @@ pub struct Entrance<'a> {
 
 /// Founds a cluster, joins one, or comes back to the one that the node belongs to.
 pub async fn enter(entrance: Entrance<'_>) -> Result<Entered, StartError> {
-    let Entrance { config, data, store, .. } = entrance;
+    let Entrance {
+        config, data, store, ..
+    } = entrance;
     let join = entrance.join.map(parse_join).transpose()?;
     let record = NodeRecord::begin_start(data, former_id(store)?, config.node.name.chosen().cloned())?;
     let was_member = ClusterIdentity::load(data, record.id)?.is_some();
@@ -92,7 +94,11 @@ fn former_id(store: &Store) -> Result<Option<NodeId>, StartError> {
 }
 
 /// A string of the node's own cluster may stay where it was given (in a unit file, say); that of another is a mistake.
-fn refuse_other_cluster(identity: &ClusterIdentity, join: &JoinString, data: &Path) -> Result<(), StartError> {
+fn refuse_other_cluster(
+    identity: &ClusterIdentity,
+    join: &JoinString,
+    data: &Path,
+) -> Result<(), StartError> {
     if identity.is_invited_by(join) {
         tracing::info!("this node is a member already: --join is not needed any more");
         return Ok(());

@@ -26,10 +26,10 @@ use tokio::time::Instant;
 use troupe_actors::{
     access::{self, FirstStart},
     cluster::{StartedCluster, log::LogHandle},
-    conversation,
-    registry,
+    conversation, registry,
     runtime::{
-        ActorPath, ChildSpec, Deadline, Root, Strategy, SupervisorHandle, SupervisorSpec, System, SystemConfig,
+        ActorPath, ChildSpec, Deadline, Root, Strategy, SupervisorHandle, SupervisorSpec, System,
+        SystemConfig,
     },
     store::Store,
     vault,
@@ -204,13 +204,7 @@ async fn prepare(
     if has_joined {
         return Ok(access::prepare_joined(store, node_name).await?);
     }
-    let replicated = [
-        registry::TREES,
-        vault::TREES,
-        access::TREES,
-        conversation::TREES,
-    ]
-    .concat();
+    let replicated = [registry::TREES, vault::TREES, access::TREES, conversation::TREES].concat();
     store.adopt_former_trees(&replicated).await?;
     Ok(access::prepare(store).await?)
 }

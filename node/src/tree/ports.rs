@@ -50,11 +50,13 @@ pub fn listen(config: &mut Config) -> Result<Arc<StdListener>, StartError> {
 /// it there; a new one takes the default, or any that is free.
 pub async fn node_port(config: &ClusterConfig, store: &Store) -> Result<NodePort, StartError> {
     if let Some(address) = config.listen.chosen() {
-        return NodePort::bind(address).await.map_err(|reason| StartError::Listen {
-            address,
-            reason,
-            flag: "--cluster-listen",
-        });
+        return NodePort::bind(address)
+            .await
+            .map_err(|reason| StartError::Listen {
+                address,
+                reason,
+                flag: "--cluster-listen",
+            });
     }
     let kept = store.tree::<SocketAddr>("node_port", 1)?;
     let wished = kept.get(KEPT_KEY)?.unwrap_or(CLUSTER_LISTEN_DEFAULT);
@@ -68,11 +70,13 @@ pub async fn node_port(config: &ClusterConfig, store: &Store) -> Result<NodePort
 
 async fn any_port(wished: SocketAddr, taken: &io::Error) -> Result<NodePort, StartError> {
     let address = SocketAddr::new(wished.ip(), 0);
-    let port = NodePort::bind(address).await.map_err(|reason| StartError::Listen {
-        address,
-        reason,
-        flag: "--cluster-listen",
-    })?;
+    let port = NodePort::bind(address)
+        .await
+        .map_err(|reason| StartError::Listen {
+            address,
+            reason,
+            flag: "--cluster-listen",
+        })?;
     tracing::warn!(
         "{wished} is not to be had for other nodes ({taken}): listening on {} instead; --cluster-listen chooses",
         port.address()

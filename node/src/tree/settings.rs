@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use troupe_actors::{
-    cluster::{ClusterSettings, lease::LeaseTiming, link::LinkSettings, log::LogSettings, membership::DetectionTiming},
+    cluster::{
+        ClusterSettings, lease::LeaseTiming, link::LinkSettings, log::LogSettings,
+        membership::DetectionTiming,
+    },
     health::HealthSettings,
     runtime::Intensity,
     session::{GatewayLimits, SessionLimits},
