@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 use troupe_protocol::cluster::{Epoch, Member, MemberState, Role};
 use troupe_protocol::error::{Code, Coded};
@@ -175,7 +177,11 @@ pub async fn start(parts: ClusterParts) -> Result<StartedCluster, ClusterStartEr
         log: log.clone(),
         links: links.clone(),
         membership: membership.clone(),
-        timing: parts.settings.lease,
+        timing: LeaseTiming {
+            silence_before_election: Duration::from_millis(parts.settings.log.election_max_ms),
+            ..parts.settings.lease
+        },
+        started_at: Instant::now(),
     };
     let entrance_parts = EntranceParts {
         log: log.clone(),

@@ -36,6 +36,8 @@ pub(in crate::cluster) struct LeaseParts {
     pub links: LinksHandle,
     pub membership: MembershipHandle,
     pub timing: LeaseTiming,
+    /// When this process began to take part.
+    pub started_at: Instant,
 }
 
 /// Owned state, made anew after a restart: a node without a lease that has to settle first.
@@ -250,7 +252,7 @@ impl LeaseActor {
             return;
         }
         let applied = Arc::clone(&self.parts.log.membership().borrow());
-        let mut lessor = Lessor::new(self.parts.timing, elected_at, &applied);
+        let mut lessor = Lessor::new(self.parts.timing, elected_at, self.parts.started_at, &applied);
         let now = Instant::now();
         let effects = lessor.tick(now);
         self.lessor = Some((term, lessor));

@@ -45,7 +45,8 @@ struct Waiting<W> {
 /// The leader's side of leases.
 pub(in crate::cluster) struct Lessor<W> {
     timing: LeaseTiming,
-    elected_at: Instant,
+    /// When the leases of earlier turns are over and everything has stopped.
+    earlier_turns_over_at: Instant,
     /// The epoch when the turn began: no predecessor has cleared a later one.
     floor: Epoch,
     applied: Epoch,
@@ -63,11 +64,13 @@ pub(in crate::cluster) struct Lessor<W> {
 
 impl<W> Lessor<W> {
     /// A turn that began with an election before `elected_at`, by a node that has since applied all that was committed
-    /// before.
-    pub fn new(timing: LeaseTiming, elected_at: Instant, applied: &Membership) -> Self {
+    /// before. `started_at` is when this process started.
+    pub fn new(timing: LeaseTiming, elected_at: Instant, started_at: Instant, applied: &Membership) -> Self {
+        let others_over_at = elected_at + timing.lasts.saturating_sub(timing.silence_before_election);
+        let own_former_over_at = started_at + timing.lasts;
         Self {
             timing,
-            elected_at,
+            earlier_turns_over_at: others_over_at.max(own_former_over_at) + timing.grace,
             floor: applied.epoch,
             applied: applied.epoch,
             members: applied.members.keys().copied().collect(),
@@ -180,8 +183,8 @@ impl<W> Lessor<W> {
     /// Clears the current epoch, if that is possible; a round makes it certain.
     fn advance(&mut self, now: Instant) -> Option<Effect<W>> {
         self.holders.retain(|_, holder| holder.gone_at > now);
-        let earlier_turns_are_over = now >= self.elected_at + self.timing.lasts + self.timing.grace
-            || self.members.is_subset(&self.served);
+        let earlier_turns_are_over =
+            now >= self.earlier_turns_over_at || self.members.is_subset(&self.served);
         let all_settled = self.holders.values().all(|holder| holder.settled == self.applied);
         if earlier_turns_are_over && all_settled {
             self.cleared = self.cleared.max(self.applied);

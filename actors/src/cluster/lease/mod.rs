@@ -3,8 +3,11 @@
 //! # The rules
 //! A node renews its lease with the log's leader. The leader answers on the strength of a round in which a majority
 //! confirmed its leadership; the lease lasts [`LeaseTiming::lasts`] from the *begin of that round*. Who is elected later
-//! was so by at least one of those who confirmed, after the round began; a new leader that waits for one lease after its
-//! election therefore knows that all leases its predecessors gave have ended. The node counts what remains of its lease
+//! was so by at least one of those who confirmed, after the round began, and not before that one had heard nothing of a
+//! leader for [`LeaseTiming::silence_before_election`]; a new leader that waits, from its election, for one lease without
+//! that silence therefore knows that all leases its predecessors gave have ended. (It need not wait for members that have
+//! got a lease from itself since, and must wait for a whole lease when it may be its own predecessor, restarted.) The node
+//! counts what remains of its lease
 //! from before it asked, so that delays only make it shorter.
 //!
 //! A node that holds a lease acts for what it owned at each epoch it has seen since the last *cleared* one. With each
@@ -50,6 +53,9 @@ pub struct LeaseTiming {
     pub grace: Duration,
     /// How often a node renews.
     pub renew_every: Duration,
+    /// Between the begin of the last round of a leader and the election of its successor lies at least so much: voters
+    /// grant no vote while they hear of a leader.
+    pub silence_before_election: Duration,
     /// A confirmation of this age still serves for a renewal, so that those of many nodes share one round.
     pub round_serves: Duration,
 }
@@ -60,6 +66,7 @@ impl Default for LeaseTiming {
             lasts: Duration::from_millis(600),
             grace: Duration::from_millis(150),
             renew_every: Duration::from_millis(150),
+            silence_before_election: Duration::from_millis(600),
             round_serves: Duration::from_millis(75),
         }
     }

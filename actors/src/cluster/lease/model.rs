@@ -121,6 +121,9 @@ struct World {
     memberships: Vec<Arc<Membership>>,
     term: u64,
     leader: usize,
+    /// When a majority last heard the leader, and since when it hears no more.
+    heard_at: u64,
+    election_at: Option<u64>,
     with_pauses: bool,
     /// Whether messages are lost and late.
     is_rough: bool,
@@ -153,6 +156,8 @@ impl World {
             memberships: memberships.clone(),
             term: 0,
             leader: 0,
+            heard_at: 0,
+            election_at: None,
             with_pauses,
             is_rough: true,
             cuts: VecDeque::new(),
@@ -334,7 +339,11 @@ impl World {
                 }
             }
             Event::RoundReached { at, term } => {
-                let confirmed = term == self.term;
+                // Whoever is about to be followed by another is heard no more.
+                let confirmed = term == self.term && self.election_at.is_none();
+                if confirmed {
+                    self.heard_at = self.now;
+                }
                 self.after(0, 30, Event::RoundDone { at, term, confirmed });
             }
             Event::RoundDone { at, term, confirmed } => {
@@ -346,7 +355,7 @@ impl World {
             Event::Elected { at, term } if term == self.term => {
                 self.apply(at, self.memberships.len());
                 let applied = self.memberships.last().unwrap();
-                let lessor = Lessor::new(self.timing, now, applied);
+                let lessor = Lessor::new(self.timing, now, self.start, applied);
                 self.nodes[at].turn = Some((term, lessor));
             }
             Event::Elected { .. } => {}
@@ -401,7 +410,12 @@ impl World {
     }
 
     fn disturb(&mut self) {
-        if self.rng.u32(..1_500) == 0 {
+        if self.rng.u32(..1_500) == 0 && self.election_at.is_none() {
+            let silence = self.timing.silence_before_election.as_millis() as u64;
+            self.election_at = Some(self.heard_at + silence + self.rng.u64(1..400));
+        }
+        if self.election_at.is_some_and(|at| at <= self.now) {
+            self.election_at = None;
             self.elect();
         }
         if self.rng.u32(..500) == 0 {

@@ -229,6 +229,25 @@ impl Core {
         }
     }
 
+    /// A leader that a majority follows grants nobody its vote. openraft has followers refuse while they hear of a leader,
+    /// and has nothing of the kind for the leader itself; with both, whoever is elected knows that no round of its
+    /// predecessor began later than `election_max_ms` before.
+    pub(super) fn refuse_vote(&self) -> Option<openraft::raft::VoteResponse<RaftNode>> {
+        let (leader, _) = self.leader_now()?;
+        let followed_lately = Duration::from_millis(self.settings.election_max_ms);
+        let is_followed = self.quorum_at().is_some_and(|at| at.elapsed() < followed_lately);
+        if leader != self.own || !is_followed {
+            return None;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        Some(openraft::raft::VoteResponse::new(
+            metrics.vote,
+            metrics.last_applied,
+            false,
+        ))
+    }
+
     pub(super) fn status(&self) -> LogStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow().clone();

@@ -41,6 +41,9 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
                     reason: "it asks for votes for another node".to_owned(),
                 });
             }
+            if let Some(refusal) = core.refuse_vote() {
+                return encoded(&VoteAnswer(refusal));
+            }
             let vote = core.raft.vote(request).await;
             encoded(&VoteAnswer(vote.map_err(|error| core.fatal(error))?))
         }

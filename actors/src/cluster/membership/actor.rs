@@ -138,13 +138,26 @@ impl MembershipActor {
         if own_term == self.turn.as_ref().map(|(term, _)| *term) {
             return;
         }
-        self.turn = own_term.map(|term| (term, Silence::new(self.timing, self.node_id, now)));
+        self.turn = own_term.map(|term| (term, self.begin(now)));
         if let Some(timer) = self.timer.take() {
             timer.cancel();
         }
         if self.turn.is_some() {
             self.timer = Some(ctx.send_after(TICK, MembershipMessage::Tick));
         }
+    }
+
+    fn begin(&self, now: Instant) -> Silence {
+        let mut silence = Silence::new(self.timing, self.node_id, now);
+        let membership = Arc::clone(&self.log.membership().borrow());
+        let others = membership
+            .members
+            .keys()
+            .filter(|member| **member != self.node_id);
+        for member in others.filter(|member| !self.links.is_up(**member)) {
+            silence.is_missing(*member, now);
+        }
+        silence
     }
 
     fn tick(&mut self, now: Instant, ctx: &Context<Self>) {

@@ -12,6 +12,8 @@
 //! State is cached: a new leader begins by listening.
 
 mod actor;
+#[cfg(test)]
+mod gossip_cost;
 mod messages;
 mod state;
 

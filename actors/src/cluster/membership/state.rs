@@ -82,6 +82,15 @@ impl Silence {
         heard.left = false;
     }
 
+    /// A member to which there was no link when the turn began. The election took longer than any silence that is borne, so
+    /// little more is waited for.
+    pub fn is_missing(&mut self, node: NodeId, now: Instant) {
+        let silent_after = self.timing.silent_after_link_end;
+        let heard = self.of(node);
+        heard.link_ended = true;
+        heard.last = now.checked_sub(silent_after / 2).unwrap_or(now);
+    }
+
     /// The link to a member has ended.
     pub fn link_ended(&mut self, node: NodeId) {
         self.of(node).link_ended = true;
@@ -256,6 +265,17 @@ mod tests {
         bed.silence.link_ended(id(2));
         let (down_at, _) = bed.run(5_000, None, true).unwrap();
         assert!(down_at - 3_000 <= 400, "{down_at}");
+    }
+
+    #[test]
+    fn whoever_is_missing_when_a_turn_begins_is_down_soon_unless_it_is_heard() {
+        let mut bed = Bed::new();
+        bed.silence.is_missing(id(2), bed.now());
+        let (down_at, _) = bed.run(5_000, None, true).unwrap();
+        assert!(down_at <= 250, "{down_at}");
+        let mut bed = Bed::new();
+        bed.silence.is_missing(id(2), bed.now());
+        assert_eq!(bed.run(5_000, Some(150), true), None);
     }
 
     #[test]

@@ -18,7 +18,11 @@ pub(in crate::cluster) enum PlacementMessage {
     /// What may be acted for has changed, or a host has come.
     Changed,
     /// The hosts keep to what was allowed at this epoch, after so many lapses.
-    Settled { epoch: Epoch, lapses: u64 },
+    Settled {
+        settling: u64,
+        epoch: Epoch,
+        lapses: u64,
+    },
 }
 
 impl Message for PlacementMessage {
@@ -34,6 +38,8 @@ pub(in crate::cluster) struct PlacementActor {
     shared: Arc<Shared>,
     lease: LeaseHandle,
     settling: Option<(AbortHandle, Instant)>,
+    /// How often the hosts were told.
+    settlings: u64,
     settled: Option<Epoch>,
 }
 
@@ -49,6 +55,7 @@ pub(in crate::cluster) fn child(
         shared: Arc::clone(&shared),
         lease: lease.clone(),
         settling: None,
+        settlings: 0,
         settled: None,
     })
 }
@@ -77,8 +84,14 @@ impl Actor for PlacementActor {
     async fn handle(&mut self, message: PlacementMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
             PlacementMessage::Changed => self.settle(ctx),
-            PlacementMessage::Settled { epoch, lapses } => {
-                self.settling = None;
+            PlacementMessage::Settled {
+                settling,
+                epoch,
+                lapses,
+            } => {
+                if settling == self.settlings {
+                    self.settling = None;
+                }
                 self.settled = Some(epoch);
                 self.lease.settled(epoch, lapses);
             }
@@ -102,12 +115,15 @@ impl PlacementActor {
         if let Some((former, _)) = self.settling.take() {
             former.abort();
         }
+        self.settlings += 1;
+        let settling = self.settlings;
         let shared = Arc::clone(&self.shared);
         let task = ctx.spawn_to_self("settle", async move {
             let view = shared.view.load_full();
             let lease_held = shared.lease.is_held();
             shared.hosts.settle(&view, lease_held).await;
             PlacementMessage::Settled {
+                settling,
                 epoch: view.epoch(),
                 lapses: view.lapses,
             }

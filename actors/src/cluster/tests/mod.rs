@@ -208,3 +208,36 @@ fn whereabouts_cost() {
         );
     }
 }
+
+/// What a node writes to its links while nothing happens: `cargo test … idle_traffic -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a measurement"]
+async fn idle_traffic() {
+    const NODES: usize = 10;
+    const SECONDS: u64 = 10;
+    let mut bed = Bed::default();
+    bed.found("n0").await;
+    for number in 1..NODES {
+        bed.join(&format!("n{number}")).await;
+    }
+    bed.await_up(NODES).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let written = |bed: &Bed| -> Vec<u64> {
+        let links = (0..NODES).map(|node| bed.node(node).cluster.links().unwrap().status());
+        links
+            .map(|links| links.iter().map(|link| link.bytes_out).sum())
+            .collect()
+    };
+    let before = written(&bed);
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let after = written(&bed);
+    let mut rates: Vec<u64> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| (after - before) / SECONDS)
+        .collect();
+    rates.sort_unstable();
+    let sum: u64 = rates.iter().sum();
+    println!("bytes/s written per node: {rates:?}, mean {}", sum / NODES as u64);
+    bed.end().await;
+}
