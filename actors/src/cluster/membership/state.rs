@@ -12,7 +12,7 @@ use super::DetectionTiming;
 /// How long a member's earlier ends count against it.
 const ENDS_COUNT_FOR: Duration = Duration::from_secs(60);
 /// A tick that comes so much later than the last one: this process stood still itself, and silence proves nothing.
-const STOOD_STILL: Duration = Duration::from_millis(300);
+const STOOD_STILL: Duration = Duration::from_millis(500);
 
 /// What is known of a member.
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +106,10 @@ impl Silence {
         let stood_still = now.saturating_duration_since(self.last_tick);
         self.last_tick = now;
         if stood_still > STOOD_STILL {
-            self.since = now;
-            self.heard.values_mut().for_each(|heard| heard.last = now);
+            self.since += stood_still;
+            self.heard
+                .values_mut()
+                .for_each(|heard| heard.last += stood_still);
         }
         self.heard.retain(|node, _| membership.members.contains_key(node));
         let mut judgements = Vec::new();

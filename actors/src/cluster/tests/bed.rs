@@ -298,7 +298,7 @@ impl Bed {
         assert!(waited.is_some(), "{}", self.describe().await);
     }
 
-    async fn describe(&self) -> String {
+    pub async fn describe(&self) -> String {
         let mut text = String::new();
         for node in &self.nodes {
             text += &format!("{}: {:#?}\n", node.name, node.cluster.status().await);

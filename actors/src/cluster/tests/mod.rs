@@ -88,7 +88,10 @@ async fn what_a_lost_node_did_goes_on_elsewhere_and_no_address_ever_has_two() {
         let account = bed.account.clone();
         let lost_id = bed.node(lost).id();
         let stopped = wait_until(Duration::from_secs(3), || account.acting_at(lost_id) == 0).await;
-        let answer = bed.ask(asker, its_key, soon()).await.unwrap();
+        let answer = match bed.ask(asker, its_key, soon()).await {
+            Ok(answer) => answer,
+            Err(error) => panic!("{error}\n{}", bed.describe().await),
+        };
         let answered_after = cut_at.elapsed();
         println!("cut off: stopped after {stopped:?}, others answered after {answered_after:?}");
         assert_ne!(answer, lost_id);
