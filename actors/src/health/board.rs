@@ -15,6 +15,8 @@ use troupe_protocol::server::ServerName;
 use troupe_protocol::time::Timestamp;
 
 use super::history::History;
+use super::placed::HealthNews;
+use crate::cluster::bulletin::Bulletin;
 use crate::registry::Health;
 
 /// How many events a slow subscriber may be behind before it has to read the view again.
@@ -26,6 +28,14 @@ struct Known {
     history: History,
 }
 
+/// Who says how a server fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Here,
+    /// It knows since when, and how it was before this node looked.
+    OtherNode,
+}
+
 /// How all servers fare.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -34,11 +44,14 @@ pub(crate) struct Board {
     is_stale: AtomicBool,
     events: broadcast::Sender<HealthEvent>,
     now: fn() -> Timestamp,
+    /// What the other nodes are let know.
+    pub news: Arc<Bulletin>,
 }
 
 impl Board {
     pub fn new(now: fn() -> Timestamp) -> Self {
         Self {
+            news: Arc::default(),
             known: Mutex::default(),
             view: ArcSwap::default(),
             is_stale: AtomicBool::new(false),
@@ -82,11 +95,37 @@ impl Board {
             .unwrap_or_default()
     }
 
-    /// Changes the report of a server, and tells of it when its status changed or `probe` says how a probe ended.
+    /// Changes the report of a server that this node probes, and lets the other nodes know.
     pub fn update(
         &self,
         name: &ServerName,
         probe: Option<Option<f64>>,
+        change: impl FnOnce(&mut HealthReport),
+    ) -> Arc<HealthReport> {
+        let before = self.report(name).unwrap_or_default();
+        let report = self.change(name, probe, Source::Here, change);
+        let (key, news) = HealthNews::of(name, &before, &report);
+        self.news.publish_json(key, &(name, news));
+        report
+    }
+
+    /// Takes over what another node let know.
+    pub fn hear(&self, name: &ServerName, news: HealthNews) {
+        let before = self.report(name).unwrap_or_default();
+        let mut now = HealthReport::clone(&before);
+        news.apply(&mut now);
+        let has_answered = now.failures_in_a_row == 0 && now.last_probe == now.last_active;
+        let probe = (now.last_probe != before.last_probe && now.last_probe.is_some())
+            .then_some(now.latency_ms.filter(|_| has_answered));
+        self.change(name, probe, Source::OtherNode, |report| *report = now);
+    }
+
+    /// Changes the report of a server, and tells of it when its status changed or `probe` says how a probe ended.
+    fn change(
+        &self,
+        name: &ServerName,
+        probe: Option<Option<f64>>,
+        source: Source,
         change: impl FnOnce(&mut HealthReport),
     ) -> Arc<HealthReport> {
         let now = self.now();
@@ -95,14 +134,18 @@ impl Board {
         let mut report = HealthReport::clone(&known.report);
         let before = report.status;
         change(&mut report);
-        if report.status != before || report.since.is_none() {
+        let is_told = source == Source::OtherNode;
+        if report.since.is_none() || (report.status != before && !is_told) {
             report.since = Some(now);
         }
         known.history.status_is(report.status, now);
         if let Some(latency_ms) = probe {
             known.history.probed(latency_ms, now);
         }
-        report.uptime_24h = known.history.uptime(now);
+        let observed_here = known.history.uptime(now);
+        if !is_told || report.uptime_24h.is_none() {
+            report.uptime_24h = observed_here;
+        }
         known.report = Arc::new(report);
         self.is_stale.store(true, Ordering::Release);
         let report = Arc::clone(&known.report);
@@ -137,9 +180,19 @@ impl Board {
         self.known.lock().keys().cloned().collect()
     }
 
+    /// A server is enabled and another node probes it: nothing is known of it until that tells.
+    pub fn expect(&self, name: &ServerName) {
+        let status = self.report(name).map(|report| report.status);
+        if status.is_none_or(|status| status == HealthStatus::Disabled) {
+            self.change(name, None, Source::Here, |report| {
+                report.status = HealthStatus::Testing
+            });
+        }
+    }
+
     /// A server is disabled: what is known of it stays, but for its status.
     pub fn disable(&self, name: &ServerName) {
-        self.update(name, None, |report| {
+        self.change(name, None, Source::Here, |report| {
             report.status = HealthStatus::Disabled;
             report.failures_in_a_row = 0;
         });

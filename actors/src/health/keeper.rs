@@ -10,13 +10,18 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_stream::wrappers::BroadcastStream;
+use troupe_protocol::cluster::EntityKind;
+use troupe_protocol::health::HealthStatus;
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::time::Timestamp;
 
 use super::board::Board;
 use super::messages::{HealthError, HealthHandle, HealthSettings, KeeperMessage, ProberMessage};
+use super::placed::{self, NewsReader, ProbersHost};
 use super::prober::{Ground, Prober};
 use super::reach::Reach;
+use crate::cluster::ClusterHandle;
+use crate::cluster::bulletin::read_all;
 use crate::registry::RegistryHandle;
 use crate::runtime::{
     Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, Intensity, Mailbox, StartChildError,
@@ -74,6 +79,7 @@ pub fn child(
     settings: HealthSettings,
     registry: RegistryHandle,
     upstreams: UpstreamsHandle,
+    cluster: ClusterHandle,
 ) -> (ChildSpec, HealthHandle) {
     let events = upstreams.clone();
     let parts = Parts {
@@ -82,9 +88,10 @@ pub fn child(
         reach: Arc::new(upstreams.clone()),
         connections: Arc::new(move || events.subscribe()),
         now: || jiff::Timestamp::now().into(),
+        cluster: cluster.clone(),
     };
     let (spec, keeper, board) = build(system, path, parts);
-    (spec, HealthHandle::new(keeper, board, upstreams))
+    (spec, HealthHandle::new(keeper, board, upstreams, cluster))
 }
 
 /// What the family is made of.
@@ -94,6 +101,7 @@ pub(super) struct Parts {
     pub reach: Arc<dyn Reach>,
     pub connections: Arc<dyn Fn() -> broadcast::Receiver<UpstreamEvent> + Send + Sync>,
     pub now: fn() -> Timestamp,
+    pub cluster: ClusterHandle,
 }
 
 pub(super) fn build(
@@ -112,8 +120,14 @@ pub(super) fn build(
         probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
     });
     let (system, supervisor) = (system.clone(), probers.handle());
-    let running = Arc::new(Mutex::new(Running::new()));
-    let (servers, connections) = (parts.servers, parts.connections);
+    let running = RunningProbers::default();
+    let (servers, connections, cluster) = (parts.servers, parts.connections, parts.cluster);
+    let host = ProbersHost {
+        keeper: mailbox.clone(),
+        running: Arc::clone(&running),
+    };
+    cluster.host(EntityKind::Prober, Arc::new(host));
+    board.news.serve(&cluster, placed::TOPIC);
     let of_keeper = system.clone();
     let factory = move || Keeper {
         system: of_keeper.clone(),
@@ -122,6 +136,7 @@ pub(super) fn build(
         servers: Arc::clone(&servers),
         connections: Arc::clone(&connections),
         running: Arc::clone(&running),
+        cluster: cluster.clone(),
     };
     let family = SupervisorSpec::new(&system, path)
         .child(ChildSpec::supervisor(probers))
@@ -130,12 +145,13 @@ pub(super) fn build(
 }
 
 /// A prober that runs, and how its server was reached when it was last told.
-struct Runs {
+pub(super) struct Runs {
     mailbox: Mailbox<ProberMessage>,
     transport: Option<Transport>,
 }
 
-type Running = BTreeMap<ServerName, Runs>;
+/// The probers that run on this node.
+pub(super) type RunningProbers = Arc<Mutex<BTreeMap<ServerName, Runs>>>;
 
 /// Starts and stops probers.
 pub(super) struct Keeper {
@@ -145,7 +161,8 @@ pub(super) struct Keeper {
     servers: Arc<dyn Servers>,
     connections: Arc<dyn Fn() -> broadcast::Receiver<UpstreamEvent> + Send + Sync>,
     /// Outlives the keeper, as the probers do.
-    running: Arc<Mutex<Running>>,
+    running: RunningProbers,
+    cluster: ClusterHandle,
 }
 
 impl Actor for Keeper {
@@ -163,6 +180,21 @@ impl Actor for Keeper {
                 }
             }
         });
+        let (mailbox, mut epochs) = (ctx.mailbox().clone(), self.cluster.epochs());
+        ctx.spawn("follow the cluster", async move {
+            while epochs.changed().await.is_ok() {
+                // A full mailbox means that it will look soon.
+                let _ = mailbox.tell(KeeperMessage::RegistryChanged);
+            }
+        });
+        let reader = NewsReader {
+            board: Arc::clone(&self.ground.board),
+            running: Arc::clone(&self.running),
+        };
+        ctx.spawn(
+            "listen to other nodes",
+            read_all(self.cluster.clone(), placed::TOPIC, Arc::new(reader)),
+        );
         let (mailbox, mut events) = (ctx.mailbox().clone(), (self.connections)());
         ctx.spawn("follow connections", async move {
             loop {
@@ -182,6 +214,10 @@ impl Actor for Keeper {
     async fn handle(&mut self, message: KeeperMessage, _: &Context<Self>) -> Result<(), ActorError> {
         match message {
             KeeperMessage::RegistryChanged => self.reconcile().await,
+            KeeperMessage::Settle(reply) => {
+                self.reconcile().await;
+                reply.send(());
+            }
             KeeperMessage::Connection(event) => self.pass_on(event),
             KeeperMessage::ConnectionsUnknown => {
                 let running = self.running.lock();
@@ -207,7 +243,9 @@ impl Actor for Keeper {
 impl Keeper {
     /// Brings what runs to what is wanted. May be done at any time, as often as one likes.
     async fn reconcile(&mut self) {
-        let wanted = self.servers.enabled();
+        let enabled = self.servers.enabled();
+        let mut wanted = enabled.clone();
+        wanted.retain(|name, _| placed::is_here(&self.cluster, name));
         let unwanted: Vec<ServerName> = self
             .running
             .lock()
@@ -236,12 +274,22 @@ impl Keeper {
             }
         }
         for name in self.ground.board.names() {
-            if wanted.contains_key(&name) {
+            if enabled.contains_key(&name) {
                 continue;
             }
             if !self.servers.contains(&name) {
                 self.ground.board.remove(&name);
+            } else if self
+                .ground
+                .board
+                .report(&name)
+                .is_some_and(|report| report.status != HealthStatus::Disabled)
+            {
+                self.ground.board.disable(&name);
             }
+        }
+        for name in enabled.keys().filter(|name| !wanted.contains_key(*name)) {
+            self.ground.board.expect(name);
         }
     }
 
@@ -290,11 +338,6 @@ impl Keeper {
                 tracing::warn!(server = %name, %error, "its prober could not be stopped; trying again later");
                 return;
             }
-        }
-        if self.servers.contains(name) {
-            self.ground.board.disable(name);
-        } else {
-            self.ground.board.remove(name);
         }
     }
 

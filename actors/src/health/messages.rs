@@ -10,7 +10,9 @@ use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::upstream::{ServerInfo, UpstreamInfo};
 
 use super::board::Board;
+use super::placed;
 use super::reach::{Answer, Failure};
+use crate::cluster::ClusterHandle;
 use crate::registry::Health;
 use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply};
 use crate::upstream::{UpstreamEvent, UpstreamsHandle};
@@ -69,6 +71,8 @@ impl Message for ProberMessage {
 pub(super) enum KeeperMessage {
     /// The registry has changed.
     RegistryChanged,
+    /// What this node probes may have changed: answered when nothing is probed that is not its business.
+    Settle(Reply<()>),
     /// Something happened to a connection.
     Connection(UpstreamEvent),
     /// Events of connections were missed: look at all servers.
@@ -95,6 +99,14 @@ pub enum HealthError {
     /// It is disabled.
     #[error("server {0} is disabled: enable it to have it probed")]
     Disabled(ServerName),
+    /// The node that probes it answered with an error, or none could be asked.
+    #[error("{detail}")]
+    Elsewhere {
+        /// Its code.
+        code: Code,
+        /// In words.
+        detail: String,
+    },
     /// The prober did not answer.
     #[error(transparent)]
     Unavailable(#[from] AskError),
@@ -105,6 +117,7 @@ impl Coded for HealthError {
         match self {
             Self::NotFound(_) => Code::ServerNotFound,
             Self::Disabled(_) => Code::ServerDisabled,
+            Self::Elsewhere { code, .. } => *code,
             Self::Unavailable(error) => error.code(),
         }
     }
@@ -116,6 +129,7 @@ pub struct HealthHandle {
     pub(super) keeper: Mailbox<KeeperMessage>,
     pub(super) board: Arc<Board>,
     pub(super) upstreams: UpstreamsHandle,
+    pub(super) cluster: ClusterHandle,
     pub(super) tests: Arc<Semaphore>,
 }
 
@@ -126,11 +140,17 @@ impl std::fmt::Debug for HealthHandle {
 }
 
 impl HealthHandle {
-    pub(super) fn new(keeper: Mailbox<KeeperMessage>, board: Arc<Board>, upstreams: UpstreamsHandle) -> Self {
+    pub(super) fn new(
+        keeper: Mailbox<KeeperMessage>,
+        board: Arc<Board>,
+        upstreams: UpstreamsHandle,
+        cluster: ClusterHandle,
+    ) -> Self {
         Self {
             keeper,
             board,
             upstreams,
+            cluster,
             tests: Arc::new(Semaphore::new(TESTS_AT_ONCE_MAX)),
         }
     }
@@ -165,14 +185,10 @@ impl HealthHandle {
         name: &ServerName,
         deadline: Deadline,
     ) -> Result<Arc<HealthReport>, HealthError> {
-        let name = name.clone();
-        let prober = self
-            .keeper
-            .ask(|reply| KeeperMessage::FindProber { name, reply }, deadline)
-            .await??;
-        Ok(prober
-            .ask(|reply| ProberMessage::ProbeNow { reply }, deadline)
-            .await?)
+        if !placed::is_here(&self.cluster, name) {
+            return placed::probe_elsewhere(&self.cluster, name, deadline).await;
+        }
+        placed::probe_here(&self.keeper, name.clone(), deadline).await
     }
 
     /// Connects to a server that is not registered (yet), asks what it offers, and disconnects.

@@ -1,6 +1,6 @@
 //! Health: how the registered servers fare.
 //!
-//! A prober for each enabled server (owned state, rebuilt by probing) makes a cheap real exchange every now and then:
+//! A prober for each enabled server, one in the whole cluster (placed state, rebuilt by probing), makes a cheap real exchange every now and then:
 //! `ping` in the legacy era, `server/discover` in the modern one. A stdio server is started by that and kept warm.
 //! What a connection tells by itself (up, down) is taken into account at once.
 //!
@@ -8,6 +8,7 @@
 //! - `state`: when a server is online, degraded or offline, pure
 //! - `history`: uptime and latency over 24 hours, pure and bounded
 //! - `prober`: the actor of one server; `keeper`: the actor that starts and stops them as the registry says
+//! - `placed`: which node probes what, and what nodes tell each other
 //! - `board`: what they write and everyone reads; `messages`: [`HealthHandle`]
 //! - `reach`: how a server is reached; the connections themselves are the business of [`crate::upstream`]
 //!
@@ -17,6 +18,7 @@ mod board;
 mod history;
 mod keeper;
 mod messages;
+mod placed;
 mod prober;
 mod reach;
 mod state;

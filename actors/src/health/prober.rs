@@ -69,9 +69,12 @@ impl Actor for Prober {
     const KIND: &'static str = "prober";
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        // What was found out before, here or on another node, is the best that is known until the first probe.
         self.ground.board.update(&self.name, None, |report| {
-            report.status = HealthStatus::Testing;
-            report.failures_in_a_row = 0;
+            if report.status == HealthStatus::Disabled {
+                report.status = HealthStatus::Testing;
+                report.failures_in_a_row = 0;
+            }
         });
         self.schedule(self.first_probe_after, ctx);
         Ok(())

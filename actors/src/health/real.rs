@@ -15,7 +15,7 @@ use troupe_protocol::server::{ServerName, Transport};
 use super::keeper::{Parts, Servers, Wanted, build};
 use super::messages::{HealthHandle, HealthSettings};
 use crate::runtime::{ActorPath, Deadline, Root, System, SystemConfig, testkit};
-use crate::upstream::tests::bed::{Bed, LEGACY, MODERN, name, soon, text};
+use crate::upstream::tests::bed::{Bed, LEGACY, MODERN, alone, name, soon, text};
 
 /// The servers of a test, all enabled.
 struct Fixed(Vec<ServerName>);
@@ -46,10 +46,14 @@ async fn health_of(bed: &Bed, servers: &[&str]) -> (HealthHandle, Root) {
         reach: Arc::new(bed.upstreams.clone()),
         connections: Arc::new(move || events.subscribe()),
         now: || jiff::Timestamp::now().into(),
+        cluster: alone(),
     };
     let (spec, keeper, board) = build(&system, ActorPath::new("node/health"), parts);
     let root = testkit::start(&system, vec![spec]).await.unwrap();
-    (HealthHandle::new(keeper, board, bed.upstreams.clone()), root)
+    (
+        HealthHandle::new(keeper, board, bed.upstreams.clone(), alone()),
+        root,
+    )
 }
 
 async fn becomes(health: &HealthHandle, server: &str, status: HealthStatus) {

@@ -94,6 +94,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         settings::health(&config),
         registry.clone(),
         upstreams.clone(),
+        cluster.clone(),
     );
     let fares = health.clone();
     builtin::register(system, &registry, &router, &upstreams, move || fares.view())?;

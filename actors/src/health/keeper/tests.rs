@@ -12,8 +12,10 @@ use troupe_protocol::upstream::{ServerInfo, UpstreamInfo};
 
 use super::super::reach::{Answer, Failure};
 use super::*;
+use crate::cluster::testkit::Net;
 use crate::runtime::testkit::{self, Crash};
 use crate::runtime::{Root, SystemConfig};
+use crate::upstream::tests::bed::alone;
 use HealthStatus::{Degraded, Disabled, Offline, Online, Testing};
 
 /// A world of servers that answer as the test says.
@@ -157,6 +159,10 @@ fn paused_now() -> Timestamp {
 }
 
 async fn bed(servers: &[(&str, &[Fate])]) -> Bed {
+    bed_of(alone(), servers).await
+}
+
+async fn bed_of(cluster: ClusterHandle, servers: &[(&str, &[Fate])]) -> Bed {
     let world = Arc::new(World::default());
     servers.iter().for_each(|(name, fates)| world.enable(name, fates));
     let system = System::new(SystemConfig::default());
@@ -168,6 +174,7 @@ async fn bed(servers: &[(&str, &[Fate])]) -> Bed {
         reach: Arc::new(WorldReach(Arc::clone(&world))),
         connections: Arc::new(move || events.subscribe()),
         now: paused_now,
+        cluster,
     };
     let (spec, keeper, board) = build(&system, ActorPath::new("node/health"), parts);
     let root = testkit::start(&system, vec![spec]).await.unwrap();
@@ -471,4 +478,52 @@ async fn crashes_of_keeper_and_prober_leave_the_others_probing() {
         !bed.board.history(&server("a")).latency.is_empty(),
         "history outlives the prober"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_server_is_probed_by_one_node_and_known_to_all() {
+    let servers: Vec<String> = (0..12).map(|number| format!("server-{number}")).collect();
+    let fates: Vec<(&str, &[Fate])> = servers
+        .iter()
+        .map(|name| (name.as_str(), &[Fate::Answers(5)][..]))
+        .collect();
+    let net = Net::new(2, 2);
+    let nodes = [
+        bed_of(net.node(0), &fates).await,
+        bed_of(net.node(1), &fates).await,
+    ];
+    for name in &servers {
+        nodes[0].becomes(name, Online).await;
+        nodes[1].becomes(name, Online).await;
+        let probes = |node: &Bed| {
+            node.world
+                .probes
+                .lock()
+                .iter()
+                .any(|(probed, _)| probed.as_str() == name)
+        };
+        assert!(
+            probes(&nodes[0]) != probes(&nodes[1]),
+            "{name} is probed by one node"
+        );
+    }
+    let known = nodes
+        .each_ref()
+        .map(|node| node.board.report(&server("server-3")).unwrap());
+    assert_eq!(known[0].since, known[1].since);
+    assert_eq!(&*known[0].tool_names, "get_time");
+    assert_eq!(known[0].tool_names, known[1].tool_names);
+
+    let probes_before = nodes[1].world.probes.lock().len();
+    net.kill(0);
+    net.up(&[1]).await;
+    seconds(40).await;
+    let probed: std::collections::BTreeSet<_> = nodes[1].world.probes.lock()[probes_before..]
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
+    assert_eq!(probed.len(), servers.len(), "the other node probes them all");
+    assert_eq!(nodes[1].status("server-3"), Some(Online));
+    nodes[1].world.disable("server-3");
+    nodes[1].becomes("server-3", Disabled).await;
 }
