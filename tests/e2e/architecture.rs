@@ -197,6 +197,28 @@ fn nothing_speaks_bincode_but_the_wire() {
     }
 }
 
+/// Trees of one name would be one tree: records of two kinds in it, and neither kind's reader could read the other's.
+#[test]
+fn no_two_replicated_trees_have_one_name() {
+    let mut named: Vec<(String, PathBuf)> = Vec::new();
+    for (path, code) in sources("actors/src") {
+        let declared = code.lines().filter_map(|line| {
+            let (name, value) = line.split_once("const ")?.1.split_once(": &str = \"")?;
+            name.ends_with("TREE").then(|| value.split('"').next())?
+        });
+        for name in declared {
+            let other = named.iter().find(|(taken, _)| taken == name);
+            assert!(
+                other.is_none(),
+                "{} and {other:?} have one name: {name}",
+                path.display()
+            );
+            named.push((name.to_owned(), path.clone()));
+        }
+    }
+    assert!(named.len() > 5, "{named:?}: the test would hold nothing");
+}
+
 #[test]
 fn files_stay_readable() {
     for folder in ["protocol/src", "actors/src", "node/src"] {

@@ -99,7 +99,7 @@ impl Cluster {
     /// A join string, made at this node by the command line.
     pub async fn invite(&self, node: usize) -> String {
         let printed = self.nodes[node].cli(&["node", "invite", "--json"]).await.json();
-        let string = printed["join"].as_str();
+        let string = printed["join_string"].as_str().or(printed["join"].as_str());
         string
             .unwrap_or_else(|| panic!("a join string in {printed}"))
             .to_owned()

@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::session::{NewSession, Session};
 
 /// The tree's name and the version of its records.
-pub(super) const TREE: &str = "sessions";
+pub(super) const TREE: &str = "mcp_sessions";
 pub(super) const SCHEMA_VERSION: u16 = 1;
 /// How many bytes of subscriptions are in a record; what is over is lost with the session's node.
 const SUBSCRIPTIONS_BYTES_MAX: usize = 32 * 1024;
