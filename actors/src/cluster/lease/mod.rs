@@ -63,7 +63,7 @@ pub struct LeaseTiming {
 impl Default for LeaseTiming {
     fn default() -> Self {
         Self {
-            lasts: Duration::from_millis(600),
+            lasts: Duration::from_millis(900),
             grace: Duration::from_millis(150),
             renew_every: Duration::from_millis(150),
             silence_before_election: Duration::from_millis(600),

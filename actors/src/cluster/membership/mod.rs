@@ -40,7 +40,7 @@ pub struct DetectionTiming {
 impl Default for DetectionTiming {
     fn default() -> Self {
         Self {
-            silent_after: Duration::from_millis(800),
+            silent_after: Duration::from_millis(900),
             silent_after_link_end: Duration::from_millis(350),
             deaf_after: Duration::from_millis(1_500),
             back_after: Duration::from_millis(300),
