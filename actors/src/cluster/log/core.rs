@@ -36,6 +36,7 @@ pub(super) struct Core {
     pub(super) store: Store,
     pub(super) raft: Raft,
     pub(super) network: Network,
+    pub(super) entries: LogEntries,
     pub(super) machine: Machine,
     pub(super) views: MachineViews,
     pub(super) proposals: Proposals,
@@ -101,7 +102,13 @@ impl Core {
             voters: Arc::new(ArcSwap::default()),
         };
         let config = settings.raft().map_err(|error| stopped(&error))?;
-        let raft = Raft::new(RaftNode(own), config, network.clone(), entries, machine.clone());
+        let raft = Raft::new(
+            RaftNode(own),
+            config,
+            network.clone(),
+            entries.clone(),
+            machine.clone(),
+        );
         let raft = raft.await.map_err(|error| stopped(&error))?;
         Ok(Self {
             own,
@@ -109,6 +116,7 @@ impl Core {
             store,
             raft,
             network,
+            entries,
             machine,
             views,
             proposals: Proposals::default(),

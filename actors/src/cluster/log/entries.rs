@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogId, RaftLogReader};
@@ -30,6 +31,8 @@ const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) struct LogEntries {
     log: RawLog,
     cache: Arc<Mutex<Cache>>,
+    /// Bytes of entries that were written since somebody last asked.
+    written_bytes: Arc<AtomicU64>,
 }
 
 /// The last entries, without a gap.
@@ -58,7 +61,18 @@ impl LogEntries {
         Ok(Self {
             log: store.raw_log(LOG)?,
             cache: Arc::default(),
+            written_bytes: Arc::default(),
         })
+    }
+
+    /// Whether so many bytes of entries were written since this last said so.
+    pub(super) fn have_grown_by(&self, bytes: u64) -> bool {
+        let written = self.written_bytes.load(Ordering::Relaxed);
+        let have_grown = written >= bytes;
+        if have_grown {
+            self.written_bytes.fetch_sub(written, Ordering::Relaxed);
+        }
+        have_grown
     }
 
     /// Entries in `range`, as many from its beginning as take no more than `bytes_max`, at least one if there is one.
@@ -106,6 +120,8 @@ impl LogEntries {
         let encoded = encoded?;
         let numbered = entries.iter().map(|entry| entry.log_id.index);
         let durable = self.log.append(numbered.zip(encoded.iter().map(Vec::as_slice)))?;
+        let bytes: usize = encoded.iter().map(Vec::len).sum();
+        self.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let sizes = encoded.iter().map(Vec::len);
         self.cache.lock().append(entries.into_iter().zip(sizes).collect());
         Ok(durable)

@@ -1,4 +1,4 @@
-//! The leader brings who votes, and who gets the entries, after the membership.
+//! The leader brings who votes, and who gets the entries, after the membership. Every node keeps its own log short.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,6 +19,10 @@ use crate::runtime::Deadline;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest a step may take; it is tried again then.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// How long openraft may take to report what has changed.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Entries of so many bytes are worth a snapshot.
+const COMPACT_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 /// A member that lacks no more entries than this has nearly all.
 const CAUGHT_UP_ENTRIES: u64 = 200;
 
@@ -33,10 +37,14 @@ pub(super) async fn run(core: &Core) {
         if leads && let Some(step) = next_step(&situation(core, &down)) {
             tracing::info!(?step, "the log's configuration follows the membership");
             match carry_out(core, step).await {
-                Ok(()) => continue,
+                Ok(()) => {
+                    tokio::time::sleep(SETTLE).await;
+                    continue;
+                }
                 Err(error) => tracing::warn!(%error, "the log's configuration could not be changed"),
             }
         }
+        compact_if_large(core).await;
         tokio::select! {
             changed = membership.changed() => if changed.is_err() { return },
             changed = leader.changed() => if changed.is_err() { return },
@@ -53,6 +61,15 @@ pub(super) fn caught_up(metrics: &Metrics) -> BTreeSet<NodeId> {
     let caught_up =
         replication.filter(|(_, matched)| matched.is_some_and(|matched| has_nearly_all(matched.index)));
     caught_up.map(|(node, _)| node.0).chain([metrics.id.0]).collect()
+}
+
+/// Entries are compacted after so many, or after so many bytes of them; the former by openraft itself.
+async fn compact_if_large(core: &Core) {
+    if core.entries.have_grown_by(COMPACT_EVERY_BYTES)
+        && let Err(error) = core.raft.trigger().snapshot().await
+    {
+        tracing::warn!(%error, "the log could not be compacted");
+    }
 }
 
 fn situation(core: &Core, down: &DownSince<Instant>) -> Situation {
