@@ -43,7 +43,7 @@ pub(super) struct Kept {
     tree: ReplicatedTree<StoredRecord>,
     feed: TreeFeed,
     /// Of each server's record, as it was read: what a change was decided on.
-    heads: BTreeMap<ServerName, RecordVersion>,
+    heads: Heads,
 }
 
 impl Kept {
@@ -61,27 +61,25 @@ impl Kept {
         self.store.follow(TREES)
     }
 
-    /// Reads everything. Reads the disk.
-    pub fn read(&mut self) -> Result<RegistryState, StoreError> {
+    /// Reads everything, on a thread that may wait for the disk.
+    pub async fn read(&mut self) -> Result<RegistryState, StoreError> {
         self.feed.drain();
-        self.heads.clear();
-        let mut assembly = Assembly::default();
-        for record in self.tree.scan_versioned("") {
-            let (key, record) = record?;
-            if let StoredRecord::Server(head) = &record.value {
-                self.heads.insert(head.name.clone(), record.version);
-            }
-            assembly.take(&key, record.value);
-        }
-        Ok(RegistryState::from_records(assembly))
+        let tree = self.tree.clone();
+        let read = tokio::task::spawn_blocking(move || read_all(&tree)).await;
+        let (state, heads) = read.map_err(|error| StoreError::Failed {
+            folder: self.store.folder().to_owned(),
+            reason: error.to_string(),
+        })??;
+        self.heads = heads;
+        Ok(state)
     }
 
     /// What has changed, here or at other nodes, since `state` was read; nothing when nothing has.
-    pub fn catch_up(&mut self, state: &RegistryState) -> Result<Option<News>, StoreError> {
+    pub async fn catch_up(&mut self, state: &RegistryState) -> Result<Option<News>, StoreError> {
         let keys = match self.feed.drain() {
             None => return Ok(None),
             Some(TreeChange::Everything) => {
-                let now = self.read()?;
+                let now = self.read().await?;
                 return Ok(Some(News {
                     change: state.difference(&now),
                     events: vec![imported(now.servers().len())],
@@ -292,6 +290,21 @@ impl Kept {
     }
 }
 
+type Heads = BTreeMap<ServerName, RecordVersion>;
+
+fn read_all(tree: &ReplicatedTree<StoredRecord>) -> Result<(RegistryState, Heads), StoreError> {
+    let mut heads = Heads::new();
+    let mut assembly = Assembly::default();
+    for record in tree.scan_versioned("") {
+        let (key, record) = record?;
+        if let StoredRecord::Server(head) = &record.value {
+            heads.insert(head.name.clone(), record.version);
+        }
+        assembly.take(&key, record.value);
+    }
+    Ok((RegistryState::from_records(assembly), heads))
+}
+
 fn server_of(key: &str) -> Option<ServerName> {
     let name = match key.strip_prefix(VERSION_PREFIX) {
         Some(rest) => rest.split('/').next()?,
@@ -358,7 +371,7 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let mut random = fastrand::Rng::with_seed(3);
         let mut kept = Kept::new(&store);
-        let mut state = kept.read().unwrap();
+        let mut state = kept.read().await.unwrap();
         for step in 0..600 {
             let server = random.u8(..4);
             let deed = match random.u8(..10) {
@@ -372,11 +385,11 @@ mod tests {
             for batch in kept.batches(&state, &change, BTreeMap::new()).unwrap() {
                 kept.write(batch).await.unwrap();
             }
-            if let Some(news) = kept.catch_up(&state).unwrap() {
+            if let Some(news) = kept.catch_up(&state).await.unwrap() {
                 state.apply(news.change);
             }
         }
-        let read = Kept::new(&store).read().unwrap();
+        let read = Kept::new(&store).read().await.unwrap();
         assert!(!read.servers().is_empty() && !read.deleted().is_empty());
         assert!(state.difference(&read).is_empty(), "{state:?}\n{read:?}");
         assert_eq!(read.servers().len(), state.servers().len());
@@ -387,7 +400,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let mut kept = Kept::new(&store);
-        let mut state = kept.read().unwrap();
+        let mut state = kept.read().await.unwrap();
         for version in 0..10 {
             let mut manifest = manifest("a/large", &format!("1.{version}.0"));
             manifest.description = "y".repeat(60_000); // stays with what is left of it
@@ -408,7 +421,7 @@ mod tests {
         assert!(carry_out(&mut kept, &mut state, change.unwrap()).await > 3);
         assert!(state.servers().is_empty());
         assert_eq!(state.deleted()["a/large"].versions.len(), 10);
-        let read = Kept::new(&store).read().unwrap();
+        let read = Kept::new(&store).read().await.unwrap();
         assert!(state.difference(&read).is_empty());
     }
 
@@ -418,7 +431,7 @@ mod tests {
         for batch in batches {
             kept.write(batch).await.unwrap();
         }
-        state.apply(kept.catch_up(state).unwrap().unwrap().change);
+        state.apply(kept.catch_up(state).await.unwrap().unwrap().change);
         count
     }
 

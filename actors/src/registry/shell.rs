@@ -70,7 +70,7 @@ impl Actor for RegistryActor {
             RegistryMessage::CatchUp
         });
         ctx.spawn("follow the replicated servers", nudges);
-        self.state = self.kept.read()?;
+        self.state = self.kept.read().await?;
         // Those who looked at the view before it was filled look again.
         let count = u32::try_from(self.state.servers().len()).unwrap_or(u32::MAX);
         self.publish((count > 0).then_some(RegistryEvent::Imported { count }));
@@ -95,7 +95,7 @@ impl Actor for RegistryActor {
             RegistryMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
             RegistryMessage::Import { source, owner, reply } => reply.send(self.import(source, &owner).await),
             RegistryMessage::CatchUp => {
-                let events = self.catch_up()?;
+                let events = self.catch_up().await?;
                 self.tell(events);
             }
             RegistryMessage::Refresh { reply } => {
@@ -186,7 +186,10 @@ impl RegistryActor {
         // A refusal is only told when it is true of what all nodes have acknowledged, not just of what this one has seen.
         let mut is_up_to_date = false;
         for _ in 0..DECISIONS_MAX {
-            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            let events = self
+                .catch_up()
+                .await
+                .map_err(|error| RegistryError::store(&error))?;
             self.tell(events);
             let Decision { change, secrets } = match decide(&self.state) {
                 Err(refusal) if refusal.is_of_the_state() && !is_up_to_date => {
@@ -199,7 +202,10 @@ impl RegistryActor {
             };
             let batches = self.sealed_batches(&change, secrets).await?;
             let outcome = self.write(batches).await;
-            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            let events = self
+                .catch_up()
+                .await
+                .map_err(|error| RegistryError::store(&error))?;
             self.tell(events);
             match outcome {
                 Err(WriteError::Conflict(_)) => pause().await,
@@ -215,12 +221,18 @@ impl RegistryActor {
         let read = read.map_err(|error| RegistryError::import(format!("reading failed: {error}")))??;
         let mut earlier = Vec::new();
         for _ in 0..DECISIONS_MAX {
-            let events = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            let events = self
+                .catch_up()
+                .await
+                .map_err(|error| RegistryError::store(&error))?;
             self.tell(events);
             let plan = import::plan(&self.state, read.clone(), owner, now());
             let batches = self.sealed_batches(&plan.change, plan.secrets).await?;
             let outcome = self.write(batches).await;
-            let told = self.catch_up().map_err(|error| RegistryError::store(&error))?;
+            let told = self
+                .catch_up()
+                .await
+                .map_err(|error| RegistryError::store(&error))?;
             let is_conflict = matches!(outcome, Err(WriteError::Conflict(_)));
             if is_conflict {
                 // What was written before is skipped the next time, and counts as imported all the same.
@@ -279,8 +291,8 @@ impl RegistryActor {
     }
 
     /// Takes what has changed, here or at other nodes, and publishes it. Gives what there is to tell.
-    fn catch_up(&mut self) -> Result<Vec<RegistryEvent>, StoreError> {
-        let Some(News { change, events }) = self.kept.catch_up(&self.state)? else {
+    async fn catch_up(&mut self) -> Result<Vec<RegistryEvent>, StoreError> {
+        let Some(News { change, events }) = self.kept.catch_up(&self.state).await? else {
             return Ok(Vec::new());
         };
         if !change.is_empty() {

@@ -107,7 +107,7 @@ async fn figures() {
         "200,000 puts over 200 keys: {:?}, the database file has {bytes} bytes",
         began.elapsed()
     );
-    drop((servers, store));
+    drop((servers, replicated, store));
     let began = std::time::Instant::now();
     let _store = Store::open(folder.path()).unwrap();
     println!("open with {records} records: {:?}", began.elapsed());

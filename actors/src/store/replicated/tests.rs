@@ -6,7 +6,7 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::*;
 use crate::runtime::Deadline;
-use crate::store::{Change, Store};
+use crate::store::{Change, RawChange, Store};
 
 fn soon() -> Deadline {
     Deadline::within(Duration::from_secs(5))
@@ -318,4 +318,29 @@ async fn the_records_of_a_former_tree_move_once_and_wherever_it_is_cut_off() {
     assert_eq!(store.adopt_former_trees(TREES).await.unwrap(), 0);
     assert_eq!(numbers.get("00007").unwrap(), Some(8));
     assert_eq!(store.verify().unwrap().damaged, 0);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_named_with_the_tree_it_is_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    numbers.put("a", &1).await.unwrap();
+    numbers.put("b", &2).await.unwrap();
+    let raw = store.inner.engine.tree(RAW_TREES[0]).unwrap();
+    let key = b"numbers\0a".to_vec();
+    let mut value = raw.get(&key).unwrap().unwrap();
+    *value.last_mut().unwrap() ^= 1;
+    raw.apply(vec![RawChange::Put { key, value }]).unwrap();
+
+    let report = store.verify().unwrap();
+    assert_eq!(report.damaged, 1);
+    assert_eq!(
+        (report.problems[0].tree.as_str(), report.problems[0].key.as_str()),
+        ("numbers", "a")
+    );
+    let error = numbers.get("a").unwrap_err();
+    assert_eq!(error.code(), Code::StoreCorrupt);
+    assert!(error.to_string().contains("`numbers`"), "{error}");
+    assert_eq!(numbers.get("b").unwrap(), Some(2));
 }
