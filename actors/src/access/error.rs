@@ -82,6 +82,16 @@ pub enum AccessError {
     Ask(#[from] AskError),
 }
 
+impl AccessError {
+    /// Whether this is said because of what there is, which may be more at other nodes, and not because of what was asked.
+    pub(super) fn is_of_the_state(&self) -> bool {
+        matches!(
+            self,
+            Self::Exists { .. } | Self::NotFound { .. } | Self::LastAdmin { .. } | Self::LoginCode
+        )
+    }
+}
+
 impl Coded for AccessError {
     fn code(&self) -> Code {
         match self {

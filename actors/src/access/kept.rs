@@ -2,6 +2,7 @@
 //! change them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use troupe_protocol::access::KeyId;
 
@@ -24,6 +25,8 @@ const CODES_TREE: &str = "login_codes";
 /// When keys were last used at this node; not replicated.
 const USAGE_TREE: &str = "key_usage";
 const SCHEMA: u16 = 1;
+/// Short, because who guesses login codes has this waited for.
+const LINEARIZE_WITHIN: Duration = Duration::from_millis(500);
 
 /// The trees. Cheap to clone.
 #[derive(Clone)]
@@ -179,6 +182,11 @@ impl Kept {
         self.store
             .write_records(batch, Deadline::within(WRITE_WITHIN))
             .await
+    }
+
+    /// Waits a little until the records show everything that was acknowledged before.
+    pub async fn linearize(&self) -> Result<(), WriteError> {
+        self.store.linearize(Deadline::within(LINEARIZE_WITHIN)).await
     }
 
     /// Writes down when keys were used at this node.

@@ -257,10 +257,21 @@ impl Access {
         mut decide: impl FnMut(&Self, &mut RecordBatch) -> Result<T, AccessError>,
     ) -> Result<T, AccessError> {
         let mut last_conflict = None;
+        let mut is_up_to_date = false;
         for _ in 0..DECISIONS_MAX {
             self.catch_up().await?;
             let mut batch = RecordBatch::default();
-            let answer = decide(self, &mut batch)?;
+            let answer = match decide(self, &mut batch) {
+                // What was made at another node a moment ago may not have come here yet.
+                Err(refusal) if refusal.is_of_the_state() && !is_up_to_date => {
+                    if self.kept.linearize().await.is_err() {
+                        return Err(refusal);
+                    }
+                    is_up_to_date = true;
+                    continue;
+                }
+                decided => decided?,
+            };
             match self.kept.write(batch).await {
                 Ok(()) => {
                     self.catch_up().await?;

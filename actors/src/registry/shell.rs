@@ -99,7 +99,7 @@ impl Actor for RegistryActor {
                 self.tell(events);
             }
             RegistryMessage::Refresh { reply } => {
-                let events = self.catch_up()?;
+                let events = self.catch_up().await?;
                 self.tell(events);
                 reply.send(Ok(()));
             }

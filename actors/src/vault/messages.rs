@@ -31,6 +31,8 @@ pub enum VaultMessage {
     Remove {
         /// Which.
         name: SecretName,
+        /// Whether this node has seen all that was acknowledged before.
+        is_up_to_date: bool,
         /// The answer.
         reply: Reply<Result<(), VaultError>>,
     },
@@ -143,7 +145,11 @@ impl VaultHandle {
         let name = name.clone();
         self.mailbox
             .ask(
-                |reply| VaultMessage::Remove { name, reply },
+                |reply| VaultMessage::Remove {
+                    name,
+                    is_up_to_date: false,
+                    reply,
+                },
                 Deadline::within(WRITE_WITHIN),
             )
             .await?

@@ -21,7 +21,7 @@ use serde_json::json;
 use troupe_protocol::access::{SecretInfo, SecretName};
 
 use crate::runtime::{
-    Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, ExitReason, Mailbox, System,
+    Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, ExitReason, Mailbox, Reply, System,
 };
 use crate::store::replicated::{WRITE_WITHIN, nudge};
 use crate::store::{
@@ -140,14 +140,19 @@ impl Actor for Vault {
                     self.state.info(&name).ok_or(VaultError::NotFound { name })
                 }));
             }
-            VaultMessage::Remove { name, reply } => {
+            VaultMessage::Remove {
+                name,
+                is_up_to_date,
+                reply,
+            } => {
                 self.catch_up().await?;
                 if self.state.contains(&name) {
-                    let mut batch = RecordBatch::default();
-                    self.secrets.remove_into(&mut batch, &state::record_key(&name));
+                    let batch = self.removal(&name);
                     self.write(ctx, batch, |written| VaultMessage::Removed { written, reply });
-                } else {
+                } else if is_up_to_date {
                     reply.send(Err(VaultError::NotFound { name }));
+                } else {
+                    self.look_again(ctx, name, reply);
                 }
             }
             VaultMessage::Removed { written, reply } => {
@@ -205,6 +210,30 @@ impl Vault {
         ctx.spawn_to_self("write a secret", async move {
             let deadline = Deadline::within(WRITE_WITHIN);
             message(store.write_records(batch, deadline).await)
+        });
+    }
+
+    fn removal(&self, name: &SecretName) -> RecordBatch {
+        let mut batch = RecordBatch::default();
+        self.secrets.remove_into(&mut batch, &state::record_key(name));
+        batch
+    }
+
+    /// What was put at another node a moment ago may not have come here yet.
+    fn look_again(&self, ctx: &Context<Self>, name: SecretName, reply: Reply<Result<(), VaultError>>) {
+        let store = self.store.clone();
+        ctx.spawn_to_self("catch up before a refusal", async move {
+            match store.linearize(Deadline::within(WRITE_WITHIN)).await {
+                Ok(()) => VaultMessage::Remove {
+                    name,
+                    is_up_to_date: true,
+                    reply,
+                },
+                Err(error) => VaultMessage::Removed {
+                    written: Err(error),
+                    reply,
+                },
+            }
         });
     }
 
