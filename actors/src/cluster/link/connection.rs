@@ -24,14 +24,17 @@ use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::service::Service;
 use super::serving::Serving;
-use super::session::Remote;
-use super::settings::{LinkSettings, PART_BYTES_MIN, SMALL_BYTES_MAX, STREAM_BYTES_MAX};
+use super::settings::{LinkSettings, PART_BYTES_MIN, PIECE_BYTES_MAX, SMALL_BYTES_MAX, STREAM_BYTES_MAX};
 use super::shared::Services;
 use super::stream::StreamItem;
+use super::transport;
 use crate::runtime::{Deadline, trace};
 
 /// Questions with a later deadline are subscriptions: the peer's silence is noticed at leisure.
 const CALL_WITHIN_MAX: Duration = Duration::from_secs(600);
+
+/// What a session says that waits to be written, in bytes: far more than it ever has to say.
+const SESSION_BYTES_MAX: usize = 1024 * 1024;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
@@ -144,8 +147,13 @@ impl Waiting {
 pub(super) struct Connection {
     agreement: Agreement,
     opened_at: Instant,
-    remote: OnceLock<Remote>,
+    /// The number of the peer's dispatcher; set when the session has begun.
+    dispatcher: OnceLock<u64>,
     outbox: Mutex<Outbox>,
+    /// Messages of the session that wait to be written.
+    session_bytes: Mutex<Vec<u8>>,
+    /// Something waits to be written.
+    outgoing: Notify,
     small_window: Window,
     bulk_window: Window,
     next_number: AtomicU64,
@@ -175,8 +183,10 @@ impl Connection {
         Arc::new(Self {
             agreement,
             opened_at: Instant::now(),
-            remote: OnceLock::new(),
+            dispatcher: OnceLock::new(),
             outbox: Mutex::new(Outbox::new(agreement.peer_key)),
+            session_bytes: Mutex::default(),
+            outgoing: Notify::new(),
             small_window: Window::new(small_window_bytes.max(2 * SMALL_BYTES_MAX)),
             bulk_window: Window::new(bulk_window_bytes),
             next_number: AtomicU64::new(1),
@@ -193,9 +203,9 @@ impl Connection {
         })
     }
 
-    /// The session can take batches from now on.
-    pub(super) fn begin(&self, remote: Remote) {
-        let _ = self.remote.set(remote); // a session begins once
+    /// The peer's session knows this dispatcher: batches can go to it from now on.
+    pub(super) fn begin(&self, dispatcher: u64) {
+        let _ = self.dispatcher.set(dispatcher); // a session begins once
         self.pump();
     }
 
@@ -410,23 +420,41 @@ impl Connection {
         self.pump();
     }
 
-    /// Hands batches to the session for as long as it takes them.
-    pub(super) fn pump(&self) {
-        let Some(remote) = self.remote.get() else { return };
-        let flight_max = self.pulse.bulk_flight_bytes_max();
-        let mut outbox = self.outbox.lock();
-        while let Some(batch) = outbox.next_batch(flight_max) {
-            if !remote.cast(batch) {
-                drop(outbox);
-                self.end("the session has ended");
-                return;
-            }
-        }
+    /// Has the writer look for what waits.
+    fn pump(&self) {
+        self.outgoing.notify_one();
     }
 
-    pub(super) fn batches_written(&self, batches: usize) {
-        self.outbox.lock().written(batches);
+    /// Whole messages of the session. False when it sends more than is sensible.
+    pub(super) fn session_says(&self, messages: &[u8]) -> bool {
+        let mut waiting = self.session_bytes.lock();
+        waiting.extend_from_slice(messages);
+        let is_sensible = waiting.len() <= SESSION_BYTES_MAX;
+        drop(waiting);
         self.pump();
+        is_sensible
+    }
+
+    /// Waits until there is something to write, and puts it here: not much more than a piece of a large frame, so that
+    /// what comes meanwhile does not wait long.
+    pub(super) async fn next_outgoing(&self, buffer: &mut Vec<u8>) {
+        loop {
+            buffer.append(&mut self.session_bytes.lock());
+            if let Some(dispatcher) = self.dispatcher.get() {
+                let flight_max = self.pulse.bulk_flight_bytes_max();
+                let mut outbox = self.outbox.lock();
+                while buffer.len() < PIECE_BYTES_MAX {
+                    let Some(batch) = outbox.next_batch(flight_max) else {
+                        break;
+                    };
+                    transport::put_cast(*dispatcher, &batch, buffer);
+                }
+            }
+            if !buffer.is_empty() {
+                return;
+            }
+            self.outgoing.notified().await;
+        }
     }
 
     pub(super) fn ping(&self) {
@@ -446,6 +474,11 @@ impl Connection {
             self.bulk_window.give_back(bulk_bytes);
             self.outbox.lock().peer_took_bulk(bulk_bytes);
         }
+    }
+
+    /// A batch of the peer is about to be taken; [`took`](Self::took) follows.
+    pub(super) fn cork(&self) {
+        self.outbox.lock().cork();
     }
 
     /// We have taken so many bytes of the peer's.

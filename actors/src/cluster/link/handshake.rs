@@ -238,10 +238,9 @@ async fn begin(
         peer_dispatcher: theirs.dispatcher,
         session: agreement.own_key,
     };
-    let remote = session::open(ground.supervisor, &connection, start)
+    session::open(ground.supervisor, &connection, start)
         .await
         .map_err(HandshakeError::Session)?;
-    connection.begin(remote);
     unopened.keep();
     Ok(connection)
 }

@@ -22,6 +22,8 @@ enum Broken {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
+    #[error("a batch for another link")]
+    Key,
     #[error("a large frame within a large frame")]
     Nested,
     #[error("more parts than were asked for")]
@@ -42,6 +44,7 @@ impl Connection {
             return;
         }
         let mut taken = Taken::default();
+        self.cork();
         if let Err(broken) = self.take_batch(batch, &mut taken) {
             return self.end(&format!("the peer broke the protocol: {broken}"));
         }
@@ -50,6 +53,9 @@ impl Connection {
 
     fn take_batch(self: &Arc<Self>, batch: &Bytes, taken: &mut Taken) -> Result<(), Broken> {
         let (head, frames) = BatchHead::split(batch)?;
+        if head.key != self.agreement().own_key {
+            return Err(Broken::Key);
+        }
         self.peer_took(head.small_bytes_taken, head.bulk_bytes_taken);
         for frame in frames {
             let whole = match frame? {

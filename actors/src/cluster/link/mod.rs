@@ -12,12 +12,14 @@
 //! - `connection`: one connection: what is asked over it; `serving`: what is answered; `incoming`: what comes in
 //! - `outbox`: what goes when: small ahead of large, and no more under way than the window; `assembly`: its counterpart
 //! - `pulse`: round trips, clocks, and when a silent peer is dead
+//! - [`bench`]: what a link costs
 //! - `session`: ractor_cluster, which carries the batches; `transport`: the stream as it gets it
 //!
 //! State here is cached. The path of an ask touches no mailbox but those of ractor_cluster.
 
 mod actor;
 mod assembly;
+pub mod bench;
 mod connection;
 mod error;
 mod handshake;

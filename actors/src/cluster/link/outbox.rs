@@ -1,9 +1,8 @@
 //! What waits to be sent to a peer, and in which order it goes.
 //!
-//! Small frames gather in one batch while the session is busy with those before it, and go ahead of large ones. Large
-//! frames are cut into pieces; only so many bytes of pieces are under way as the peer takes in about a round trip, so
-//! that a small frame never finds more than that before it: neither here, nor in the session's queue, nor in the
-//! socket's buffer.
+//! Small frames gather in one batch while the one before is written, and go ahead of large ones. Large frames are cut into
+//! pieces; only so many bytes of pieces are under way as the peer takes in about a round trip, so that a small frame never
+//! finds more than that before it: neither here, nor in the socket's buffer, nor at the peer.
 //!
 //! Frames of one question go in the order in which they were put here if they are of one class; the classes overtake
 //! each other.
@@ -13,12 +12,15 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use troupe_protocol::cluster::frame::{BATCH_HEAD_BYTES, BatchHead, Frame};
 
-use super::settings::{BATCHES_UNWRITTEN_MAX, BULK_FLIGHT_BYTES_MIN, PIECE_BYTES_MAX};
+use super::settings::{BULK_FLIGHT_BYTES_MIN, PIECE_BYTES_MAX};
 
 /// Small bytes taken that are told in a batch of their own.
 const SMALL_TAKEN_TOLD: u32 = 32 * 1024;
 /// Large bytes taken that are told in a batch of their own: twice in the smallest flight.
 const BULK_TAKEN_TOLD: u32 = (BULK_FLIGHT_BYTES_MIN / 2) as u32;
+
+/// Answers that gather while a batch is being taken, in bytes.
+const CORKED_BYTES_MAX: usize = 8 * 1024;
 
 /// What waits to be sent to a peer.
 #[derive(Debug)]
@@ -28,7 +30,8 @@ pub(super) struct Outbox {
     /// Room for the head of a batch, and the small frames of the next one.
     small: Vec<u8>,
     large: VecDeque<Large>,
-    batches_unwritten: usize,
+    /// More is about to be put here.
+    is_corked: bool,
     bulk_flight_bytes: usize,
     /// What we took and have not told the peer yet.
     small_bytes_taken: u32,
@@ -67,7 +70,7 @@ impl Outbox {
             key,
             small: vec![0; BATCH_HEAD_BYTES],
             large: VecDeque::new(),
-            batches_unwritten: 0,
+            is_corked: false,
             bulk_flight_bytes: 0,
             small_bytes_taken: 0,
             bulk_bytes_taken: 0,
@@ -90,15 +93,16 @@ impl Outbox {
         });
     }
 
-    /// So many bytes of the peer's frames were taken: to be told.
-    pub(super) fn took(&mut self, small_bytes: u32, bulk_bytes: u32) {
-        self.small_bytes_taken = self.small_bytes_taken.saturating_add(small_bytes);
-        self.bulk_bytes_taken = self.bulk_bytes_taken.saturating_add(bulk_bytes);
+    /// A batch of the peer is being taken: the answers to it go together, unless they become many.
+    pub(super) fn cork(&mut self) {
+        self.is_corked = true;
     }
 
-    /// The session has written so many batches to the stream.
-    pub(super) fn written(&mut self, batches: usize) {
-        self.batches_unwritten = self.batches_unwritten.saturating_sub(batches);
+    /// So many bytes of the peer's frames were taken: to be told. Whatever was put here meanwhile may go.
+    pub(super) fn took(&mut self, small_bytes: u32, bulk_bytes: u32) {
+        self.is_corked = false;
+        self.small_bytes_taken = self.small_bytes_taken.saturating_add(small_bytes);
+        self.bulk_bytes_taken = self.bulk_bytes_taken.saturating_add(bulk_bytes);
     }
 
     /// The peer has taken so many bytes of pieces.
@@ -106,9 +110,10 @@ impl Outbox {
         self.bulk_flight_bytes = self.bulk_flight_bytes.saturating_sub(bytes as usize);
     }
 
-    /// The next batch for the session, if there is something to send and the session is not busy.
+    /// The next batch for the stream, if there is something to send. Asked for when the one before is written, so that
+    /// what comes meanwhile gathers.
     pub(super) fn next_batch(&mut self, bulk_flight_bytes_max: usize) -> Option<Vec<u8>> {
-        if self.batches_unwritten >= BATCHES_UNWRITTEN_MAX {
+        if self.is_corked && self.small.len() < CORKED_BYTES_MAX {
             return None;
         }
         let has_small = self.small.len() > BATCH_HEAD_BYTES;
@@ -124,7 +129,6 @@ impl Outbox {
             bulk_bytes_taken: std::mem::take(&mut self.bulk_bytes_taken),
         };
         head.put_over(&mut batch);
-        self.batches_unwritten += 1;
         Some(batch)
     }
 
@@ -186,25 +190,34 @@ mod tests {
 
     fn next(outbox: &mut Outbox) -> Option<Vec<String>> {
         let batch = outbox.next_batch(0)?;
-        outbox.written(1);
         Some(read(&batch).1)
     }
 
     #[test]
-    fn small_frames_gather_while_the_session_is_busy() {
+    fn small_frames_gather_until_they_are_taken() {
         let mut outbox = Outbox::new(5);
-        for number in 0..2 {
-            outbox.push_small(&cancel(number));
-            assert!(outbox.next_batch(0).is_some());
-        }
         for number in 2..5 {
             outbox.push_small(&cancel(number));
-            assert_eq!(outbox.next_batch(0), None);
         }
-        outbox.written(1);
         let (head, frames) = read(&outbox.next_batch(0).unwrap());
         assert_eq!(head.key, 5);
         assert_eq!(frames, ["small 2", "small 3", "small 4"]);
+        assert_eq!(outbox.next_batch(0), None);
+    }
+
+    #[test]
+    fn answers_to_a_batch_go_together_unless_they_become_many() {
+        let mut outbox = Outbox::new(1);
+        outbox.cork();
+        outbox.push_small(&cancel(1));
+        assert_eq!(next(&mut outbox), None);
+        outbox.took(0, 0);
+        assert_eq!(next(&mut outbox).unwrap(), ["small 1"]);
+        outbox.cork();
+        for number in 0..CORKED_BYTES_MAX as u64 / 10 {
+            outbox.push_small(&cancel(number));
+        }
+        assert!(next(&mut outbox).is_some());
     }
 
     #[test]
@@ -224,7 +237,7 @@ mod tests {
         let mut outbox = Outbox::new(1);
         large(&mut outbox, 1, 10 * BULK_FLIGHT_BYTES_MIN);
         let sent = std::iter::from_fn(|| next(&mut outbox)).count();
-        assert_eq!(sent * PIECE_BYTES_MAX, BULK_FLIGHT_BYTES_MIN);
+        assert_eq!(sent, BULK_FLIGHT_BYTES_MIN / PIECE_BYTES_MAX);
         outbox.push_small(&cancel(2));
         assert_eq!(
             next(&mut outbox).unwrap(),
@@ -259,7 +272,6 @@ mod tests {
         large(&mut outbox, 9, 3 * PIECE_BYTES_MAX);
         let mut whole = Vec::new();
         while let Some(batch) = outbox.next_batch(usize::MAX) {
-            outbox.written(1);
             for frame in BatchHead::split(&batch).unwrap().1 {
                 match frame.unwrap() {
                     Frame::Begin { piece, .. } | Frame::More { piece } => whole.extend_from_slice(piece),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +52,13 @@ struct Served {
 }
 
 impl Serving {
+    /// Runs a task of the connection itself.
+    pub(super) fn own(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        if !self.has_ended {
+            self.tasks.spawn(task);
+        }
+    }
+
     /// The connection has ended: nobody waits any more.
     pub(super) fn abort(&mut self) {
         self.has_ended = true;
@@ -89,37 +97,40 @@ impl Serving {
 }
 
 impl Connection {
-    /// Has a question answered in a task of its own.
+    /// Has a question answered: at once if the service can, else in a task of its own.
     pub(super) fn serve(self: &Arc<Self>, asked: Asked, request: Bytes) {
         let Some(handler) = self.services.get(asked.service) else {
             let detail = format!("this node has no service {} yet", asked.service);
             return self.refuse(asked.number, &ServiceError::new(Code::NodeUnreachable, detail));
         };
-        let mut serving = self.serving.lock();
-        if serving.is_full() {
-            drop(serving);
+        if self.serving.lock().is_full() {
             let detail = format!("the node answers {SERVING_MAX} questions of this peer already");
             return self.refuse(asked.number, &ServiceError::new(Code::PeerOverloaded, detail));
         }
-        if serving.has_ended {
-            return;
-        }
-        while serving.tasks.try_join_next().is_some() {}
         let credit = asked
             .wants_parts
             .then(|| Arc::new(Semaphore::new(STREAM_BYTES_MAX)));
         let request_bytes = request.len();
         let answering = answer(Arc::clone(self), handler, asked, request, credit.clone());
-        let task = serving.tasks.spawn(trace::within(asked.trace, answering));
+        let mut answering = Box::pin(trace::within(asked.trace, answering));
+        // Most answers need no waiting; a task for each would cost more than the answer. One that is not ready is polled
+        // again by its task, which puts its own waker in the place of this one.
+        let at_once = answering.poll_unpin(&mut Context::from_waker(Waker::noop()));
+        if at_once.is_ready() {
+            return;
+        }
+        let mut serving = self.serving.lock();
+        if serving.has_ended {
+            return;
+        }
+        while serving.tasks.try_join_next().is_some() {}
+        let served = Served {
+            task: serving.tasks.spawn(answering),
+            credit,
+            request_bytes,
+        };
         serving.bytes += request_bytes;
-        serving.by_number.insert(
-            asked.number,
-            Served {
-                task,
-                credit,
-                request_bytes,
-            },
-        );
+        serving.by_number.insert(asked.number, served);
     }
 
     fn refuse(&self, number: u64, error: &ServiceError) {

@@ -1,4 +1,4 @@
-//! The sessions of ractor_cluster that carry the batches: the only place that speaks to it.
+//! The sessions of ractor_cluster: the only place that speaks to it.
 //!
 //! Each connection has a `NodeSession` in Isolated mode, supervised by a host of ours. The host stands in for the
 //! library's `NodeServer`, which would open a listener of its own, elect among connections by rules that let a dead one
@@ -19,10 +19,7 @@ use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use super::shared::Shared;
-use super::transport::{Reader, Writer};
-
-/// The largest batch that is accepted, in bytes: far more than ever comes, since small frames are bounded by the window.
-const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+use super::transport::{MESSAGE_BYTES_MAX, Reader, Writer};
 
 /// A batch on its way to a dispatcher.
 struct Batch(Vec<u8>);
@@ -33,7 +30,11 @@ impl ractor::Message for Batch {
     }
 
     fn serialize(self) -> Result<SerializedMessage, BoxedDowncastErr> {
-        Ok(cast_of(self.0))
+        Ok(SerializedMessage::Cast {
+            variant: String::new(),
+            args: self.0,
+            metadata: None,
+        })
     }
 
     fn deserialize(message: SerializedMessage) -> Result<Self, BoxedDowncastErr> {
@@ -41,25 +42,6 @@ impl ractor::Message for Batch {
             SerializedMessage::Cast { args, .. } => Ok(Self(args)),
             _ => Err(BoxedDowncastErr),
         }
-    }
-}
-
-fn cast_of(batch: Vec<u8>) -> SerializedMessage {
-    SerializedMessage::Cast {
-        variant: String::new(),
-        args: batch,
-        metadata: None,
-    }
-}
-
-/// The dispatcher of a peer.
-#[derive(Debug)]
-pub(super) struct Remote(ActorCell);
-
-impl Remote {
-    /// Hands over a batch. False when the session has ended.
-    pub(super) fn cast(&self, batch: Vec<u8>) -> bool {
-        self.0.send_serialized(cast_of(batch)).is_ok()
     }
 }
 
@@ -158,7 +140,7 @@ pub(super) async fn open(
     supervisor: Supervisor,
     connection: &Arc<Connection>,
     start: SessionStart,
-) -> Result<Remote, String> {
+) -> Result<(), String> {
     let (ready, is_ready) = oneshot::channel();
     let peer_dispatcher = start.peer_dispatcher;
     let host = Host {
@@ -174,7 +156,10 @@ pub(super) async fn open(
         actors.find(|actor| matches!(actor.get_id(), ActorId::Remote { pid, .. } if pid == peer_dispatcher))
     });
     match found {
-        Some(dispatcher) => Ok(Remote(dispatcher)),
+        Some(_) => {
+            connection.begin(peer_dispatcher);
+            Ok(())
+        }
         None => {
             host.stop(None);
             let reason = connection.end_reason();
@@ -235,7 +220,7 @@ impl Actor for Host {
             reader: Box::new(start.reader),
             writer: Box::new(start.writer),
         };
-        let session = session.with_max_inbound_frame_size(BATCH_BYTES_MAX);
+        let session = session.with_max_inbound_frame_size(MESSAGE_BYTES_MAX);
         let (session, _) = Actor::spawn_linked(None, session, stream, myself.get_cell()).await?;
         Ok(HostState {
             session,

@@ -43,10 +43,9 @@ pub(super) const REDIAL_MS_MIN: u64 = 50;
 pub(super) const PROVEN_AFTER: Duration = Duration::from_secs(2);
 /// Frames up to this size go ahead of larger ones.
 pub(super) const SMALL_BYTES_MAX: usize = 4 * 1024;
-/// Larger frames travel in pieces of this size, so that small ones can go in between.
-pub(super) const PIECE_BYTES_MAX: usize = 16 * 1024;
-/// Batches handed to the session that it has not written yet. What comes meanwhile gathers for the next batch.
-pub(super) const BATCHES_UNWRITTEN_MAX: usize = 2;
+/// Larger frames travel in pieces of this size, so that small ones can go in between: with what goes around it, a TLS
+/// record.
+pub(super) const PIECE_BYTES_MAX: usize = 16 * 1024 - 128;
 /// Pieces of large frames under way that the peer has not taken, in bytes, at least: enough for a fast local network,
 /// little enough to keep nothing waiting.
 pub(super) const BULK_FLIGHT_BYTES_MIN: usize = 64 * 1024;

@@ -2,6 +2,12 @@
 //!
 //! ractor_cluster keeps a session's writer, its socket and its backlog until the peer closes; here both halves fail as
 //! soon as the connection has ended, so that nothing is left of it.
+//!
+//! Batches are casts to the peer's dispatcher, and travel as the session would send them. But they are put into the
+//! stream between the session's own messages, and taken out of it where they are read: the session would pass each
+//! through eight mailboxes on its way, every one in a task of its own, and queue it without a bound. That costs more than
+//! all the rest of an ask, and nothing could go ahead of what waits there. (A batch that is not recognised, because
+//! another version of the library writes it otherwise, goes to the session and comes to the dispatcher the long way.)
 
 use std::future::Future;
 use std::io;
@@ -9,7 +15,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::Connection;
@@ -19,28 +27,50 @@ use super::messages::NodeStream;
 pub(super) struct Reader {
     stream: ReadHalf<NodeStream>,
     watch: Watch,
+    /// Read, and not yet recognised.
+    incoming: BytesMut,
+    /// For the session.
+    passed: Bytes,
 }
 
-/// What the session writes to.
+/// What the session writes to: its messages wait for the stream's writer.
 pub(super) struct Writer {
-    stream: WriteHalf<NodeStream>,
     watch: Watch,
-    batches: BatchCounter,
 }
 
-/// Both halves of a stream.
+/// Both halves of a stream for the session. The connection owns the task that writes.
 pub(super) fn split(stream: NodeStream, connection: &Arc<Connection>) -> (Reader, Writer) {
     let (read, write) = tokio::io::split(stream);
+    let writing = write_outgoing(Arc::clone(connection), write);
+    connection.serving.lock().own(writing);
     let reader = Reader {
         stream: read,
         watch: Watch::new(connection),
+        incoming: BytesMut::new(),
+        passed: Bytes::new(),
     };
     let writer = Writer {
-        stream: write,
         watch: Watch::new(connection),
-        batches: BatchCounter::default(),
     };
     (reader, writer)
+}
+
+/// Writes what the session and the outbox have to say, until the connection ends.
+async fn write_outgoing(connection: Arc<Connection>, mut stream: WriteHalf<NodeStream>) {
+    let mut buffer = Vec::with_capacity(READ_BYTES);
+    loop {
+        connection.next_outgoing(&mut buffer).await;
+        let written = async {
+            stream.write_all(&buffer).await?;
+            stream.flush().await
+        };
+        if let Err(error) = written.await {
+            return connection.end(&error.to_string());
+        }
+        connection.traffic().written(buffer.len());
+        buffer.clear();
+        buffer.shrink_to(READ_BYTES);
+    }
 }
 
 /// Fails once the connection has ended.
@@ -74,6 +104,52 @@ impl Watch {
     }
 }
 
+impl Reader {
+    /// Reads some bytes from the stream. `false` at its end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.incoming.reserve(READ_BYTES);
+        let polled = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.incoming);
+        if let Poll::Ready(Ok(read)) = polled {
+            self.watch.connection.traffic().read(read);
+            if read == 0 {
+                self.watch.connection.end("the peer closed the connection");
+            }
+        }
+        self.watch.poll(cx, polled.map_ok(|read| read > 0))
+    }
+
+    /// Takes the batches that are complete, up to the first message for the session.
+    fn take_messages(&mut self) -> io::Result<()> {
+        while self.passed.is_empty() {
+            let Some(length) = self
+                .incoming
+                .first_chunk()
+                .map(|length| u64::from_be_bytes(*length))
+            else {
+                return Ok(());
+            };
+            if length > MESSAGE_BYTES_MAX {
+                let reason = format!(
+                    "the peer sent a message of {length} bytes, over the limit of {MESSAGE_BYTES_MAX}"
+                );
+                self.watch.connection.end(&reason);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let whole = LENGTH_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
+            if self.incoming.len() < whole {
+                self.incoming.reserve(whole - self.incoming.len());
+                return Ok(());
+            }
+            let message = self.incoming.split_to(whole).freeze();
+            match batch_within(&message[LENGTH_BYTES..]) {
+                Some(batch) => self.watch.connection.receive(&message.slice_ref(batch)),
+                None => self.passed = message,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl AsyncRead for Reader {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -81,112 +157,161 @@ impl AsyncRead for Reader {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        let read = buffer.filled().len() - before;
-        this.watch.connection.traffic().read(read);
-        if polled.is_ready() && read == 0 && buffer.remaining() > 0 {
-            this.watch.connection.end("the peer closed the connection");
+        loop {
+            if !this.passed.is_empty() {
+                let read = this.passed.len().min(buffer.remaining());
+                buffer.put_slice(&this.passed.split_to(read));
+                return Poll::Ready(Ok(()));
+            }
+            this.take_messages()?;
+            if !this.passed.is_empty() {
+                continue;
+            }
+            match this.poll_fill(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
         }
-        this.watch.poll(cx, polled)
     }
 }
 
 impl AsyncWrite for Writer {
+    /// A session writes whole messages, and is told that all of it is written.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        let polled = this.watch.poll(cx, polled);
-        if let Poll::Ready(Ok(written)) = polled {
-            this.watch.connection.traffic().written(written);
-            let batches = this.batches.count(&bytes[..written]);
-            if batches > 0 {
-                this.watch.connection.batches_written(batches);
-            }
+        let watch = &mut self.get_mut().watch;
+        if !watch.connection.session_says(bytes) {
+            watch.connection.end("the session says more than the peer takes");
         }
-        polled
+        watch.poll(cx, Poll::Ready(Ok(bytes.len())))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        this.watch.poll(cx, polled)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.watch.poll(cx, polled)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
-}
-
-/// Counts the batches that go by, so that the next one is made when the session can take it.
-///
-/// A session writes messages as their length (8 bytes, big-endian) and a protobuf message, whose first byte tells casts
-/// and calls (field 2) from what sessions say among themselves (fields 1 and 3).
-#[derive(Debug, Default)]
-struct BatchCounter {
-    length: [u8; LENGTH_BYTES],
-    length_bytes: usize,
-    left: u64,
-    is_batch: bool,
 }
 
 const LENGTH_BYTES: usize = 8;
+// A message between sessions is its length (8 bytes, big-endian) and a protobuf message, whose field 2 is what actors
+// say; of that field 1 is a cast, with the number of the actor in field 1 and the payload in field 2.
 const NODE_MESSAGE_TAG: u8 = 0x12;
+const CAST_TAG: u8 = 0x0a;
+const CAST_TO_TAG: u8 = 0x08;
+const CAST_PAYLOAD_TAG: u8 = 0x12;
+/// Room made before each read: the largest TLS record and some.
+const READ_BYTES: usize = 32 * 1024;
+/// The largest message between sessions: far more than ever comes, since small frames are bounded by the window.
+pub(super) const MESSAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-impl BatchCounter {
-    /// How many batches are complete with these further bytes.
-    fn count(&mut self, mut bytes: &[u8]) -> usize {
-        let mut complete = 0;
-        while !bytes.is_empty() {
-            if self.length_bytes < LENGTH_BYTES {
-                let taken = bytes.len().min(LENGTH_BYTES - self.length_bytes);
-                self.length[self.length_bytes..self.length_bytes + taken].copy_from_slice(&bytes[..taken]);
-                self.length_bytes += taken;
-                bytes = &bytes[taken..];
-                if self.length_bytes == LENGTH_BYTES {
-                    self.left = u64::from_be_bytes(self.length);
-                    self.is_batch = false;
-                    self.length_bytes = if self.left == 0 { 0 } else { LENGTH_BYTES };
-                }
-                continue;
-            }
-            if self.left == u64::from_be_bytes(self.length) {
-                self.is_batch = bytes[0] == NODE_MESSAGE_TAG;
-            }
-            let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-            self.left -= taken as u64;
-            bytes = &bytes[taken..];
-            if self.left == 0 {
-                complete += usize::from(self.is_batch);
-                self.length_bytes = 0;
-            }
-        }
-        complete
+/// Writes a batch as a cast to an actor of the peer.
+pub(super) fn put_cast(to: u64, batch: &[u8], out: &mut Vec<u8>) {
+    let cast_bytes = 1 + varint_bytes(to) + 1 + varint_bytes(batch.len() as u64) + batch.len();
+    let node_bytes = 1 + varint_bytes(cast_bytes as u64) + cast_bytes;
+    let whole_bytes = 1 + varint_bytes(node_bytes as u64) + node_bytes;
+    out.extend_from_slice(&(whole_bytes as u64).to_be_bytes());
+    out.push(NODE_MESSAGE_TAG);
+    put_varint(node_bytes as u64, out);
+    out.push(CAST_TAG);
+    put_varint(cast_bytes as u64, out);
+    out.push(CAST_TO_TAG);
+    put_varint(to, out);
+    out.push(CAST_PAYLOAD_TAG);
+    put_varint(batch.len() as u64, out);
+    out.extend_from_slice(batch);
+}
+
+/// The batch in a message between sessions, if it is one: a protobuf message whose field 2 (between actors) has a field 1
+/// (cast) with the payload in its field 2.
+fn batch_within(message: &[u8]) -> Option<&[u8]> {
+    let between_actors = only_field(message, NODE_MESSAGE_TAG)?;
+    let mut cast = only_field(between_actors, CAST_TAG)?;
+    if cast.first() == Some(&CAST_TO_TAG) {
+        (_, cast) = varint(&cast[1..])?;
     }
+    only_field(cast, CAST_PAYLOAD_TAG)
+}
+
+/// The content of a message that consists of one field of bytes with this tag.
+fn only_field(message: &[u8], tag: u8) -> Option<&[u8]> {
+    let (first, rest) = message.split_first()?;
+    let (length, content) = varint(rest)?;
+    (*first == tag && length == content.len() as u64).then_some(content)
+}
+
+fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// A protobuf integer and what follows it.
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[at + 1..]));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn batches_are_counted_however_the_bytes_are_cut(
-            messages in proptest::collection::vec((prop_oneof![Just(0x0a_u8), Just(0x12), Just(0x1a)], 0_usize..40), 0..20),
-            cut in 1_usize..30,
-        ) {
+        fn what_is_put_is_recognised(to: u64, batch in proptest::collection::vec(any::<u8>(), 0..70_000)) {
             let mut bytes = Vec::new();
-            for (tag, length) in &messages {
-                bytes.extend_from_slice(&(*length as u64).to_be_bytes());
-                bytes.extend((0..*length).map(|at| if at == 0 { *tag } else { 0x12 }));
-            }
-            let expected = messages.iter().filter(|(tag, length)| *tag == 0x12 && *length > 0).count();
-            let mut counter = BatchCounter::default();
-            let counted: usize = bytes.chunks(cut).map(|piece| counter.count(piece)).sum();
-            prop_assert_eq!(counted, expected);
+            put_cast(to, &batch, &mut bytes);
+            let (length, message) = bytes.split_first_chunk().unwrap();
+            prop_assert_eq!(u64::from_be_bytes(*length), message.len() as u64);
+            prop_assert_eq!(batch_within(message), Some(&batch[..]));
+            prop_assert_eq!(batch_within(&message[..message.len() - 1]), None);
         }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = batch_within(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_cast_is_written_as_the_library_does() {
+        let mut bytes = Vec::new();
+        put_cast(300, b"abc", &mut bytes);
+        let expected = [
+            &[0, 0, 0, 0, 0, 0, 0, 12][..],
+            &[0x12, 10, 0x0a, 8, 0x08, 0xac, 0x02, 0x12, 3],
+            b"abc",
+        ];
+        assert_eq!(bytes, expected.concat());
+    }
+
+    #[test]
+    fn what_is_no_cast_is_for_the_session() {
+        let mut message = Vec::new();
+        put_cast(9, b"abc", &mut message);
+        let message = &message[LENGTH_BYTES..];
+        for (at, other) in [(0, 0x1a), (0, 0x0a), (2, 0x12), (6, 0x1a)] {
+            let mut message = message.to_vec();
+            message[at] = other;
+            assert_eq!(batch_within(&message), None, "byte {at}");
+        }
+        assert_eq!(batch_within(&[]), None);
     }
 }
