@@ -1,8 +1,7 @@
 //! What gossip would cost for noticing silent members: chitchat between 10 nodes that have nothing to say but that they
 //! live. Measured without UDP, IP and the sealing of messages, which come on top.
 //!
-//! `cargo test … gossip_cost -- --ignored --nocapture`. On two busy cores it gave the bytes per second and node that
-//! ARCHITECTURE.md repeats.
+//! `cargo test … gossip_cost -- --ignored --nocapture`; the figures are in the module above.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;

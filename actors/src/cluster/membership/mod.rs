@@ -4,7 +4,10 @@
 //! renewal is the sign of life, and the end of a link a hint that hastens the judgement. Only the leader judges, and what
 //! it judges is an entry of the log; followers believe the log. That costs no message of its own.
 //!
-//! (Gossip was measured for this and is not used: see `gossip_cost`.)
+//! Gossip (chitchat) was measured for this and is not used: `gossip_cost`. Between 10 nodes it takes, per node, 16 kB/s
+//! when it gossips every 100 ms, 6 kB/s at 250 ms and 3 kB/s at 500 ms, without UDP and the sealing of messages, which come
+//! to 70 bytes a message: at an interval that notices silence within a second, more than all that a node may write while
+//! nothing happens (4 kB/s). Leases are renewed anyway, over links that are sealed anyway.
 //!
 //! # Layout
 //! - `state`: who is silent, who is back, pure; `actor`: the actor; `messages`: [`MembershipHandle`]
