@@ -103,6 +103,11 @@ impl ClusterHandle {
         self.shared.lease.is_held()
     }
 
+    /// How often this node has lost its lease since it started.
+    pub fn lapses(&self) -> u64 {
+        self.shared.view.load().lapses
+    }
+
     /// Where an address is to be asked. Does no I/O and takes well under a microsecond.
     pub fn whereabouts(&self, address: &Address) -> Whereabouts {
         self.shared.whereabouts(address)

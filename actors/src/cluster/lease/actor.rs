@@ -323,14 +323,10 @@ impl LeaseActor {
     }
 
     fn answered(&mut self, asked_at: Instant, verdict: Verdict, now: Instant) {
-        let Verdict::Granted {
-            remaining_us,
-            cleared,
-        } = verdict
-        else {
+        let Verdict::Granted { lasts_us, cleared } = verdict else {
             return;
         };
-        let until = asked_at + Duration::from_micros(remaining_us);
+        let until = asked_at + Duration::from_micros(lasts_us);
         let lapses_before = self.tenant.view().lapses;
         let is_new = self.tenant.granted(until, now);
         let has_lapsed = self.tenant.view().lapses != lapses_before;

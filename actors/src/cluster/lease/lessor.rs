@@ -39,6 +39,7 @@ struct Round {
 struct Waiting<W> {
     node: NodeId,
     renewal: Renewal,
+    arrived_at: Instant,
     to: W,
 }
 
@@ -101,7 +102,12 @@ impl<W> Lessor<W> {
                 effects
             }
             None => {
-                self.waiting.push(Waiting { node, renewal, to });
+                self.waiting.push(Waiting {
+                    node,
+                    renewal,
+                    arrived_at: now,
+                    to,
+                });
                 let clearing = self.advance(now);
                 clearing.or_else(|| self.start_round(now)).into_iter().collect()
             }
@@ -151,8 +157,14 @@ impl<W> Lessor<W> {
             self.certain = round.cleared;
             effects.push(Effect::Announce(round.cleared));
         }
-        for Waiting { node, renewal, to } in served {
-            let verdict = self.decide(node, renewal, round, now);
+        for Waiting {
+            node,
+            renewal,
+            arrived_at,
+            to,
+        } in served
+        {
+            let verdict = self.decide(node, renewal, round, arrived_at);
             effects.push(Effect::Answer(to, verdict));
         }
         effects.extend(self.advance(now));
@@ -162,7 +174,8 @@ impl<W> Lessor<W> {
         effects
     }
 
-    fn decide(&mut self, node: NodeId, renewal: Renewal, round: Round, now: Instant) -> Verdict {
+    /// The lease is told from when the question arrived, because the node counts from when it asked, which was before.
+    fn decide(&mut self, node: NodeId, renewal: Renewal, round: Round, arrived_at: Instant) -> Verdict {
         let needed = self.cleared.max(self.floor);
         let Some(settled) = renewal.settled.filter(|settled| *settled >= needed) else {
             return Verdict::Behind(needed);
@@ -173,9 +186,9 @@ impl<W> Lessor<W> {
         holder.settled = holder.settled.max(settled);
         holder.gone_at = holder.gone_at.max(gone_at);
         self.served.insert(node);
-        let remaining = ends.saturating_duration_since(now);
+        let lasts = ends.saturating_duration_since(arrived_at);
         Verdict::Granted {
-            remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(0),
+            lasts_us: u64::try_from(lasts.as_micros()).unwrap_or(0),
             cleared: self.certain,
         }
     }

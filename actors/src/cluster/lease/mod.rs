@@ -6,9 +6,9 @@
 //! was so by at least one of those who confirmed, after the round began, and not before that one had heard nothing of a
 //! leader for [`LeaseTiming::silence_before_election`]; a new leader that waits, from its election, for one lease without
 //! that silence therefore knows that all leases its predecessors gave have ended. (It need not wait for members that have
-//! got a lease from itself since, and must wait for a whole lease when it may be its own predecessor, restarted.) The node
-//! counts what remains of its lease
-//! from before it asked, so that delays only make it shorter.
+//! got a lease from itself since, and must wait for a whole lease when it may be its own predecessor, restarted.) The
+//! leader tells how long the lease lasts from when the question arrived, the node counts from when it asked, so that
+//! delays only make it shorter.
 //!
 //! A node that holds a lease acts for what it owned at each epoch it has seen since the last *cleared* one. With each
 //! renewal it says up to which epoch it has *settled*, that is, given up what it does not own. The leader clears the

@@ -318,13 +318,9 @@ impl World {
             Event::Answered {
                 at,
                 asked_ms,
-                verdict:
-                    Verdict::Granted {
-                        remaining_us,
-                        cleared,
-                    },
+                verdict: Verdict::Granted { lasts_us, cleared },
             } => {
-                let until = self.instant(asked_ms) + Duration::from_micros(remaining_us);
+                let until = self.instant(asked_ms) + Duration::from_micros(lasts_us);
                 let tenant = &mut self.nodes[at].tenant;
                 let is_new = tenant.granted(until, now);
                 let has_cleared = tenant.clear(cleared);

@@ -21,8 +21,8 @@ pub(in crate::cluster) struct Renewal {
 pub(in crate::cluster) enum Verdict {
     /// The lease lasts so long from when the node asked.
     Granted {
-        /// In microseconds.
-        remaining_us: u64,
+        /// In microseconds, from when the question arrived.
+        lasts_us: u64,
         /// The last cleared epoch.
         cleared: Epoch,
     },

@@ -64,6 +64,14 @@ async fn three_nodes_share_the_addresses_and_each_finds_all() {
         .collect();
     assert_eq!(counts.iter().sum::<u32>() as usize, KEYS, "{counts:?}");
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    let lapses = |bed: &Bed| (0..3).map(|node| bed.node(node).cluster.lapses()).sum::<u64>();
+    let before = lapses(&bed);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(
+        lapses(&bed) - before,
+        0,
+        "leases are held without a gap while nothing happens"
+    );
     bed.end().await;
     bed.account.check();
 }
