@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use troupe_protocol::cluster::{Address, EntityKind, Epoch, Member, MemberState};
+use troupe_protocol::cluster::{Address, EntityKind, Epoch, Member, MemberState, Role};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::{ActorPath, NodeId};
 
@@ -296,6 +296,24 @@ impl Bed {
         };
         let waited = wait_until(Duration::from_secs(15), is_up).await;
         assert!(waited.is_some(), "{}", self.describe().await);
+    }
+
+    /// Until so many members vote, so that the loss of one is borne.
+    pub async fn await_voters(&self, voters: usize) {
+        let votes = || {
+            self.nodes.iter().all(|node| {
+                let membership = node.cluster.membership();
+                let voting = membership
+                    .members
+                    .values()
+                    .filter(|member| member.role == Role::Voter);
+                voting.count() == voters
+            })
+        };
+        let waited = wait_until(Duration::from_secs(15), votes).await;
+        assert!(waited.is_some(), "{}", self.describe().await);
+        // The log's own configuration follows the roles.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
     pub async fn describe(&self) -> String {

@@ -83,6 +83,7 @@ async fn what_a_lost_node_did_goes_on_elsewhere_and_no_address_ever_has_two() {
     bed.join("beta").await;
     bed.join("gamma").await;
     bed.await_up(3).await;
+    bed.await_voters(3).await;
     let load = bed.load();
     bed.settle_in().await;
 

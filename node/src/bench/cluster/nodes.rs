@@ -146,6 +146,9 @@ async fn invite(folder: &Path, node: &BenchNode) -> Result<String, CliError> {
     let printed = command.output().await;
     let printed = printed.map_err(|error| CliError::Failed(format!("troupe node invite: {error}")))?;
     let answer: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap_or_default();
-    let string = answer["join_string"].as_str().or(answer["join"].as_str()).map(str::to_owned);
+    let string = answer["join_string"]
+        .as_str()
+        .or(answer["join"].as_str())
+        .map(str::to_owned);
     string.ok_or_else(|| CliError::Failed("troupe node invite gave no join string".to_owned()))
 }
