@@ -411,9 +411,20 @@ pub enum MemberCommand {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, TS, ToSchema)]
 #[ts(export)]
 pub struct Restored {
-    /// Records that there are now.
+    /// When the backup was made.
+    pub made_at: crate::time::Timestamp,
+    /// Records that were put.
     #[ts(type = "number")]
-    pub records: u64,
+    pub put: u64,
+    /// Records that are not in the backup and were removed.
+    #[ts(type = "number")]
+    pub removed: u64,
+    /// Records that were as in the backup already.
+    #[ts(type = "number")]
+    pub unchanged: u64,
+    /// Whether the secrets are those of the backup. Those of another cluster are sealed with a key that this one lacks,
+    /// and are left out.
+    pub with_secrets: bool,
 }
 
 /// What the caller may know of readiness.

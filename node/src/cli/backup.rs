@@ -52,10 +52,18 @@ pub async fn restore(client: &Client, args: RestoreArgs, output: Output) -> Resu
         )
         .await?;
     output.show(answer, |restored: Restored| {
+        let secrets = if restored.with_secrets {
+            ""
+        } else {
+            "
+the backup is of another cluster, whose secrets cannot be opened here: set them again with `troupe secret set`"
+        };
         format!(
-            "restored {} records from {}",
-            restored.records,
-            args.file.display()
+            "restored {}: {} records put, {} removed, {} as they were{secrets}",
+            args.file.display(),
+            restored.put,
+            restored.removed,
+            restored.unchanged
         )
     })?;
     Ok(ExitCode::SUCCESS)

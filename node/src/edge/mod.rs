@@ -42,7 +42,7 @@ use std::any::Any;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -100,6 +100,10 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn limit_time(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    if route.is_some_and(|route| route.as_str() == api::backup::RESTORE_PATH) {
+        return next.run(request).await;
+    }
     let limit = state.config.edge.request_timeout_ms.millis();
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,

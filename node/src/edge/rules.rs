@@ -52,6 +52,8 @@ pub const RULES: &[Rule] = &[
     // the cluster
     rule("GET", "/api/v1/cluster", OPERATOR),
     rule("POST", "/api/v1/cluster/invitations", ADMIN),
+    rule("GET", "/api/v1/cluster/backup", ADMIN),
+    rule("POST", "/api/v1/cluster/restore", ADMIN),
     rule("POST", "/api/v1/cluster/members/{id}/{command}", OPERATOR),
     rule("DELETE", "/api/v1/cluster/members/{id}", ADMIN),
     // servers

@@ -3,6 +3,7 @@
 //! Each handler stands with its path and types in one place; the router and the OpenAPI document are both made from
 //! that, so neither can have a route that the other lacks.
 
+pub mod backup;
 mod builtin;
 pub mod cluster;
 mod conversations;
@@ -37,6 +38,7 @@ fn documented() -> OpenApiRouter<EdgeState> {
         .merge(conversations::routes())
         .merge(status::routes())
         .merge(cluster::routes())
+        .merge(backup::routes())
         .routes(routes!(live::live))
         .routes(routes!(live::feed))
         .merge(observe::routes())
