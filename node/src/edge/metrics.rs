@@ -12,13 +12,18 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use troupe_protocol::{error::Code, observe::ActorReport};
+use troupe_protocol::{
+    cluster::{ClusterStatus, LinkState},
+    error::Code,
+    observe::ActorReport,
+};
 
 use super::{api, problem::ApiError, state::EdgeState};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
+type Labelled = Family<Labels, Gauge>;
 
 /// The node's figures.
 pub async fn metrics(State(state): State<EdgeState>) -> Response {
@@ -31,7 +36,8 @@ pub async fn metrics(State(state): State<EdgeState>) -> Response {
 }
 
 async fn write(state: &EdgeState) -> Result<String, fmt::Error> {
-    let status = api::status_of(state).await;
+    let fares = state.cluster.status().await;
+    let status = api::status_within(state, &fares);
     let mut registry = Registry::with_prefix("troupe");
     for (name, help, value) in [
         ("uptime_milliseconds", "Time since the start", status.uptime_ms),
@@ -53,9 +59,7 @@ async fn write(state: &EdgeState) -> Result<String, fmt::Error> {
         ),
         ("tools", "Tools in the index", state.router.status().tools.into()),
     ] {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        registry.register(name, help, gauge);
+        register_gauge(&mut registry, name, help, value);
     }
     for (name, help, value) in [
         (
@@ -92,11 +96,96 @@ async fn write(state: &EdgeState) -> Result<String, fmt::Error> {
             .set(count.into());
     }
     registry.register("servers", "Registered servers by how they fare", servers);
+    cluster(&mut registry, &fares);
     actors(&mut registry, &state.system.directory().reports());
     process(&mut registry);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+fn cluster(registry: &mut Registry, status: &ClusterStatus) {
+    let own = status.members.iter().find(|known| known.is_self);
+    let log = &status.log;
+    for (name, help, value) in [
+        (
+            "cluster_members",
+            "Nodes of the cluster",
+            status.members.len() as u64,
+        ),
+        (
+            "cluster_has_quorum",
+            "Whether the node follows a majority and holds a lease",
+            status.has_quorum.into(),
+        ),
+        (
+            "cluster_leads",
+            "Whether the node leads the log",
+            own.is_some_and(|own| own.is_leader).into(),
+        ),
+        ("cluster_epoch", "State of the membership", status.epoch.0),
+        ("log_term", "Term of the log's leader", log.term),
+        ("log_last_entry", "Last entry in the node's log", log.last),
+        (
+            "log_applied_entry",
+            "Last entry that the node has applied",
+            log.applied,
+        ),
+        (
+            "log_snapshot_entry",
+            "Last entry of the node's latest snapshot",
+            log.snapshot,
+        ),
+        (
+            "placed_actors",
+            "Placed actors on the node",
+            own.and_then(|own| own.placed).unwrap_or(0).into(),
+        ),
+    ] {
+        register_gauge(registry, name, help, value);
+    }
+    let (up, round_trip, in_flight) = (Labelled::default(), Labelled::default(), Labelled::default());
+    let sent = Family::<Labels, Counter>::default();
+    let received = Family::<Labels, Counter>::default();
+    for (name, link) in status
+        .members
+        .iter()
+        .filter_map(|known| Some((&known.member.name, known.link.as_ref()?)))
+    {
+        let labels = vec![("node", name.to_string())];
+        let figure = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        up.get_or_create(&labels)
+            .set((link.state == LinkState::Up).into());
+        in_flight.get_or_create(&labels).set(figure(link.in_flight_bytes));
+        if let Some(micros) = link.round_trip_us {
+            round_trip.get_or_create(&labels).set(figure(micros));
+        }
+        sent.get_or_create(&labels).inc_by(link.bytes_out);
+        received.get_or_create(&labels).inc_by(link.bytes_in);
+    }
+    registry.register("link_up", "Whether the link to a node is open", up);
+    registry.register(
+        "link_round_trip_microseconds",
+        "Last round trip to a node",
+        round_trip,
+    );
+    registry.register("link_in_flight_bytes", "Bytes on their way to a node", in_flight);
+    registry.register(
+        "link_sent_bytes",
+        "Bytes sent to a node since its link opened",
+        sent,
+    );
+    registry.register(
+        "link_received_bytes",
+        "Bytes received from a node since its link opened",
+        received,
+    );
+}
+
+fn register_gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    registry.register(name, help, gauge);
 }
 
 fn actors(registry: &mut Registry, reports: &[ActorReport]) {

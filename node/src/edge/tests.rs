@@ -462,6 +462,55 @@ async fn what_is_observed_says_on_which_node_and_may_ask_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_brings_back_what_was() {
+    let bed = Bed::new().await;
+    let server = |name: &str| json!({ "name": name, "command": "true", "enabled": false }).to_string();
+    bed.post("/api/v1/servers", server("kept")).await;
+    let request = bed.request(Method::GET, "/api/v1/cluster/backup");
+    let response = bed
+        .router
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let backup = response.into_body().collect().await.unwrap().to_bytes();
+    bed.post("/api/v1/servers", server("later")).await;
+    let remove = bed.request(Method::DELETE, "/api/v1/servers/kept");
+    bed.send(remove.body(Body::empty()).unwrap()).await;
+    let restore = |query: &str, body: bytes::Bytes| {
+        let path = format!("/api/v1/cluster/restore{query}");
+        bed.send(bed.request(Method::POST, &path).body(Body::from(body)).unwrap())
+    };
+    restore("", backup.clone()).await.problem(422, "T7005");
+    let half = backup.slice(..backup.len() / 2);
+    restore("?confirm=replace-everything", half)
+        .await
+        .problem(422, "T8011");
+    assert_eq!(
+        bed.get("/api/v1/servers/later").await.status,
+        StatusCode::OK,
+        "nothing was touched"
+    );
+    let restored = restore("?confirm=replace-everything", backup).await.json();
+    assert_eq!(restored["with_secrets"], true, "{restored}");
+    for (name, status) in [("kept", StatusCode::OK), ("later", StatusCode::NOT_FOUND)] {
+        let within = std::time::Duration::from_secs(20);
+        let path = format!("/api/v1/servers/{name}");
+        let seen = async {
+            while bed.get(&path).await.status != status {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(within, seen)
+            .await
+            .unwrap_or_else(|_| panic!("{name}"));
+    }
+    let audit = bed.get("/api/v1/audit?action=cluster").await.json();
+    assert_eq!(audit["items"].as_array().unwrap().len(), 3, "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_come_as_lines_too() {
     let bed = Bed::new().await;
     bed.get("/api/v1/live/feed?topics=weather")

@@ -20,7 +20,7 @@ mod tools;
 use axum::Router;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use status::status_of;
+pub use status::{status_of, status_within};
 
 use super::{live, state::EdgeState};
 

@@ -6,6 +6,7 @@ use axum::{Json, extract::State};
 use troupe_actors::runtime::warnings::warnings;
 use troupe_protocol::{
     api::{ActorCounts, NodeStatus},
+    cluster::ClusterStatus,
     observe::{ActorReport, ActorStatus},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -32,18 +33,22 @@ async fn show_status(State(state): State<EdgeState>) -> Json<NodeStatus> {
 
 /// Put together from what the parts publish.
 pub async fn status_of(state: &EdgeState) -> NodeStatus {
-    let cluster = state.cluster.status().await;
+    status_within(state, &state.cluster.status().await)
+}
+
+/// As [`status_of`], of a node in a cluster that fares like this.
+pub fn status_within(state: &EdgeState, cluster: &ClusterStatus) -> NodeStatus {
     let reports = state.system.directory().reports();
     let index = state.router.status();
     let mut servers = state.registry.view().status_counts(&state.health.view());
     servers.add(builtin::STATUS);
     let mut warnings = warnings(&reports, &index.model);
-    warnings.extend(warnings_of(&cluster));
+    warnings.extend(warnings_of(cluster));
     warnings.sort_by_key(|warning| Reverse(warning.severity));
     NodeStatus {
         node_id: state.node_id,
         node_name: state.node_name.to_string(),
-        cluster: counts_of(&cluster),
+        cluster: counts_of(cluster),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_ms: state.started.elapsed().as_millis() as u64,
         ready: state.is_ready(),

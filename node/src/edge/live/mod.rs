@@ -15,7 +15,6 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::Instant;
 use troupe_actors::registry::RegistryEvent;
 use troupe_actors::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message};
 use troupe_protocol::{live::LiveEvent, server::ServerName};
@@ -114,6 +113,11 @@ impl Actor for Hub {
             HubMessage::SourceEnded
         });
         let state = self.state.clone();
+        ctx.spawn_to_self("look at status", async move {
+            look_at_status(&state).await;
+            HubMessage::SourceEnded
+        });
+        let state = self.state.clone();
         ctx.spawn_to_self("look at actors", async move {
             look_at_actors(&state).await;
             HubMessage::SourceEnded
@@ -199,18 +203,24 @@ async fn follow_flow(state: &EdgeState) {
 
 async fn look_at_actors(state: &EdgeState) {
     let interval = state.config.edge.live_actors_interval_ms.millis();
-    let mut status_due = Instant::now();
     loop {
         tokio::time::sleep(interval).await;
         send(&state.live.actors, || LiveEvent::Actors {
             node: state.node_id,
             reports: located(state.system.directory().reports(), state.node_id),
         });
-        if status_due <= Instant::now() && state.live.status.receiver_count() > 0 {
-            status_due = Instant::now() + STATUS_INTERVAL;
-            let status = Box::new(api::status_of(state).await);
-            send(&state.live.status, || LiveEvent::Status { status });
+    }
+}
+
+/// Apart from the actors: it asks other nodes, who may be slow.
+async fn look_at_status(state: &EdgeState) {
+    loop {
+        tokio::time::sleep(STATUS_INTERVAL).await;
+        if state.live.status.receiver_count() == 0 {
+            continue;
         }
+        let status = Box::new(api::status_of(state).await);
+        send(&state.live.status, || LiveEvent::Status { status });
     }
 }
 
