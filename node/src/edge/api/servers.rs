@@ -91,6 +91,7 @@ async fn import_servers(
 #[into_params(parameter_in = Query)]
 struct Reading {
     /// `local`: what this node has. `linearizable`: with everything that was acknowledged at any node before.
+    #[param(inline)]
     consistency: Consistency,
 }
 
