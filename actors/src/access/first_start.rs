@@ -61,8 +61,14 @@ pub async fn prepare(store: &Store) -> Result<Option<FirstStart>, AccessError> {
     }
     let path = store.folder().join(KEY_FILE);
     let token = read_or_make(&path)?;
-    let key = make_key(&kept, &token, FIRST_KEY_NAME).await?;
-    Ok(Some(FirstStart::new(token, &key, path)))
+    match make_key(&kept, &token, FIRST_KEY_NAME).await {
+        // The cluster has keys, which this node had not yet heard of: the one in the file is worth nothing.
+        Err(AccessError::Write(WriteError::Conflict(_))) => {
+            files::remove(&path)?;
+            Ok(None)
+        }
+        made => Ok(Some(FirstStart::new(token, &made?, path))),
+    }
 }
 
 /// Gives a node that has joined a cluster an administrator key of its own, named after it and written to `admin.key` in its

@@ -57,6 +57,21 @@ async fn a_first_start_that_was_cut_off_keeps_its_key() {
 }
 
 #[tokio::test]
+async fn a_node_that_takes_a_cluster_for_new_makes_no_key_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let names = store.replicated::<KeyId>("key_names", 1);
+    names
+        .put("admin", &KeyId::from_ulid(ulid::Ulid::generate()))
+        .await
+        .unwrap();
+    assert!(prepare(&store).await.unwrap().is_none());
+    assert!(!folder.path().join("admin.key").exists());
+    let given = prepare_joined(&store, &"second".parse().unwrap()).await.unwrap();
+    assert_eq!(given.unwrap().info.name, "admin@second");
+}
+
+#[tokio::test]
 async fn keys_are_made_listed_revoked_and_never_kept_in_clear() {
     let folder = tempfile::tempdir().unwrap();
     let (access, first, root, _) = started(folder.path()).await;

@@ -46,6 +46,19 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     sync_folder(folder)
 }
 
+/// Removes a file, for good when this returns.
+///
+/// # Errors
+/// When the system refuses; that there is none is no error.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::file("remove", path, &error))
+        }
+        _ => sync_folder(path.parent().unwrap_or_else(|| Path::new("."))),
+    }
+}
+
 /// Reads a small text file that only its owner may read; `None` when there is none.
 ///
 /// # Errors

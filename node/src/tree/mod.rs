@@ -201,12 +201,15 @@ async fn prepare(
     node_name: &NodeName,
     has_joined: bool,
 ) -> Result<Option<FirstStart>, StartError> {
-    if has_joined {
-        return Ok(access::prepare_joined(store, node_name).await?);
+    if !has_joined {
+        let replicated = [registry::TREES, vault::TREES, access::TREES, conversation::TREES].concat();
+        store.adopt_former_trees(&replicated).await?;
+        if let Some(first) = access::prepare(store).await? {
+            return Ok(Some(first));
+        }
     }
-    let replicated = [registry::TREES, vault::TREES, access::TREES, conversation::TREES].concat();
-    store.adopt_former_trees(&replicated).await?;
-    Ok(access::prepare(store).await?)
+    // At every start, because the one that joined may have been cut off before.
+    Ok(access::prepare_joined(store, node_name).await?)
 }
 
 async fn start_all(supervisor: &SupervisorHandle, children: Vec<ChildSpec>) -> Result<(), StartError> {
