@@ -95,6 +95,7 @@ impl NodeOptions {
             child: None,
             options: self,
             join: None,
+            has_given_key: false,
             folder,
         }
     }
@@ -113,6 +114,7 @@ pub struct Node {
     child: Option<Child>,
     options: NodeOptions,
     join: Option<String>,
+    has_given_key: bool,
     folder: TempDir,
 }
 
@@ -133,8 +135,10 @@ impl Node {
         self.join = Some(join_string.to_owned());
     }
 
-    /// The administrator's key of the cluster, for a node that has none of its own.
+    /// The key of whoever uses the node, instead of the administrator's that the node keeps for its own machine: in a
+    /// cluster each node keeps another one, and who comes with another key is somebody else.
     pub fn use_key(&mut self, key: &str) {
+        self.has_given_key = true;
         self.key = key.to_owned();
         self.api = self.api.with_key(Some(key));
     }
@@ -335,9 +339,9 @@ impl Node {
         })
         .await;
         self.ready_after = started.elapsed();
-        // a node that joined a cluster knows the cluster's keys and has no file with one
-        if self.key.is_empty() || self.data().join("admin.key").exists() {
-            self.use_key(&read_key(&self.data()));
+        if !self.has_given_key {
+            self.key = read_key(&self.data());
+            self.api = self.api.with_key(Some(&self.key));
         }
     }
 
