@@ -20,6 +20,8 @@ use crate::runtime::{Deadline, Mailbox};
 
 /// How long a request waits while its session moves between nodes.
 const MOVE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a request waits for its node to follow a majority again: a little longer than another leader takes.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long writing a session's record may hold a request up.
 const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
 /// How soon it is tried again when it could not be written, in milliseconds.
@@ -49,16 +51,20 @@ impl SessionsHandle {
     pub async fn place(&self, id: &str) -> SessionPlace {
         let address = address_of(id);
         let mut epochs = self.shared.cluster.epochs();
-        let until = Instant::now() + MOVE_WAIT_MAX;
+        let began = Instant::now();
         loop {
             epochs.mark_unchanged();
             match self.shared.cluster.whereabouts(&address) {
                 Whereabouts::Here(_) => return SessionPlace::Here,
                 Whereabouts::At(node, _) => return SessionPlace::At(node),
                 Whereabouts::Nowhere(reason) => {
-                    let settles_soon = reason == Nowhere::Moving;
-                    let changed = tokio::time::timeout_at(until, epochs.changed());
-                    if !settles_soon || changed.await.is_err() {
+                    let wait_max = match reason {
+                        Nowhere::Moving => MOVE_WAIT_MAX,
+                        Nowhere::NoLease => LEASE_WAIT_MAX,
+                        Nowhere::NobodyUp => Duration::ZERO,
+                    };
+                    let changed = tokio::time::timeout_at(began + wait_max, epochs.changed());
+                    if changed.await.is_err() {
                         return SessionPlace::Nowhere(reason);
                     }
                 }
