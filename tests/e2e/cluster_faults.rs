@@ -60,7 +60,7 @@ async fn assert_degraded(scene: &Scene, node: usize) {
         let family = process::descendants(scene.cluster.nodes[node].pid());
         let runs = family
             .into_iter()
-            .any(|pid| process::command_line(pid).contains("journal-server"));
+            .any(|pid| process::command_line(pid).contains("journal-server") && process::can_act(pid));
         (!runs).then_some(())
     })
     .await;

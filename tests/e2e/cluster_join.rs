@@ -43,7 +43,6 @@ async fn a_lone_node_is_a_cluster_of_one() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn what_is_written_at_one_node_is_read_at_all_and_a_restart_needs_no_string() {
     let mut cluster = Cluster::start(3).await;
     for writer in 0..3 {
@@ -106,7 +105,6 @@ async fn what_is_written_at_one_node_is_read_at_all_and_a_restart_needs_no_strin
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_join_string_admits_one_node_and_garbage_none() {
     let mut cluster = Cluster::start(1).await;
     let string = cluster.invite(0).await;
@@ -146,7 +144,6 @@ async fn a_join_string_admits_one_node_and_garbage_none() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_second_node_of_the_same_name_is_refused() {
     let cluster = Cluster::start(2).await;
     let mut namesake = cluster.create(1, |options| options);
@@ -157,7 +154,6 @@ async fn a_second_node_of_the_same_name_is_refused() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_node_of_another_cluster_gets_nowhere() {
     let ours = Cluster::start(1).await;
     let theirs = Cluster::start(2).await;
@@ -192,7 +188,6 @@ fn with_address(string: &str, from: &str, to: &str) -> Option<String> {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn strangers_at_the_node_port_get_nowhere_and_block_nobody() {
     let mut cluster = Cluster::start(2).await;
     let door = cluster_address(&cluster, 0).await;
@@ -308,7 +303,6 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn nodes_start_beside_each_other_without_a_word_about_ports() {
     // lone nodes, none told where to listen for others: the default port goes to one of them
     let (one, other) = tokio::join!(Node::start(), Node::start());

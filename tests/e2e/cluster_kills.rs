@@ -102,7 +102,6 @@ async fn kills(victims: &[Victim], dead: Duration) {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn nothing_acknowledged_is_lost_when_leader_follower_and_owner_are_killed() {
     let _alone = ALONE.lock().await;
     let victims = [Victim::Leader, Victim::Owner, Victim::Follower];
@@ -119,7 +118,6 @@ async fn fifty_kills_lose_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_real_stdio_server_answers_again_after_its_node_died() {
     let _alone = ALONE.lock().await;
     let Some(time) = parts::time() else { return };
@@ -150,7 +148,6 @@ async fn a_real_stdio_server_answers_again_after_its_node_died() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_cluster_killed_at_once_comes_back_with_everything_acknowledged() {
     let _alone = ALONE.lock().await;
     let mut cluster = Cluster::start(3).await;
@@ -188,7 +185,6 @@ async fn a_cluster_killed_at_once_comes_back_with_everything_acknowledged() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_minority_refuses_writes_and_goes_on_reading() {
     let _alone = ALONE.lock().await;
     let mut cluster = Cluster::start(3).await;
@@ -237,7 +233,6 @@ async fn a_minority_refuses_writes_and_goes_on_reading() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_node_that_lost_its_disk_comes_back_as_a_new_member() {
     let _alone = ALONE.lock().await;
     let mut cluster = Cluster::start(3).await;

@@ -21,7 +21,6 @@ const SHARE_PROMISED: Duration = Duration::from_secs(10);
 const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_node_that_joins_under_load_takes_its_share_and_no_call_fails() {
     let _alone = ALONE.lock().await;
     let mut scene = Scene::set(3, JOURNAL_SERVER).await;
@@ -81,7 +80,6 @@ fn placed(cluster: &Cluster) -> Vec<usize> {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_rolling_restart_under_load_loses_no_call() {
     let _alone = ALONE.lock().await;
     let mut scene = Scene::set(3, JOURNAL_SERVER).await;
@@ -112,7 +110,6 @@ async fn a_rolling_restart_under_load_loses_no_call() {
 }
 
 #[tokio::test]
-#[ignore = "the cluster is being built"]
 async fn a_drained_node_gives_everything_away_and_can_be_removed() {
     let _alone = ALONE.lock().await;
     let mut scene = Scene::set(3, JOURNAL_SERVER).await;

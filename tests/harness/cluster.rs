@@ -212,12 +212,13 @@ impl Cluster {
         others.expect("a second node runs")
     }
 
-    /// The live node that runs the process whose command line holds `part`, if one does now.
+    /// The live node that runs the process whose command line holds `part`, if one does now. One that stands still does
+    /// not count.
     pub fn runs(&self, part: &str) -> Option<usize> {
         self.live().into_iter().find(|node| {
             process::descendants(self.nodes[*node].pid())
                 .into_iter()
-                .any(|pid| process::command_line(pid).contains(part))
+                .any(|pid| process::command_line(pid).contains(part) && process::can_act(pid))
         })
     }
 

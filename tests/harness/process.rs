@@ -69,9 +69,18 @@ pub fn command_line(pid: u32) -> String {
 
 /// Whether the process is there and not a zombie.
 pub fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    state(pid).is_some_and(|state| state != 'Z')
+}
+
+/// Whether the process can do anything: it is there, and nobody has it stand still.
+pub fn can_act(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'T'))
+}
+
+/// Its state as proc(5) has it; nothing when there is no such process.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// Sends a signal, by name: `KILL`, `STOP`, `TERM`.
