@@ -89,7 +89,6 @@ async fn kills(victims: &[Victim], dead: Duration) {
         moments: Vec::new(),
     };
     let traffic = kills.scene.traffic().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
     for victim in victims {
         kills.kill_and_restart(*victim, dead).await;
         tokio::time::sleep(Duration::from_secs(1)).await;

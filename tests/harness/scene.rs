@@ -17,6 +17,9 @@ use crate::upstream::HttpUpstream;
 /// The longest that a caller may be kept waiting for an answer of whatever kind: clear of what callers give up after.
 const NOBODY_HANGS: Duration = Duration::from_secs(9);
 
+/// By then every client has been answered, and sessions have begun.
+const FLOWS_AFTER: Duration = Duration::from_secs(2);
+
 /// The server over HTTP.
 pub const OUTLIVING: &str = "outliving";
 /// The placed server on stdio.
@@ -67,16 +70,18 @@ impl Scene {
         self.cluster.owner("journal-server").await
     }
 
-    /// Starts traffic of every kind at all nodes.
+    /// Starts traffic of every kind at all nodes. Returns once it flows.
     pub async fn traffic(&self) -> Traffic {
         let apis = self.cluster.apis();
-        Traffic {
+        let traffic = Traffic {
             began: Instant::now(),
             registry: RegistryLoad::start(&apis).await,
             modern: calls::modern(&apis, OUTLIVING, 2),
             placed: calls::placed(&apis, PLACED, 3),
             sessions: calls::sessions(&apis, OUTLIVING, 3),
-        }
+        };
+        tokio::time::sleep(FLOWS_AFTER).await;
+        traffic
     }
 
     /// What must hold whatever befell the nodes, as long as never more than one was away at a time: every answer can

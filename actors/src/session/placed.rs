@@ -108,19 +108,29 @@ impl SessionsHandle {
         if !self.is_here(id) {
             return None;
         }
-        let record = match self.shared.records.get(id) {
-            Ok(record) => record.filter(|record| record.is_of(owner))?,
-            Err(error) => {
-                tracing::warn!(%error, "a session's record cannot be read");
-                return None;
+        let record = match self.record_of(id) {
+            Some(record) => Some(record),
+            None => {
+                // Its node may have been faster in writing it than this one in reading.
+                let linearized = self.shared.records.linearize(Deadline::within(KEEP_TIME_MAX));
+                linearized.await.ok()?;
+                self.record_of(id)
             }
         };
+        let record = record.filter(|record| record.is_of(owner))?;
         let id = SessionId::known(id);
         let resumed = self.mailbox.ask(
             |reply| SessionMessage::Resume(vec![(id, record)], reply),
             Deadline::within(KEEP_TIME_MAX),
         );
         resumed.await.ok()?.pop()
+    }
+
+    fn record_of(&self, id: &str) -> Option<SessionRecord> {
+        self.shared.records.get(id).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a session's record cannot be read");
+            None
+        })
     }
 
     /// Has all nodes know the session as it is now, so that it outlives this one. Does nothing if they do.

@@ -94,6 +94,14 @@ where
         record.map(|record| self.codec.decode(key, &record)).transpose()
     }
 
+    /// Waits until reads show everything that was acknowledged at any node before this was called.
+    ///
+    /// # Errors
+    /// When no majority can be reached.
+    pub async fn linearize(&self, deadline: Deadline) -> Result<(), WriteError> {
+        self.store.linearize(deadline).await
+    }
+
     /// Writes a record.
     ///
     /// # Errors
