@@ -13,6 +13,7 @@ use troupe_actors::{
 };
 use troupe_protocol::{
     access::Role,
+    error::Code,
     health::{HealthHistory, HealthReport, TestReport},
     server::{
         ImportReport, ImportSource, NewServer, ServerDetail, ServerName, ServerPage, ServerPatch,
@@ -23,7 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::builtin;
-use crate::edge::{ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState};
+use crate::edge::{ApiError, ApiJson, ApiPath, ApiQuery, ApiResult, Caller, EdgeState};
 
 pub fn routes() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::new()
@@ -179,9 +180,16 @@ fn named(name: &str) -> ApiResult<ServerName> {
 pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
     let slug = ServerName::new(name).ok();
     let known = slug.filter(|slug| slug.is_builtin() || state.registry.view().get(slug.as_str()).is_some());
-    Ok(known.ok_or_else(|| RegistryError::NotFound {
-        name: name.to_owned(),
-    })?)
+    known.ok_or_else(|| {
+        if !state.is_ready() {
+            let detail = "this node has just started and has not read all its servers yet: try again";
+            return ApiError::new(Code::PlacedElsewhere, detail);
+        }
+        RegistryError::NotFound {
+            name: name.to_owned(),
+        }
+        .into()
+    })
 }
 
 async fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {

@@ -148,9 +148,13 @@ fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
     let server = ServerName::new(name)
         .ok()
         .filter(|server| state.gateway.knows(server.as_str()));
-    server
-        .map(Endpoint::Server)
-        .ok_or_else(|| Fault::unknown_server(name))
+    server.map(Endpoint::Server).ok_or_else(|| {
+        if state.is_ready() {
+            Fault::unknown_server(name)
+        } else {
+            Fault::no_node("this node has just started and has not read all its servers yet")
+        }
+    })
 }
 
 /// A message comes in.
