@@ -145,7 +145,8 @@ fn the_node_reaches_actors_only_through_their_handles() {
 fn only_the_runtime_and_the_sessions_between_nodes_speak_to_ractor() {
     for (path, code) in sources("actors/src") {
         let is_runtime = path.components().any(|part| part.as_os_str() == "runtime");
-        let may_see_sessions = ["session.rs", "bench/library.rs"].map(|file| format!("actors/src/cluster/link/{file}"));
+        let may_see_sessions =
+            ["session.rs", "bench/library.rs"].map(|file| format!("actors/src/cluster/link/{file}"));
         if !is_runtime && !may_see_sessions.iter().any(|file| path.ends_with(file)) {
             let code = without_comments(&code);
             for library in ["ractor::", "ractor_cluster::"] {

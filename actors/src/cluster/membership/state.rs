@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use troupe_protocol::cluster::{MemberState, Membership};
+use troupe_protocol::cluster::{Generation, MemberState, Membership};
 use troupe_protocol::id::NodeId;
 
 use super::DetectionTiming;
@@ -17,6 +17,8 @@ const STOOD_STILL: Duration = Duration::from_millis(500);
 /// What is known of a member.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
+    /// Its start, as the log knows it.
+    generation: Option<Generation>,
     last: Instant,
     /// Since when it has been heard without a pause.
     well_since: Option<Instant>,
@@ -52,6 +54,7 @@ impl Silence {
 
     fn of(&mut self, node: NodeId) -> &mut Heard {
         let fresh = Heard {
+            generation: None,
             last: self.since,
             well_since: None,
             deaf_since: None,
@@ -114,6 +117,7 @@ impl Silence {
         self.heard.retain(|node, _| membership.members.contains_key(node));
         let mut judgements = Vec::new();
         for member in membership.members.values() {
+            self.note_start(member.id, member.generation, now);
             let next = match member.state {
                 // Whoever leads is up, whatever an earlier leader said.
                 _ if member.id == self.own => (member.state == MemberState::Down).then_some(MemberState::Up),
@@ -125,6 +129,17 @@ impl Silence {
             judgements.extend(next.map(|state| (member.id, state)));
         }
         judgements
+    }
+
+    /// A member that has started anew is listened to anew: what was heard, or not, of its former life says nothing.
+    fn note_start(&mut self, node: NodeId, generation: Generation, now: Instant) {
+        let heard = self.of(node);
+        if heard.generation.is_some_and(|known| known != generation) {
+            heard.last = now;
+            heard.link_ended = false;
+            heard.left = false;
+        }
+        heard.generation = Some(generation);
     }
 
     /// A judgement was written.
@@ -172,7 +187,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::Arc;
-    use troupe_protocol::cluster::{Epoch, Generation, Member, Role};
+    use troupe_protocol::cluster::{Epoch, Member, Role};
     use troupe_protocol::time::Timestamp;
 
     fn id(node: u128) -> NodeId {
@@ -277,6 +292,20 @@ mod tests {
         assert!(down_at <= 250, "{down_at}");
         let mut bed = Bed::new();
         bed.silence.is_missing(id(2), bed.now());
+        assert_eq!(bed.run(5_000, Some(150), true), None);
+    }
+
+    #[test]
+    fn a_member_that_has_started_anew_is_listened_to_anew() {
+        let mut bed = Bed::new();
+        bed.run(1_000, Some(150), true);
+        bed.run(5_000, None, true).unwrap();
+        bed.now_ms += 200;
+        bed.set(MemberState::Up);
+        let mut membership = Membership::clone(&bed.membership);
+        membership.members.get_mut(&id(2)).unwrap().generation = Generation(2);
+        bed.membership = Arc::new(membership);
+        assert_eq!(bed.run(500, None, true), None);
         assert_eq!(bed.run(5_000, Some(150), true), None);
     }
 
