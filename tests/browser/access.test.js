@@ -30,6 +30,7 @@ before(async () => {
     "registry-keys": "/registry/keys",
     "registry-audit": "/registry/audit",
     "console-overview": "/console",
+    "console-cluster": "/console/cluster",
     "console-supervision": "/console/supervision",
     "console-calls": "/console/calls",
     "console-dead-letters": "/console/dead-letters",

@@ -13,7 +13,7 @@ use troupe_protocol::{
 use super::{
     client::Client,
     error::CliError,
-    output::{Output, Table, duration, or_dash},
+    output::{Output, Table, or_dash},
 };
 
 #[derive(Debug, Subcommand)]
@@ -46,7 +46,8 @@ pub async fn run(client: &Client, command: NodeCommand, output: Output) -> Resul
     match command {
         NodeCommand::Invite => {
             let made = client.post(&["cluster", "invitations"], &json!({})).await?;
-            output.show(made, invitation_in_words)?;
+            output.note("on the other machine, once, within the hour: troupe up --join");
+            output.show(made, |made: Invitation| made.join)?;
         }
         NodeCommand::List => {
             let status = client.get(&["cluster"], &[]).await?;
@@ -88,14 +89,6 @@ async fn name_of(client: &Client, node: &str) -> Result<String, CliError> {
     // One that is unknown is refused by the node, in its words.
     let name = member.and_then(|member| member["name"].as_str());
     Ok(name.unwrap_or(node).to_owned())
-}
-
-fn invitation_in_words(invitation: Invitation) -> String {
-    format!(
-        "on the other machine, within {}: troupe up --join {}",
-        duration(invitation.expires_in_ms),
-        invitation.join
-    )
 }
 
 /// What people call the nodes.

@@ -39,8 +39,9 @@ async function freePort() {
 }
 
 export class TroupeNode {
-  static async start() {
+  static async start(...argv) {
     const node = new TroupeNode();
+    node.argv = argv;
     node.folder = mkdtempSync(join(tmpdir(), "troupe-browser-"));
     node.data = join(node.folder, "data");
     node.port = await freePort();
@@ -54,7 +55,7 @@ export class TroupeNode {
     const log = openSync(join(this.folder, "node.log"), "a");
     const models = join(this.folder, "no-models");
     mkdirSync(models, { recursive: true });
-    const argv = ["up", "--listen", `127.0.0.1:${this.port}`, "--data", this.data];
+    const argv = ["up", "--listen", `127.0.0.1:${this.port}`, "--data", this.data, ...this.argv];
     this.process = spawn(BINARY, argv, { stdio: ["ignore", log, log], env: { ...process.env, TROUPE_MODELS: models } });
     let ended = null;
     this.ended = new Promise((resolved) => this.process.once("exit", (code) => resolved((ended = code ?? "a signal"))));
