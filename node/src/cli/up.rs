@@ -64,7 +64,11 @@ pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
     )?;
-    let join = args.join.map(join_string).transpose()?;
+    let join = args
+        .join
+        .filter(|join| !join.is_empty())
+        .map(join_string)
+        .transpose()?;
     start_logging(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
