@@ -129,11 +129,6 @@ impl Tenant {
         self.until
     }
 
-    /// Whether everything that is owned may be acted for.
-    pub fn is_cleared(&self) -> bool {
-        self.cleared >= self.membership.epoch
-    }
-
     /// The picture for everyone else.
     pub fn view(&self) -> View {
         View {

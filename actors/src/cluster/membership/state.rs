@@ -247,7 +247,7 @@ mod tests {
             let end = self.now_ms + ms;
             while self.now_ms < end {
                 self.now_ms += 50;
-                if heard_every_ms.is_some_and(|every| self.now_ms % every == 0) {
+                if heard_every_ms.is_some_and(|every| self.now_ms.is_multiple_of(every)) {
                     self.silence.heard(id(2), has_lease, self.now());
                 }
                 let judged = self.silence.judge(&Arc::clone(&self.membership), self.now());
