@@ -30,6 +30,7 @@ use troupe_protocol::{
 
 use super::{
     Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
+    peer::PeerConnections,
 };
 use crate::config::Config;
 
@@ -85,6 +86,8 @@ pub struct Shared {
     pub connections: ConnectionCounts,
     /// Where events for live clients go.
     pub live: LiveChannels,
+    /// Connections to other nodes.
+    pub peers: PeerConnections,
     live_clients: Arc<AtomicUsize>,
     has_been_ready: AtomicBool,
     /// What the bodies of all requests in hand may hold together.
@@ -125,6 +128,7 @@ impl EdgeState {
             started: Instant::now(),
             connections: ConnectionCounts::default(),
             live,
+            peers: PeerConnections::default(),
             live_clients: Arc::default(),
             has_been_ready: AtomicBool::new(false),
             bodies: BodyBudget::default(),

@@ -1,10 +1,13 @@
-//! Asking another node over HTTP: a connection for each request, so that dropping the answer ends the request there.
+//! Asking another node over HTTP. A connection serves one request at a time, so that dropping the answer ends the request
+//! there; one whose answer was read to its end waits a moment for another.
 
 use std::{
+    collections::HashMap,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{body::Body, extract::Request, response::Response};
@@ -35,7 +38,10 @@ const NOT_HANDED_ON: [HeaderName; 9] = [
 /// How long the way to another node may take to open.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
-type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+/// For how long a connection waits for another request; the other node waits longer.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(3);
+/// How many connections to one node wait.
+const IDLE_PER_NODE_MAX: usize = 64;
 
 /// Why another node gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,35 +99,23 @@ pub async fn try_send(
 ) -> Result<Response, PeerError> {
     prepare(&mut request, principal)
         .map_err(|error| PeerError::Unsendable(error.problem().detail.clone()))?;
-    let lost =
-        |error: hyper::Error| PeerError::Lost(format!("node {node} was lost while it was asked: {error}"));
     let asked = async {
-        let unreachable = || PeerError::Unreachable(node);
-        let links = state.cluster.links().ok_or_else(unreachable)?;
-        let connected_by = deadline.earlier(Deadline::within(CONNECT_TIME_MAX));
-        let stream = links
-            .connect_http(node, connected_by)
+        let mut request = request;
+        if let Some(waiting) = state.peers.take(node) {
+            match exchange(state, node, waiting, request).await {
+                Ok(response) => return Ok(response),
+                // It was closed meanwhile.
+                Err(Trouble::NotSent(unsent)) => request = *unsent,
+                Err(Trouble::Lost(error)) => return Err(error),
+            }
+        }
+        let connection = connect(state, node, deadline).await?;
+        exchange(state, node, connection, request)
             .await
-            .map_err(|_| unreachable())?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|_| unreachable())?;
-        let mut connection: Option<Connection> = Some(Box::pin(connection));
-        let mut answer = Box::pin(sender.send_request(request));
-        let ended = async {
-            if let Some(connection) = connection.as_mut() {
-                let _ = connection.await; // what went wrong, the answer says too
-            }
-        };
-        let response = tokio::select! {
-            biased;
-            response = &mut answer => response,
-            () = ended => {
-                connection = None;
-                answer.await
-            }
-        };
-        let response = response.map_err(lost)?;
-        Ok(response.map(|body| Body::new(Driven { connection, body })))
+            .map_err(|trouble| match trouble {
+                Trouble::NotSent(_) => PeerError::Unreachable(node),
+                Trouble::Lost(error) => error,
+            })
     };
     match tokio::time::timeout_at(deadline.instant(), asked).await {
         Ok(answered) => answered,
@@ -153,8 +147,112 @@ fn continue_trace(headers: &mut HeaderMap) {
     }
 }
 
-/// A body with the connection it comes over, which goes on while the body is read.
+/// A connection to another node. It does nothing unless it is polled.
+struct Connection {
+    sender: http1::SendRequest<Body>,
+    work: Work,
+    /// When it was last used.
+    used: Instant,
+}
+
+/// What drives a connection.
+type Work = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Connections to other nodes that wait for another request.
+#[derive(Default)]
+pub struct PeerConnections(Mutex<HashMap<NodeId, Vec<Connection>>>);
+
+impl PeerConnections {
+    fn take(&self, node: NodeId) -> Option<Connection> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = waiting.get_mut(&node)?;
+        of_node.retain(|connection| connection.used.elapsed() < IDLE_TIME_MAX);
+        of_node.pop()
+    }
+
+    fn put(&self, node: NodeId, mut connection: Connection) {
+        connection.used = Instant::now();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|_, connections| {
+            connections.retain(|connection| connection.used.elapsed() < IDLE_TIME_MAX);
+            !connections.is_empty()
+        });
+        let of_node = waiting.entry(node).or_default();
+        if of_node.len() < IDLE_PER_NODE_MAX {
+            of_node.push(connection);
+        }
+    }
+}
+
+async fn connect(state: &EdgeState, node: NodeId, deadline: Deadline) -> Result<Connection, PeerError> {
+    let unreachable = || PeerError::Unreachable(node);
+    let links = state.cluster.links().ok_or_else(unreachable)?;
+    let by = deadline.earlier(Deadline::within(CONNECT_TIME_MAX));
+    let stream = links.connect_http(node, by).await.map_err(|_| unreachable())?;
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| unreachable())?;
+    Ok(Connection {
+        sender,
+        work: Box::pin(connection),
+        used: Instant::now(),
+    })
+}
+
+enum Trouble {
+    /// Nothing of the request has left.
+    NotSent(Box<Request>),
+    Lost(PeerError),
+}
+
+/// Sends a request and waits for the beginning of the answer.
+async fn exchange(
+    state: &EdgeState,
+    node: NodeId,
+    mut connection: Connection,
+    request: Request,
+) -> Result<Response, Trouble> {
+    let is_ready = tokio::select! {
+        biased;
+        _ = &mut connection.work => false,
+        ready = connection.sender.ready() => ready.is_ok(),
+    };
+    if !is_ready {
+        return Err(Trouble::NotSent(Box::new(request)));
+    }
+    let mut has_ended = false;
+    let answered = {
+        let mut answer = pin!(connection.sender.try_send_request(request));
+        tokio::select! {
+            biased;
+            answered = &mut answer => answered,
+            _ = &mut connection.work => {
+                has_ended = true;
+                answer.await // what went wrong, the answer says too
+            }
+        }
+    };
+    let response = answered.map_err(|mut error| match error.take_message() {
+        Some(request) => Trouble::NotSent(Box::new(request)),
+        None => Trouble::Lost(PeerError::Lost(format!(
+            "node {node} was lost while it was asked: {}",
+            error.error()
+        ))),
+    })?;
+    Ok(response.map(|body| {
+        Body::new(Driven {
+            state: state.clone(),
+            node,
+            connection: (!has_ended).then_some(connection),
+            body,
+        })
+    }))
+}
+
+/// A body with the connection it comes over, which goes on while the body is read and then waits for another request.
+/// Dropped before its end, it closes the connection, and so ends the request at the other node.
 struct Driven {
+    state: EdgeState,
+    node: NodeId,
     connection: Option<Connection>,
     body: Incoming,
 }
@@ -168,7 +266,7 @@ impl HttpBody for Driven {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(connection) = self.connection.as_mut()
-            && connection.as_mut().poll(context).is_ready()
+            && connection.work.as_mut().poll(context).is_ready()
         {
             self.connection = None;
         }
@@ -181,5 +279,13 @@ impl HttpBody for Driven {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| self.body.is_end_stream()) {
+            self.state.peers.put(self.node, connection);
+        }
     }
 }

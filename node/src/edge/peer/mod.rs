@@ -15,7 +15,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use troupe_protocol::{access::Principal, error::Code, id::NodeId};
 
-pub use client::{PeerError, send, try_send};
+pub use client::{PeerConnections, PeerError, send, try_send};
 pub use server::child;
 
 use super::{ApiError, ApiResult};
