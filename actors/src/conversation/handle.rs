@@ -25,7 +25,6 @@ use super::messages::ConversationMessage;
 use super::placed::{Answer, ConversationsHost, Question};
 use super::record::{ConversationRecord, ConversationTrees, Owner};
 use crate::cluster::ClusterHandle;
-use crate::cluster::dispatcher::Owned;
 use crate::router::RouterHandle;
 use crate::runtime::{
     AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorHandle,
@@ -204,13 +203,12 @@ impl Shared {
     }
 
     /// Takes the actors out of reach that this node may not run any more.
-    pub async fn take_foreign(&self, owned: &Owned) -> Vec<Mailbox<ConversationMessage>> {
+    pub async fn take_foreign(
+        &self,
+        is_foreign: impl Fn(&ConversationId) -> bool,
+    ) -> Vec<Mailbox<ConversationMessage>> {
         let mut live = self.live.lock().await;
-        let foreign: Vec<ConversationId> = live
-            .keys()
-            .filter(|id| !owned(&id.to_string()))
-            .copied()
-            .collect();
+        let foreign: Vec<ConversationId> = live.keys().filter(|id| is_foreign(id)).copied().collect();
         foreign.iter().filter_map(|id| live.remove(id)).collect()
     }
 

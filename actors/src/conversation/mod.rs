@@ -122,9 +122,11 @@ impl ConversationActor {
                     let (turn_id, principal) = (current.turn_id, current.principal.clone());
                     let caller = Arc::clone(&self.shared.services.caller);
                     let within = self.shared.services.call_within;
+                    let (cluster, id) = (self.shared.services.cluster.clone(), self.id);
                     current.work = Some(ctx.spawn_to_self(
                         "call tool",
                         guarded(turn_id, async move {
+                            ConversationsHandle::until_here(&cluster, id).await;
                             let began = Instant::now();
                             let deadline = Deadline::within(within);
                             let outcome = caller.call(&server, &tool, arguments, &principal, deadline).await;

@@ -21,12 +21,16 @@ use super::messages::ConversationMessage;
 use super::watch;
 use crate::cluster::dispatcher::{Owned, decode, encode};
 use crate::cluster::pieces::{append, send_ahead};
-use crate::cluster::{ClusterError, EntityContext, EntityHost, Nowhere, ServiceError, Streamed, Whereabouts};
+use crate::cluster::{
+    ClusterError, ClusterHandle, EntityContext, EntityHost, Nowhere, ServiceError, Streamed, Whereabouts,
+};
 use crate::runtime::Deadline;
 
 /// How long a question waits for the conversation to have an owner: longer than a dead node takes to be noticed and what
 /// it had to be taken over.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long it waits on a node that follows no majority.
+const PATIENCE_WITHOUT_LEASE: Duration = Duration::from_secs(2);
 /// The longest pause before it is looked again who the owner is.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a turn in hand may go on when its conversation moves away.
@@ -97,7 +101,8 @@ impl ConversationsHandle {
     ) -> Result<Answer, ConversationError> {
         let cluster = &self.shared.services.cluster;
         let mut epochs = cluster.epochs();
-        let until = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let until = began + PATIENCE;
         loop {
             epochs.mark_unchanged();
             let error = match cluster.whereabouts(&address_of(id)) {
@@ -111,18 +116,19 @@ impl ConversationsHandle {
                     Err(error) => return Err(error.into()),
                     Ok(answered) => return answered.map_err(|(code, detail)| elsewhere(code, detail)),
                 },
-                Whereabouts::Nowhere(Nowhere::NoLease) => {
-                    return Err(ClusterError::NoQuorum {
-                        address: address_of(id),
-                    }
-                    .into());
-                }
+                Whereabouts::Nowhere(Nowhere::NoLease) => ClusterError::NoQuorum {
+                    address: address_of(id),
+                },
                 Whereabouts::Nowhere(reason) => ClusterError::Elsewhere {
                     address: address_of(id),
                     detail: format!("{reason:?}"),
                 },
             };
             let now = Instant::now();
+            let until = match error {
+                ClusterError::NoQuorum { .. } => until.min(began + PATIENCE_WITHOUT_LEASE),
+                _ => until,
+            };
             if now >= until {
                 return Err(error.into());
             }
@@ -199,6 +205,15 @@ impl ConversationsHandle {
             )),
             Question::Remove => self.remove_here(id).await.map(|()| Answer::Removed),
             Question::Watch => Ok(Answer::Ended),
+        }
+    }
+
+    /// Waits until this node may act for the conversation. Never ends when another does: then the actor is stopped.
+    pub(super) async fn until_here(cluster: &ClusterHandle, id: ConversationId) {
+        let mut epochs = cluster.epochs();
+        while !matches!(cluster.whereabouts(&address_of(id)), Whereabouts::Here(_)) {
+            // The end of the wait alone says nothing.
+            let _ = tokio::time::timeout(LOOK_AGAIN_AFTER, epochs.changed()).await;
         }
     }
 
@@ -287,7 +302,12 @@ impl EntityHost for ConversationsHost {
 impl ConversationsHandle {
     /// Stops the actors of conversations that are not this node's any more, between two turns if that comes soon.
     async fn give_away(&self, owned: &Owned) {
-        let foreign = self.shared.take_foreign(owned).await;
+        // Without a lease nothing new begins here; who goes on is known when there is one again.
+        let cluster = self.shared.services.cluster.clone();
+        let is_elsewhere =
+            move |id: &ConversationId| matches!(cluster.whereabouts(&address_of(*id)), Whereabouts::At(..));
+        let is_foreign = |id: &ConversationId| !owned(&id.to_string()) && is_elsewhere(id);
+        let foreign = self.shared.take_foreign(is_foreign).await;
         let stopped = foreign.iter().map(|mailbox| async move {
             if self.shared.services.cluster.holds_lease() {
                 // Whether it came to the end or not, it stops; the next owner goes on from what is written down.

@@ -245,7 +245,10 @@ impl Keeper {
     async fn reconcile(&mut self) {
         let enabled = self.servers.enabled();
         let mut wanted = enabled.clone();
-        wanted.retain(|name, _| placed::is_here(&self.cluster, name));
+        wanted.retain(|name, _| {
+            let runs = || self.running.lock().contains_key(name);
+            placed::is_here(&self.cluster, name) || (placed::is_undecided(&self.cluster, name) && runs())
+        });
         let unwanted: Vec<ServerName> = self
             .running
             .lock()

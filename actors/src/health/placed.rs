@@ -38,6 +38,11 @@ pub(super) fn is_here(cluster: &ClusterHandle, name: &ServerName) -> bool {
     matches!(cluster.whereabouts(&address_of(name)), Whereabouts::Here(_))
 }
 
+/// Whether it is not known who probes the server; whoever did may go on, as looking does no harm.
+pub(super) fn is_undecided(cluster: &ClusterHandle, name: &ServerName) -> bool {
+    matches!(cluster.whereabouts(&address_of(name)), Whereabouts::Nowhere(_))
+}
+
 /// What a node lets the others know of a server that it probes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

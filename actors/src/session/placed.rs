@@ -190,11 +190,18 @@ impl SessionsHandle {
 
     /// Lets go of sessions that belong to other nodes now.
     async fn give_away(&self, owned: &Owned) {
+        // Without a lease nothing new is answered here; who has the session is known when there is one again.
+        let is_elsewhere = |id: &str| {
+            matches!(
+                self.shared.cluster.whereabouts(&address_of(id)),
+                Whereabouts::At(..)
+            )
+        };
         let foreign: Vec<Arc<Session>> = {
             let table = self.shared.table.read();
             table
                 .all()
-                .filter(|session| !owned(session.id.as_str()))
+                .filter(|session| !owned(session.id.as_str()) && is_elsewhere(session.id.as_str()))
                 .cloned()
                 .collect()
         };

@@ -119,6 +119,14 @@ impl Connection {
         }
     }
 
+    /// Has the server stand still, or go on: only processes can. Whether that was possible.
+    pub fn suspend(&self, is_suspended: bool) -> bool {
+        match &self.link {
+            Link::Stdio(link) => !self.wires.is_gone() && link.suspend(is_suspended),
+            Link::Http(_) => false,
+        }
+    }
+
     /// Ends the connection at once, with the process if there is one.
     pub async fn kill(&self) {
         self.wires.closing();

@@ -78,6 +78,8 @@ pub(super) struct Slot {
     news: Arc<Bulletin>,
     /// Whether it is given away to another node: nothing new begins here.
     is_moving: AtomicBool,
+    /// Whether its process stands still, since this node holds no lease.
+    is_suspended: AtomicBool,
 }
 
 impl Slot {
@@ -106,6 +108,7 @@ impl Slot {
             cluster,
             news,
             is_moving: AtomicBool::new(false),
+            is_suspended: AtomicBool::new(false),
         }
     }
 
@@ -145,6 +148,20 @@ impl Slot {
                     self.cluster.whereabouts(&placed::address_of(&self.name)),
                     Whereabouts::Here(_)
                 ))
+    }
+
+    /// Has the process stand still, or go on. Whether it does.
+    pub fn suspend(&self, is_suspended: bool) -> bool {
+        let done = self
+            .connection()
+            .is_some_and(|connection| connection.suspend(is_suspended));
+        self.is_suspended.store(is_suspended && done, Ordering::Release);
+        done
+    }
+
+    /// Whether its process stands still.
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended.load(Ordering::Acquire)
     }
 
     /// The server is given away to another node.

@@ -49,6 +49,7 @@ pub(super) struct StdioLink {
     wires: Arc<Wires>,
     stop: CancellationToken,
     pump: parking_lot::Mutex<Option<AbortOnDropHandle<()>>>,
+    process: Option<u32>,
 }
 
 impl StdioLink {
@@ -78,6 +79,7 @@ impl StdioLink {
         wires.log.note(&format!("starting {command}"));
         let (tree, pipes) = process::spawn(command, args, cwd.as_deref(), env)?;
         tracing::debug!(server = %wires.calls.server(), process = tree.id(), "started");
+        let process = tree.id();
         let (queue, lines) = mpsc::channel(WRITE_QUEUE_LINES_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let stop = CancellationToken::new();
@@ -97,6 +99,7 @@ impl StdioLink {
             wires: Arc::clone(wires),
             stop,
             pump: parking_lot::Mutex::new(Some(pump)),
+            process,
         })
     }
 
@@ -131,6 +134,12 @@ impl StdioLink {
 }
 
 impl StdioLink {
+    /// Stops the process and all it started where they are, or lets them go on. Whether that was possible.
+    pub fn suspend(&self, is_suspended: bool) -> bool {
+        self.process
+            .is_some_and(|process| process::suspend(process, is_suspended))
+    }
+
     /// Kills the process and all it started, and waits until that is done.
     pub async fn kill(&self) {
         let pump = self.pump.lock().take();

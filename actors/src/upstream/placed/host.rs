@@ -16,11 +16,12 @@ use troupe_protocol::jsonrpc::{RawMessage, RawReply};
 use troupe_protocol::mcp::ClientCapabilities;
 use troupe_protocol::server::ServerName;
 
+use super::address_of;
 use super::news::TOPIC;
 use super::question::{Answer, Answered, Part, Question, Text, array_of};
 use crate::cluster::dispatcher::{Owned, decode, encode};
 use crate::cluster::pieces::{cut, send_ahead};
-use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError};
+use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::handle::Shared;
@@ -206,7 +207,10 @@ fn text_of(raw: Box<RawValue>) -> String {
     Box::<str>::from(raw).into_string()
 }
 
-/// Stops the servers that are not this node's any more. Without a lease there is no time for their calls to end.
+/// Stops the servers that are not this node's any more.
+///
+/// A node that holds no lease may get it back a moment later, with nothing changed; or it may not, and others run its
+/// servers meanwhile. So its servers stand still, and go on or end when it is known.
 async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     // What the starter has in hand came before the change; what comes after it, it refuses by itself.
     let fence = shared
@@ -215,7 +219,21 @@ async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     if let Err(error) = fence.await {
         tracing::debug!(%error, "the starter did not answer while servers are given away");
     }
-    let is_foreign = |slot: &Slot| slot.is_placed() && !owned(slot.name.as_str());
+    let is_foreign = |slot: &Slot| {
+        if !slot.is_placed() || owned(slot.name.as_str()) {
+            return false;
+        }
+        match shared.cluster.whereabouts(&address_of(&slot.name)) {
+            Whereabouts::Here(_) => false,
+            Whereabouts::At(..) => true,
+            Whereabouts::Nowhere(_) => !slot.is_suspended() && !slot.suspend(true),
+        }
+    };
+    let owned_slots = shared.slots.load_full();
+    let standing_still = owned_slots.values().filter(|slot| slot.is_suspended());
+    for slot in standing_still.filter(|slot| owned(slot.name.as_str()) && slot.may_run()) {
+        slot.suspend(false);
+    }
     let foreign: Vec<Arc<Slot>> = {
         let slots = shared.slots.load();
         slots.values().filter(|slot| is_foreign(slot)).cloned().collect()
@@ -223,23 +241,30 @@ async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     if foreign.is_empty() {
         return;
     }
-    shared.change_slots(|slots| slots.retain(|_, slot| !is_foreign(slot)));
+    shared.change_slots(|slots| {
+        slots.retain(|name, slot| {
+            !foreign
+                .iter()
+                .any(|gone| gone.name == *name && Arc::ptr_eq(gone, slot))
+        });
+    });
     join_all(foreign.iter().map(|slot| release(shared, slot))).await;
 }
 
-/// Ends a server's process here: at once without a lease, else when its calls have ended.
+/// Ends a server's process here: at once without a lease or when it stands still, else when its calls have ended.
 pub(in crate::upstream) async fn release(shared: &Shared, slot: &Slot) {
     slot.move_away();
-    tracing::info!(server = %slot.name, "another node runs it from now on");
+    tracing::info!(server = %slot.name, "this node runs it no longer");
+    let may_drain = || shared.cluster.holds_lease() && !slot.is_suspended();
     let until = Instant::now() + DRAIN_TIME_MAX;
-    while shared.cluster.holds_lease() && slot.calls.len() > 0 && Instant::now() < until {
+    while may_drain() && slot.calls.len() > 0 && Instant::now() < until {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
     if let Some(connection) = slot.connection() {
         // Calls that are still in flight end with an error that says they can be repeated.
         connection.wires.closing();
         connection.wires.lost("the server moves to another node");
-        if !shared.cluster.holds_lease() {
+        if !may_drain() {
             connection.kill().await;
         }
     }

@@ -192,11 +192,20 @@ impl Remote {
                     }
                     return Ok((answer, text));
                 }
-                // It gave the server away while this was on its way, or does not have it yet.
-                Streamed::End(Err(error @ (UpstreamError::Stopped(_) | UpstreamError::NoOwner { .. }))) => {
-                    return Err(Trouble::NotAsked(error));
+                Streamed::End(Err(error)) => {
+                    // It gave the server away while this was on its way, or does not have it or know of it yet.
+                    let was_not_asked = matches!(
+                        error,
+                        UpstreamError::Stopped(_)
+                            | UpstreamError::NoOwner { .. }
+                            | UpstreamError::NotFound(_)
+                    );
+                    return Err(if was_not_asked {
+                        Trouble::NotAsked(error)
+                    } else {
+                        Trouble::Final(error)
+                    });
                 }
-                Streamed::End(Err(error)) => return Err(Trouble::Final(error)),
             }
         }
     }

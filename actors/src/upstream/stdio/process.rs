@@ -147,6 +147,22 @@ fn find(
     })
 }
 
+/// Stops a process group where it is, or lets it go on. Whether that was possible.
+pub(crate) fn suspend(leader: u32, is_suspended: bool) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, Signal, kill_process_group};
+        let signal = if is_suspended { Signal::STOP } else { Signal::CONT };
+        let leader = i32::try_from(leader).ok().and_then(Pid::from_raw);
+        leader.is_some_and(|leader| kill_process_group(leader, signal).is_ok())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (leader, is_suspended);
+        false
+    }
+}
+
 impl ProcessTree {
     /// The id of the process itself.
     pub fn id(&self) -> Option<u32> {
