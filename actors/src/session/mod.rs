@@ -129,13 +129,21 @@ impl Actor for SessionsActor {
                 });
             }
             SessionMessage::Resume(sessions, reply) => {
+                // A session may have ended since its record was read.
+                let still_there = |id: &SessionId| {
+                    shared
+                        .records
+                        .get(id.as_str())
+                        .is_ok_and(|record| record.is_some())
+                };
                 let mut table = shared.table.write();
-                let sessions = sessions.into_iter();
-                reply.send(
-                    sessions
-                        .map(|(id, record)| table.resume(id, record, now_ms))
-                        .collect(),
-                );
+                let resumed = sessions.into_iter().filter_map(|(id, record)| {
+                    if !still_there(&id) {
+                        return None;
+                    }
+                    table.resume(id, record, now_ms)
+                });
+                reply.send(resumed.collect());
             }
             SessionMessage::Release(ids, reply) => reply.send(shared.table.write().release(&ids)),
             SessionMessage::TakeOver => self.take_over(ctx),
@@ -162,9 +170,11 @@ impl Actor for SessionsActor {
 impl SessionsActor {
     /// The sessions that have ended and are to be forgotten everywhere; not those that other nodes have by now.
     fn ended(&self) -> Vec<SessionId> {
-        let mut ended = self.handle.shared.table.write().take_to_forget();
-        ended.retain(|id| self.handle.is_here(id.as_str()));
-        ended
+        let ended = self.handle.shared.table.write().take_to_forget();
+        let (ours, others): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|id| self.handle.is_here(id.as_str()));
+        self.handle.shared.table.write().forgotten(&others);
+        ours
     }
 
     /// Sessions that have come to this node are idle from now on, until their clients ask; else nobody would end them.

@@ -172,6 +172,7 @@ impl SessionsHandle {
                 tracing::debug!(%error, sessions = some.len(), "records of ended sessions stay");
             }
         }
+        self.shared.table.write().forgotten(&ids);
     }
 
     /// The sessions that this node owns, by their records, and does not have: taken over, but not asked for yet.

@@ -5,7 +5,7 @@
 //! pushes out only its own leavings, and a client whose session was pushed out gets 404 and initialises again, as
 //! the specification has it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -59,6 +59,8 @@ pub struct Sessions {
     counts: SessionCounts,
     /// Sessions that ended and of which other nodes still know.
     to_forget: Vec<SessionId>,
+    /// Those of which the records are being removed: what was read of them before is no session any more.
+    forgetting: HashSet<SessionId>,
 }
 
 impl Sessions {
@@ -68,6 +70,7 @@ impl Sessions {
             limits,
             by_id: HashMap::new(),
             to_forget: Vec::new(),
+            forgetting: HashSet::new(),
             counts: SessionCounts::default(),
         }
     }
@@ -80,15 +83,18 @@ impl Sessions {
         session
     }
 
-    /// Takes up a session that another node had; if it is here already, that is it.
-    pub fn resume(&mut self, id: SessionId, record: SessionRecord, now_ms: u64) -> Arc<Session> {
+    /// Takes up a session that another node had; if it is here already, that is it. Nothing when it is over.
+    pub fn resume(&mut self, id: SessionId, record: SessionRecord, now_ms: u64) -> Option<Arc<Session>> {
         if let Some(known) = self.by_id.get(&id) {
-            return Arc::clone(known);
+            return Some(Arc::clone(known));
+        }
+        if self.forgetting.contains(&id) {
+            return None;
         }
         let session = Arc::new(Session::resumed(id, record, now_ms));
         self.insert(Arc::clone(&session), now_ms);
         self.counts.resumed += 1;
-        session
+        Some(session)
     }
 
     fn insert(&mut self, session: Arc<Session>, now_ms: u64) {
@@ -126,10 +132,16 @@ impl Sessions {
         std::mem::take(&mut self.to_forget)
     }
 
-    fn ended(to_forget: &mut Vec<SessionId>, session: &Session) {
+    /// The records of these are gone.
+    pub fn forgotten(&mut self, ids: &[SessionId]) {
+        ids.iter().for_each(|id| drop(self.forgetting.remove(id)));
+    }
+
+    fn ended(to_forget: &mut Vec<SessionId>, forgetting: &mut HashSet<SessionId>, session: &Session) {
         session.end();
         if session.has_record() {
             to_forget.push(session.id.clone());
+            forgetting.insert(session.id.clone());
         }
     }
 
@@ -146,7 +158,7 @@ impl Sessions {
             return false;
         }
         if let Some(session) = self.by_id.remove(id) {
-            Self::ended(&mut self.to_forget, &session);
+            Self::ended(&mut self.to_forget, &mut self.forgetting, &session);
             self.counts.closed += 1;
         }
         true
@@ -169,7 +181,7 @@ impl Sessions {
             };
             let is_over = silent_ms > silent_ms_max && !session.is_busy();
             if is_over {
-                Self::ended(&mut self.to_forget, session);
+                Self::ended(&mut self.to_forget, &mut self.forgetting, session);
             }
             !is_over
         });
@@ -219,7 +231,7 @@ impl Sessions {
             .collect();
         for id in evicted {
             if let Some(session) = self.by_id.remove(&id) {
-                Self::ended(&mut self.to_forget, &session);
+                Self::ended(&mut self.to_forget, &mut self.forgetting, &session);
                 self.counts.evicted += 1;
             }
         }
