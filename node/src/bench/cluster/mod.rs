@@ -3,6 +3,7 @@
 //!
 //! # Layout
 //! - here: which parts are measured, and the report
+//! - [`links`]: an ask from one node to another
 //! - [`nodes`]: a cluster of the benchmark's own
 //! - [`writes`]: changes of the registry through the log; [`failover`]: from a kill to the next answer
 //! - [`proxied`]: CPU time per proxied call as nodes are added; [`idle`]: what a node costs that does nothing
@@ -11,6 +12,7 @@
 mod failover;
 mod figures;
 mod idle;
+mod links;
 mod nodes;
 mod proxied;
 mod writes;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use troupe_actors::cluster::link::bench::LinkRow;
 
 use super::process::Folder;
 use crate::cli::{error::CliError, output::Output};
@@ -49,6 +52,7 @@ pub struct ClusterArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    Links,
     Writes,
     Failover,
     Proxied,
@@ -59,6 +63,7 @@ enum Part {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     debug_build: bool,
+    links: Option<Vec<LinkRow>>,
     writes: Option<Vec<writes::Row>>,
     failover: Option<failover::Failover>,
     proxied: Option<Vec<proxied::Row>>,
@@ -73,6 +78,9 @@ pub async fn run(args: &ClusterArgs, output: Output) -> Result<ExitCode, CliErro
         debug_build: cfg!(debug_assertions),
         ..Report::default()
     };
+    if args.wants(Part::Links) {
+        report.links = Some(links::measure(args, folder.path(), output).await?);
+    }
     if args.wants(Part::Writes) {
         report.writes = Some(writes::measure(args, folder.path(), output).await?);
     }
@@ -114,6 +122,9 @@ impl Report {
     /// For people.
     fn in_words(&self) -> String {
         let mut text = String::new();
+        if let Some(rows) = &self.links {
+            text.push_str(&links::in_words(rows));
+        }
         if let Some(rows) = &self.writes {
             text.push_str(&writes::in_words(rows));
         }
