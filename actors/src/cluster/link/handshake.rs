@@ -227,7 +227,7 @@ async fn begin(
     // Ends the connection if this future is dropped: the time is over, or the actor has ended.
     let unopened = EndOnDrop(Some(Arc::clone(&connection)));
     shared.enter(&connection);
-    let (reader, writer) = transport::split(stream, &connection);
+    let (reader, writer) = transport::split(stream, &connection)?;
     let start = SessionStart {
         reader,
         writer,

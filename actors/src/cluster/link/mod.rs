@@ -13,7 +13,7 @@
 //! - `outbox`: what goes when: small ahead of large, and no more under way than the window; `assembly`: its counterpart
 //! - `pulse`: round trips, clocks, and when a silent peer is dead
 //! - [`bench`]: what a link costs
-//! - `session`: ractor_cluster, which carries the batches; `transport`: the stream as it gets it
+//! - `session`: ractor_cluster, which carries the batches; `transport`: the stream as it gets it; `crypt`: its TLS
 //!
 //! State here is cached. The path of an ask touches no mailbox but those of ractor_cluster.
 
@@ -21,6 +21,7 @@ mod actor;
 mod assembly;
 pub mod bench;
 mod connection;
+mod crypt;
 mod error;
 mod handshake;
 mod incoming;

@@ -16,17 +16,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::Connection;
+use super::crypt::Crypt;
 use super::messages::NodeStream;
 
 /// What the session reads from.
 pub(super) struct Reader {
-    stream: ReadHalf<NodeStream>,
+    stream: OwnedReadHalf,
+    crypt: Arc<Crypt>,
     watch: Watch,
+    /// Room for what comes from the system.
+    sealed: Box<[u8]>,
     /// Read, and not yet recognised.
     incoming: BytesMut,
     /// For the session.
@@ -39,37 +43,46 @@ pub(super) struct Writer {
 }
 
 /// Both halves of a stream for the session. The connection owns the task that writes.
-pub(super) fn split(stream: NodeStream, connection: &Arc<Connection>) -> (Reader, Writer) {
-    let (read, write) = tokio::io::split(stream);
-    let writing = write_outgoing(Arc::clone(connection), write);
+pub(super) fn split(stream: NodeStream, connection: &Arc<Connection>) -> io::Result<(Reader, Writer)> {
+    let (tcp, crypt) = Crypt::of(stream);
+    let crypt = Arc::new(crypt);
+    // What came right behind the hello was decrypted with it.
+    let mut incoming = BytesMut::new();
+    crypt.open(&[], &mut incoming)?;
+    let (read, write) = tcp.into_split();
+    let writing = write_outgoing(Arc::clone(connection), Arc::clone(&crypt), write);
     connection.serving.lock().own(writing);
     let reader = Reader {
         stream: read,
+        crypt,
         watch: Watch::new(connection),
-        incoming: BytesMut::new(),
+        sealed: vec![0; READ_BYTES].into_boxed_slice(),
+        incoming,
         passed: Bytes::new(),
     };
     let writer = Writer {
         watch: Watch::new(connection),
     };
-    (reader, writer)
+    Ok((reader, writer))
 }
 
 /// Writes what the session and the outbox have to say, until the connection ends.
-async fn write_outgoing(connection: Arc<Connection>, mut stream: WriteHalf<NodeStream>) {
-    let mut buffer = Vec::with_capacity(READ_BYTES);
+async fn write_outgoing(connection: Arc<Connection>, crypt: Arc<Crypt>, mut stream: OwnedWriteHalf) {
+    let (mut plain, mut sealed) = (Vec::with_capacity(READ_BYTES), Vec::with_capacity(READ_BYTES));
     loop {
-        connection.next_outgoing(&mut buffer).await;
-        let written = async {
-            stream.write_all(&buffer).await?;
-            stream.flush().await
+        connection.next_outgoing(&mut plain).await;
+        let written = match crypt.seal(&plain, &mut sealed) {
+            Ok(()) => stream.write_all(&sealed).await,
+            Err(error) => Err(error),
         };
-        if let Err(error) = written.await {
+        if let Err(error) = written {
             return connection.end(&error.to_string());
         }
-        connection.traffic().written(buffer.len());
-        buffer.clear();
-        buffer.shrink_to(READ_BYTES);
+        connection.traffic().written(sealed.len());
+        for buffer in [&mut plain, &mut sealed] {
+            buffer.clear();
+            buffer.shrink_to(READ_BYTES);
+        }
     }
 }
 
@@ -107,15 +120,19 @@ impl Watch {
 impl Reader {
     /// Reads some bytes from the stream. `false` at its end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        self.incoming.reserve(READ_BYTES);
-        let polled = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.incoming);
-        if let Poll::Ready(Ok(read)) = polled {
-            self.watch.connection.traffic().read(read);
-            if read == 0 {
+        let mut sealed = ReadBuf::new(&mut self.sealed);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut sealed);
+        let polled = polled.map(|read| {
+            read?;
+            let sealed = sealed.filled();
+            self.watch.connection.traffic().read(sealed.len());
+            let is_open = !sealed.is_empty() && self.crypt.open(sealed, &mut self.incoming)?;
+            if !is_open {
                 self.watch.connection.end("the peer closed the connection");
             }
-        }
-        self.watch.poll(cx, polled.map_ok(|read| read > 0))
+            Ok(is_open)
+        });
+        self.watch.poll(cx, polled)
     }
 
     /// Takes the batches that are complete, up to the first message for the session.
@@ -203,7 +220,7 @@ const NODE_MESSAGE_TAG: u8 = 0x12;
 const CAST_TAG: u8 = 0x0a;
 const CAST_TO_TAG: u8 = 0x08;
 const CAST_PAYLOAD_TAG: u8 = 0x12;
-/// Room made before each read: the largest TLS record and some.
+/// Read at once: the largest TLS record and some.
 const READ_BYTES: usize = 32 * 1024;
 /// The largest message between sessions: far more than ever comes, since small frames are bounded by the window.
 pub(super) const MESSAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
