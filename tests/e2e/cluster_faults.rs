@@ -157,7 +157,6 @@ fn an_owner_cut_off_stops_before_another_begins() {
             let owner = scene.owner().await;
             network.isolate(owner);
             let cut = Instant::now();
-            assert_degraded(&scene, owner).await;
             eventually("another owner", SETTLED_WITHIN, async || {
                 scene.cluster.runs("journal-server").filter(|heir| *heir != owner)
             })
@@ -167,6 +166,7 @@ fn an_owner_cut_off_stops_before_another_begins() {
                 format_args!("{:.2?}", cut.elapsed()),
                 "stated only",
             );
+            assert_degraded(&scene, owner).await;
             network.heal();
             scene.cluster.wait_settled().await;
             tokio::time::sleep(Duration::from_secs(2)).await;

@@ -12,11 +12,11 @@ use troupe_tests::load::registry::RegistryLoad;
 use troupe_tests::report::{figure, percentile};
 use troupe_tests::scene::Scene;
 use troupe_tests::upstream::HttpUpstream;
-use troupe_tests::{Cluster, binary, eventually, parts};
+use troupe_tests::{Cluster, eventually, parts};
 
 /// Held by each test: several nodes at a time are enough for the machine.
 static ALONE: Mutex<()> = Mutex::const_new(());
-/// What is promised of a release build on a quiet machine.
+/// What is promised on a quiet machine; `troupe bench cluster` measures that, here it is only told.
 const FAILOVER_PROMISED: Duration = Duration::from_secs(2);
 /// What a loaded machine with a debug build may need; that it recovers at all is the assertion.
 const FAILOVER_WITHIN: Duration = Duration::from_secs(20);
@@ -72,12 +72,6 @@ impl Kills {
             format_args!("{FAILOVER_PROMISED:?}"),
         );
         assert!(longest < FAILOVER_WITHIN, "{what}: {longest:?} after a kill");
-        if binary::is_release() {
-            assert!(
-                median < FAILOVER_PROMISED,
-                "{what}: {median:?} is the median, promised is less than {FAILOVER_PROMISED:?}"
-            );
-        }
         recoveries
     }
 }
