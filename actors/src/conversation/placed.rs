@@ -76,6 +76,7 @@ pub(super) enum Answer {
 
 /// What comes before the end of an answer.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "sent at once, never kept")]
 pub(super) enum Part {
     /// A piece of the answer.
     Piece(String),

@@ -508,6 +508,7 @@ async fn a_question_whose_node_dies_is_answered_by_the_next() {
     let nodes = Nodes::new(scripts, 2).await;
     let id = nodes.open_at(1).await;
     let first = nodes.nodes[0].conversations.clone();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
     let asked = tokio::spawn(async move {
         first
             .ask("what time is it in Tokyo?", Some(id), &ada(), soon())
@@ -537,6 +538,7 @@ async fn a_conversation_that_moves_goes_on_with_its_turn_at_its_new_node() {
     nodes.net.up(&[0]).await;
     let first = nodes.nodes[0].conversations.clone();
     let asking = first.clone();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
     let asked = tokio::spawn(async move {
         asking
             .ask("what time is it in Tokyo?", Some(id), &ada(), soon())

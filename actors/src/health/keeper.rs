@@ -339,7 +339,6 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::warn!(server = %name, %error, "its prober could not be stopped; trying again later");
-                return;
             }
         }
     }

@@ -145,7 +145,10 @@ impl Actor for SessionsActor {
                 });
                 reply.send(resumed.collect());
             }
-            SessionMessage::Release(ids, reply) => reply.send(shared.table.write().release(&ids)),
+            SessionMessage::Release(ids, reply) => {
+                shared.table.write().release(&ids);
+                reply.send(());
+            }
             SessionMessage::TakeOver => self.take_over(ctx),
             SessionMessage::Finish(work) => {
                 ctx.spawn("what nobody waits for", work);

@@ -134,7 +134,9 @@ impl Sessions {
 
     /// The records of these are gone.
     pub fn forgotten(&mut self, ids: &[SessionId]) {
-        ids.iter().for_each(|id| drop(self.forgetting.remove(id)));
+        for id in ids {
+            self.forgetting.remove(id);
+        }
     }
 
     fn ended(to_forget: &mut Vec<SessionId>, forgetting: &mut HashSet<SessionId>, session: &Session) {
