@@ -25,6 +25,7 @@ mod keeper;
 pub mod messages;
 mod placed;
 pub mod record;
+mod shared;
 pub mod state;
 mod watch;
 
@@ -53,7 +54,7 @@ use crate::router::RouterHandle;
 use crate::router::planner::PlanContext;
 use crate::runtime::{Actor, ActorError, Context, Deadline, Reply};
 use crate::store::WriteError;
-use handle::Shared;
+use shared::Shared;
 use record::{ConversationRecord, Unfinished};
 use state::{ConversationState, Effect, FillTask};
 

@@ -16,7 +16,8 @@ use troupe_protocol::id::{ConversationId, CorrelationId, TurnId};
 use troupe_protocol::wire::AsJson;
 
 use super::error::ConversationError;
-use super::handle::{ConversationsHandle, Shared};
+use super::handle::ConversationsHandle;
+use super::shared::Shared;
 use super::messages::ConversationMessage;
 use super::watch;
 use crate::cluster::dispatcher::{Owned, decode, encode};

@@ -506,8 +506,19 @@ async fn a_backup_brings_back_what_was() {
             .await
             .unwrap_or_else(|_| panic!("{name}"));
     }
-    let audit = bed.get("/api/v1/audit?action=cluster").await.json();
-    assert_eq!(audit["items"].as_array().unwrap().len(), 3, "{audit}");
+    // Nobody waits for the audit log: what is said to it is there a moment later.
+    let told = async {
+        loop {
+            let audit = bed.get("/api/v1/audit?action=cluster").await.json();
+            if audit["items"].as_array().unwrap().len() == 3 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), told)
+        .await
+        .expect("both restores and the backup are in the audit log");
 }
 
 #[tokio::test(flavor = "multi_thread")]
