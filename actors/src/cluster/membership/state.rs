@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(bed.run(2_000, Some(150), true), None);
         let (down_at, state) = bed.run(5_000, None, true).unwrap();
         assert_eq!(state, MemberState::Down);
-        assert!(down_at - 1_950 <= 900, "{down_at}");
+        assert!(down_at - 1_950 <= 1_000, "{down_at}");
         let (up_at, state) = bed.run(5_000, Some(150), true).unwrap();
         assert_eq!(state, MemberState::Up);
         assert!(up_at - down_at <= 600, "{up_at}");
