@@ -1,6 +1,5 @@
 //! With what the rest of the node reaches conversations.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +27,10 @@ use super::shared::Shared;
 use crate::cluster::ClusterHandle;
 use crate::router::RouterHandle;
 use crate::runtime::{
-    AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorHandle,
-    SupervisorSpec, System, trace,
+    AskError, ChildSpec, Deadline, Mailbox, Reply, Restart, StartChildError, SupervisorSpec, System, trace,
 };
-use crate::store::replicated::{TreeChange, TreeFeed, nudge};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+use crate::store::replicated::nudge;
 
 /// Messages that wait for one conversation.
 const MAILBOX_MESSAGES_MAX: u32 = 64;

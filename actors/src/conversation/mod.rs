@@ -54,8 +54,8 @@ use crate::router::RouterHandle;
 use crate::router::planner::PlanContext;
 use crate::runtime::{Actor, ActorError, Context, Deadline, Reply};
 use crate::store::WriteError;
-use shared::Shared;
 use record::{ConversationRecord, Unfinished};
+use shared::Shared;
 use state::{ConversationState, Effect, FillTask};
 
 /// How long choosing and filling a tool may take.

@@ -17,8 +17,8 @@ use troupe_protocol::wire::AsJson;
 
 use super::error::ConversationError;
 use super::handle::ConversationsHandle;
-use super::shared::Shared;
 use super::messages::ConversationMessage;
+use super::shared::Shared;
 use super::watch;
 use crate::cluster::dispatcher::{Owned, decode, encode};
 use crate::cluster::pieces::{append, send_ahead};

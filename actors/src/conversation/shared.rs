@@ -1,7 +1,6 @@
 //! What handles and actors of conversations share: which there are, who watches them, which run here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
