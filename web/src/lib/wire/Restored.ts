@@ -5,6 +5,23 @@
  */
 export type Restored = { 
 /**
- * Records that there are now.
+ * When the backup was made.
  */
-records: number, };
+made_at: string, 
+/**
+ * Records that were put.
+ */
+put: number, 
+/**
+ * Records that are not in the backup and were removed.
+ */
+removed: number, 
+/**
+ * Records that were as in the backup already.
+ */
+unchanged: number, 
+/**
+ * Whether the secrets are those of the backup. Those of another cluster are sealed with a key that this one lacks,
+ * and are left out.
+ */
+with_secrets: boolean, };
