@@ -14,6 +14,8 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineError, RawChange, RawRange, Tree};
 use super::{StoreError, files};
@@ -22,6 +24,11 @@ const DATABASE_FOLDER: &str = "store";
 const DATABASE_FILE: &str = "db";
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long the database may still be held: by a former store of this process whose threads are ending, or by a child
+/// process that has not come to its own program yet. Other nodes are kept out before, by the lock of the folder.
+const HELD_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether it still is.
+const HELD_LOOK: Duration = Duration::from_millis(10);
 /// sled's own, always there.
 const DEFAULT_TREE: &[u8] = b"__sled__default";
 
@@ -38,6 +45,7 @@ pub(super) fn database_file(data_folder: &Path) -> PathBuf {
 
 impl SledEngine {
     /// Opens the database of a data folder, or makes one.
+    #[expect(clippy::disallowed_methods, reason = "opening blocks anyhow; see Store::open")]
     pub(super) fn open(data_folder: &Path) -> Result<Self, StoreError> {
         let folder = data_folder.join(DATABASE_FOLDER);
         files::create_private_folder(&folder)?;
@@ -51,9 +59,16 @@ impl SledEngine {
             folder: data_folder.to_owned(),
             reason,
         };
-        let database = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|panic| unreadable(panic_text(panic.as_ref())))?
-            .map_err(|error| unreadable(error.to_string()))?;
+        let began = Instant::now();
+        let database = loop {
+            let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+                .map_err(|panic| unreadable(panic_text(panic.as_ref())))?;
+            match opened {
+                Ok(database) => break database,
+                Err(error) if is_held(&error) && began.elapsed() < HELD_WITHIN => thread::sleep(HELD_LOOK),
+                Err(error) => return Err(unreadable(error.to_string())),
+            }
+        };
         let path = database_file(data_folder);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| StoreError::file("open", &path, &error))?;
@@ -62,6 +77,11 @@ impl SledEngine {
         files::sync_folder(data_folder)?;
         Ok(Self { database, file })
     }
+}
+
+/// Whether the database's own lock is taken.
+fn is_held(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 
 /// What a caught panic said.
