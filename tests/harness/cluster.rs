@@ -49,6 +49,7 @@ impl ClusterOptions {
             cluster.join().await;
         }
         cluster.wait_settled().await;
+        cluster.wait_voters(nodes).await;
         cluster
     }
 }
@@ -157,6 +158,26 @@ impl Cluster {
                 let is_settled = status["has_quorum"] == true && up(&status) == expected;
                 let leads = members(&status).iter().any(|member| member["is_leader"] == true);
                 if !is_settled || !leads {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// Waits until as many vote as should in a cluster of so many nodes: before, losing one may lose the majority.
+    async fn wait_voters(&self, nodes: usize) {
+        let wanted = match nodes {
+            0..=2 => 1,
+            3..=4 => 3,
+            _ => 5,
+        };
+        eventually("those who should vote do", SETTLED_WITHIN, async || {
+            for node in self.live() {
+                let status = self.try_status(node).await?;
+                let voters = members(&status).iter().filter(|member| member["role"] == "voter");
+                if voters.count() != wanted {
                     return None;
                 }
             }

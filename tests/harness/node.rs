@@ -339,6 +339,12 @@ impl Node {
         })
         .await;
         self.ready_after = started.elapsed();
+        // By this file the command line finds the node; it is written once the node serves.
+        let file = self.data().join("node.json");
+        eventually("the node's file", READY_WITHIN, async || {
+            file.exists().then_some(())
+        })
+        .await;
         if !self.has_given_key {
             self.key = read_key(&self.data());
             self.api = self.api.with_key(Some(&self.key));

@@ -108,20 +108,25 @@ fn start_logging(config: &LogConfig) {
 }
 
 async fn serve(config: Config, join: Option<SecretString>) -> Result<ExitCode, CliError> {
-    let mut node = Node::start(config, join).await.map_err(|error| match error {
+    // Listened to from the begin: whoever sees the node answer may tell it to stop.
+    let mut stop = std::pin::pin!(stop_signal());
+    let started = tokio::select! {
+        started = Node::start(config, join) => started,
+        signal = &mut stop => return Err(CliError::Failed(format!("stopped by {signal} while starting"))),
+    };
+    let mut node = started.map_err(|error| match error {
         StartError::Config(error) => CliError::from(error),
         other => CliError::Failed(other.to_string()),
     })?;
     let url = format!("http://{}", node.state.config.edge.listen);
     let node_file = NodeFileGuard::write(&node, &url)?;
     greet(&node, &url).await;
-    let stop = stop_signal();
     tokio::select! {
         reason = node.ended() => {
             drop(node_file);
             Ok(gave_up(&reason))
         }
-        signal = stop => {
+        signal = &mut stop => {
             tracing::info!(signal, "stopping: what is in hand finishes");
             let finished = finish(node).await;
             drop(node_file);
@@ -175,22 +180,24 @@ fn gave_up(reason: &ExitReason) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn stop_signal() -> &'static str {
+/// Ends with the first signal to stop that comes after this was called.
+fn stop_signal() -> impl Future<Output = &'static str> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
+        let listening = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        async move {
+            let (Ok(mut interrupt), Ok(mut terminate)) = listening else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
         }
     }
     #[cfg(not(unix))]
-    {
+    async {
         let _ = tokio::signal::ctrl_c().await;
         "Ctrl-C"
     }
