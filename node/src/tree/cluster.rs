@@ -23,6 +23,8 @@ use crate::config::{Config, ConfigError};
 
 /// Longest wait of a node that has nothing yet for what its cluster has agreed on.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait of a node that comes back for a majority that knows what was acknowledged.
+const COME_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cluster that this node takes part in, before its actors start.
 pub struct Entered {
@@ -109,14 +111,17 @@ fn refuse_other_cluster(
     ))))
 }
 
-/// Waits, at a start that has nothing yet, until this node knows what its cluster has agreed on. A later start goes on
-/// with what it has, whether or not it reaches anybody.
+/// Waits until this node knows what its cluster has agreed on: what it had acknowledged itself before it died may not be
+/// applied yet. A node that comes back and reaches no majority goes on with what it has.
 pub async fn catch_up(log: &LogHandle, own: NodeId) -> Result<(), StartError> {
-    let deadline = Deadline::within(CATCH_UP_TIMEOUT);
     let mut memberships = log.membership();
     if memberships.borrow().epoch > Epoch(0) {
+        if let Err(error) = log.linearize(Deadline::within(COME_BACK_TIMEOUT)).await {
+            tracing::warn!(%error, "no majority yet: this node goes on with what it has");
+        }
         return Ok(());
     }
+    let deadline = Deadline::within(CATCH_UP_TIMEOUT);
     let is_member = memberships.wait_for(|membership| membership.members.contains_key(&own));
     let _ = tokio::time::timeout_at(deadline.instant(), is_member).await; // if not, linearizing fails and says why
     log.linearize(deadline).await.map_err(StartError::CatchUp)?;

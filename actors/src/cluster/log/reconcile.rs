@@ -31,6 +31,7 @@ pub(super) async fn run(core: &Core) {
     let mut membership = core.views.membership.clone();
     let mut leader = core.leader.subscribe();
     let mut down = DownSince::default();
+    stand_if_alone(core).await;
     loop {
         down.note(&core.membership(), Instant::now());
         let leads = core.leader_now().is_some_and(|(leader, _)| leader == core.own);
@@ -50,6 +51,20 @@ pub(super) async fn run(core: &Core) {
             changed = leader.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+    }
+}
+
+/// A node that votes alone need not wait whether another leads.
+async fn stand_if_alone(core: &Core) {
+    let is_alone = situation(core, &DownSince::default())
+        .voters
+        .iter()
+        .all(|group| group.iter().eq([&core.own]));
+    if is_alone
+        && core.leader_now().is_none()
+        && let Err(error) = core.raft.trigger().elect().await
+    {
+        tracing::warn!(%error, "the log's only voter could not stand for election");
     }
 }
 
