@@ -119,6 +119,10 @@ impl Scene {
         } else {
             self.journal.lives()
         };
+        assert!(!lives.is_empty(), "the placed server kept no journal");
+        for (what, account) in [("placed", &outcome.placed), ("session", &outcome.sessions)] {
+            assert!(account.succeeded() > 0, "no {what} call was answered");
+        }
         order::one_at_a_time(&lives).unwrap_or_else(|wrong| panic!("{wrong}"));
         let notes = self.journal.notes();
         let repeated: Vec<_> = notes.iter().filter(|(_, count)| **count > 1).collect();
