@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::Path,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use super::{
     error::CliError,
     output::{Output, Table},
 };
-use crate::config::{self, Config, Flags};
+use crate::config::{self, CLUSTER_LISTEN_DEFAULT, Config, Flags};
 
 /// Commands that registered servers often start with.
 const TOOLS: [(&str, &str); 4] = [
@@ -122,7 +122,9 @@ async fn examine(target: &Target, args: DoctorArgs) -> Vec<Check> {
         }
         Err(error) => checks.push(Check::new("data folder", Verdict::Error, error.to_string())),
     }
-    checks.push(port(&config, running));
+    checks.push(port("port", config.edge.listen, "--listen", running));
+    let for_nodes = config.cluster.listen.chosen().unwrap_or(CLUSTER_LISTEN_DEFAULT);
+    checks.push(port("port for nodes", for_nodes, "--cluster-listen", running));
     checks.push(open_files());
     checks.extend(TOOLS.iter().map(|(tool, purpose)| command(tool, purpose)));
     checks.push(clock());
@@ -206,15 +208,14 @@ fn model_files(config: &Config, data: &Path) -> Check {
     }
 }
 
-fn port(config: &Config, running: bool) -> Check {
-    let listen = config.edge.listen;
+fn port(name: &str, listen: SocketAddr, flag: &str, running: bool) -> Check {
     match TcpListener::bind(listen) {
-        Ok(_) => Check::new("port", Verdict::Ok, format!("{listen}: free")),
-        Err(_) if running => Check::new("port", Verdict::Ok, format!("{listen}: taken; a node is running")),
+        Ok(_) => Check::new(name, Verdict::Ok, format!("{listen}: free")),
+        Err(_) if running => Check::new(name, Verdict::Ok, format!("{listen}: taken; a node is running")),
         Err(error) => Check::new(
-            "port",
+            name,
             Verdict::Warning,
-            format!("{listen}: {error}; another with --listen"),
+            format!("{listen}: {error}; another with {flag}"),
         ),
     }
 }
