@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::response::Response;
 use axum::routing::post;
 use http::request::Parts;
 use http::{HeaderMap, Method};
@@ -46,12 +46,10 @@ const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The routes of the MCP faces. Their callers are known (see [`super::auth::Caller`]) when a handler runs.
 pub fn routes() -> Router<EdgeState> {
+    let methods = || post(receive).get(open).delete(end);
     Router::new()
-        .route("/mcp", post(post_to_all).get(open_for_all).delete(delete_at_all))
-        .route(
-            "/mcp/servers/{name}",
-            post(post_to_server).get(open_for_server).delete(delete_at_server),
-        )
+        .route("/mcp", methods())
+        .route("/mcp/servers/{name}", methods())
 }
 
 /// What the handlers know of a request besides its message.
@@ -68,7 +66,45 @@ struct Context<'a> {
     body: Option<Arc<WholeBody>>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    fn new(
+        state: &'a EdgeState,
+        endpoint: Endpoint,
+        caller: Caller,
+        headers: McpHeaders<'a>,
+        accepts: Accepts,
+    ) -> Self {
+        Self {
+            state,
+            endpoint,
+            is_handed_on: caller.proof == Proof::Node,
+            principal: caller.principal,
+            headers,
+            accepts,
+            body: None,
+        }
+    }
+
+    /// Of a request without a body, which only a legacy session has.
+    fn of_session(
+        state: &'a EdgeState,
+        endpoint: Endpoint,
+        caller: Caller,
+        all_headers: &'a HeaderMap,
+    ) -> Result<Self, Fault> {
+        let headers = McpHeaders::read(all_headers)?;
+        if headers.is_modern() {
+            return Err(Fault::modern_is_post_only());
+        }
+        Ok(Self::new(
+            state,
+            endpoint,
+            caller,
+            headers,
+            Accepts::read(all_headers),
+        ))
+    }
+
     /// Resolves when a stream to the caller must end: the node stops, or the caller's key has been revoked.
     fn no_longer_served(&self) -> impl Future<Output = ()> + Send + use<> {
         let (stopping, access) = (self.state.stopping.clone(), self.state.access.clone());
@@ -87,61 +123,19 @@ impl Context<'_> {
     }
 }
 
-async fn post_to_all(State(state): State<EdgeState>, caller: Caller, request: Request) -> Response {
-    receive(&state, Endpoint::Aggregate, caller, request)
-        .await
-        .unwrap_or_else(IntoResponse::into_response)
-}
+/// The endpoint that a request's path names: all servers as one, or one of them.
+struct At(Endpoint);
 
-async fn post_to_server(
-    State(state): State<EdgeState>,
-    caller: Caller,
-    Path(name): Path<String>,
-    request: Request,
-) -> Response {
-    let received = match endpoint_of(&state, &name) {
-        Ok(endpoint) => receive(&state, endpoint, caller, request).await,
-        Err(fault) => Err(fault),
-    };
-    received.unwrap_or_else(IntoResponse::into_response)
-}
+impl FromRequestParts<EdgeState> for At {
+    type Rejection = Fault;
 
-async fn open_for_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
-    open(&state, Endpoint::Aggregate, caller, &headers)
-        .await
-        .unwrap_or_else(IntoResponse::into_response)
-}
-
-async fn open_for_server(
-    State(state): State<EdgeState>,
-    caller: Caller,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let opened = match endpoint_of(&state, &name) {
-        Ok(endpoint) => open(&state, endpoint, caller, &headers).await,
-        Err(fault) => Err(fault),
-    };
-    opened.unwrap_or_else(IntoResponse::into_response)
-}
-
-async fn delete_at_all(State(state): State<EdgeState>, caller: Caller, headers: HeaderMap) -> Response {
-    delete(&state, Endpoint::Aggregate, caller, &headers)
-        .await
-        .unwrap_or_else(IntoResponse::into_response)
-}
-
-async fn delete_at_server(
-    State(state): State<EdgeState>,
-    caller: Caller,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let deleted = match endpoint_of(&state, &name) {
-        Ok(endpoint) => delete(&state, endpoint, caller, &headers).await,
-        Err(fault) => Err(fault),
-    };
-    deleted.unwrap_or_else(IntoResponse::into_response)
+    async fn from_request_parts(parts: &mut Parts, state: &EdgeState) -> Result<Self, Fault> {
+        match Option::<Path<String>>::from_request_parts(parts, state).await {
+            Ok(None) => Ok(Self(Endpoint::Aggregate)),
+            Ok(Some(Path(name))) => endpoint_of(state, &name).map(Self),
+            Err(_not_text) => Err(Fault::unknown_server(parts.uri.path())),
+        }
+    }
 }
 
 fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
@@ -157,30 +151,23 @@ fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
     })
 }
 
-/// A message comes in.
+/// POST: a message comes in.
 async fn receive(
-    state: &EdgeState,
-    endpoint: Endpoint,
+    State(state): State<EdgeState>,
     caller: Caller,
+    At(endpoint): At,
     request: Request,
 ) -> Result<Response, Fault> {
-    let accepts = accepted_forms(state, request.headers())?;
+    let accepts = accepted_forms(&state, request.headers())?;
     if !negotiation::is_json(request.headers()) {
         return Err(Fault::not_json());
     }
     let (parts, body) = request.into_parts();
     let headers = McpHeaders::read(&parts.headers)?;
-    let body = Arc::new(read_message(state, &parts, body).await?);
+    let body = Arc::new(read_message(&state, &parts, body).await?);
     let message = Message::parse(&body).map_err(|error| Fault::not_a_message(&error))?;
-    let context = Context {
-        state,
-        endpoint,
-        is_handed_on: caller.proof == Proof::Node,
-        principal: caller.principal,
-        headers,
-        accepts,
-        body: Some(Arc::clone(&body)),
-    };
+    let mut context = Context::new(&state, endpoint, caller, headers, accepts);
+    context.body = Some(Arc::clone(&body));
     let meta = era::meta_of(&message);
     let received = match era::era_of(&context.headers, &message, meta) {
         Era::Legacy => legacy::receive(&context, &message, &parts.headers).await,
@@ -220,56 +207,30 @@ fn accepted_forms(state: &EdgeState, headers: &HeaderMap) -> Result<Accepts, Fau
 
 /// GET: a legacy client opens the stream of its session.
 async fn open(
-    state: &EdgeState,
-    endpoint: Endpoint,
+    State(state): State<EdgeState>,
     caller: Caller,
-    all_headers: &HeaderMap,
+    At(endpoint): At,
+    all_headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let accepts = Accepts::read(all_headers);
-    let headers = McpHeaders::read(all_headers)?;
-    if headers.is_modern() {
-        return Err(Fault::modern_is_post_only());
-    }
-    if !accepts.event_stream {
+    let context = Context::of_session(&state, endpoint, caller, &all_headers)?;
+    if !context.accepts.event_stream {
         return Err(Fault::not_acceptable("text/event-stream"));
     }
-    let context = Context {
-        state,
-        endpoint,
-        is_handed_on: caller.proof == Proof::Node,
-        principal: caller.principal,
-        headers,
-        accepts,
-        body: None,
-    };
-    match forward::hand_on(&context, Method::GET, all_headers).await? {
+    match forward::hand_on(&context, Method::GET, &all_headers).await? {
         Some(answer) => Ok(answer),
         None => legacy::open_stream(&context).await,
     }
 }
 
 /// DELETE: a legacy client ends its session.
-async fn delete(
-    state: &EdgeState,
-    endpoint: Endpoint,
+async fn end(
+    State(state): State<EdgeState>,
     caller: Caller,
-    all_headers: &HeaderMap,
+    At(endpoint): At,
+    all_headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let accepts = Accepts::read(all_headers);
-    let headers = McpHeaders::read(all_headers)?;
-    if headers.is_modern() {
-        return Err(Fault::modern_is_post_only());
-    }
-    let context = Context {
-        state,
-        endpoint,
-        is_handed_on: caller.proof == Proof::Node,
-        principal: caller.principal,
-        headers,
-        accepts,
-        body: None,
-    };
-    match forward::hand_on(&context, Method::DELETE, all_headers).await? {
+    let context = Context::of_session(&state, endpoint, caller, &all_headers)?;
+    match forward::hand_on(&context, Method::DELETE, &all_headers).await? {
         Some(answer) => Ok(answer),
         None => legacy::end_session(&context).await,
     }
