@@ -9,8 +9,12 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use troupe_actors::runtime::trace::new_correlation_id;
-use troupe_protocol::{error::Problem, id::CorrelationId, trace::Outcome};
+use troupe_actors::runtime::trace::{self, new_correlation_id};
+use troupe_protocol::{
+    error::Problem,
+    id::CorrelationId,
+    trace::{Outcome, TraceContext},
+};
 
 use super::state::EdgeState;
 
@@ -29,15 +33,16 @@ pub fn current_id() -> Option<CorrelationId> {
 
 /// Middleware: opens the request's trace and tells its id in the answer.
 pub async fn correlate(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
-    let id = caller_id(request.headers()).unwrap_or_else(new_correlation_id);
+    let cause = caller_step(request.headers());
+    let id = cause.map_or_else(new_correlation_id, |cause| cause.correlation_id);
     let title = title_of(&request);
     let handled = CORRELATION.scope(id, next.run(request));
     let mut response = match title {
         Some(title) => {
-            state
+            let step = state
                 .system
-                .trace(&state.edge_path, "http", title, id, handled, outcome_of)
-                .await
+                .trace(&state.edge_path, "http", title, id, handled, outcome_of);
+            trace::within(cause, step).await
         }
         None => handled.await,
     };
@@ -47,10 +52,15 @@ pub async fn correlate(State(state): State<EdgeState>, request: Request, next: N
     response
 }
 
-/// The id in a W3C `traceparent` header: the caller's trace goes on here.
-fn caller_id(headers: &HeaderMap) -> Option<CorrelationId> {
+/// The step in a W3C `traceparent` header (`00-TRACE-PARENT-FLAGS`): the trace of the caller, often another node, goes on
+/// here.
+fn caller_step(headers: &HeaderMap) -> Option<TraceContext> {
     let parent = headers.get(TRACEPARENT_HEADER)?.to_str().ok()?;
-    parent.split('-').nth(1)?.parse().ok()
+    let mut fields = parent.split('-').skip(1);
+    Some(TraceContext {
+        correlation_id: fields.next()?.parse().ok()?,
+        span: fields.next()?.parse().ok()?,
+    })
 }
 
 /// What the trace is called; nothing for requests that cause no work of actors: looking at actors and traces should
