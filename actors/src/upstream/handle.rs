@@ -224,6 +224,12 @@ impl UpstreamsHandle {
         (Self { shared }, ChildSpec::supervisor(supervisor.child(child)))
     }
 
+    /// What this node has of a server that it runs.
+    #[cfg(test)]
+    pub(super) fn slot(&self, name: &ServerName) -> Option<Arc<Slot>> {
+        self.shared.slot(name)
+    }
+
     /// A handle that does not keep the family alive.
     pub fn downgrade(&self) -> WeakUpstreams {
         WeakUpstreams {

@@ -304,6 +304,11 @@ impl Slot {
             .calls
             .begin(call)
             .map_err(|failure| failure.into_error(&self.name, method))?;
+        // Whoever gives the server away looks at the table after it has said so: either it waits for this call, or this
+        // call sees that it is late and goes to the new owner.
+        if self.is_moving() {
+            return Err(UpstreamError::Stopped(self.name.clone()));
+        }
         let (id, began) = (open.id, open.began);
         tokio::select! {
             biased;
@@ -397,7 +402,10 @@ impl Slot {
                 "it did not take the notification in time".into(),
             ))
         });
-        in_time.map_err(|failure| failure.into_error(&self.name, method))
+        in_time.map_err(|failure| match failure {
+            Failure::NotSent(_) if self.is_moving() => UpstreamError::Stopped(self.name.clone()),
+            failure => failure.into_error(&self.name, method),
+        })
     }
 }
 

@@ -210,6 +210,21 @@ async fn a_server_that_moves_takes_no_new_calls_finishes_those_in_flight_and_goe
 }
 
 #[tokio::test]
+async fn a_call_that_finds_its_server_moving_is_not_made_there() {
+    let bed = Bed::new().await;
+    bed.register_script("shell", LEGACY);
+    bed.call("shell", "pid").await.unwrap();
+    let slot = bed.upstreams.slot(&name("shell")).unwrap();
+    // Whoever gives it away has said so, and has not yet closed the connection.
+    slot.move_away();
+    let params = raw(serde_json::json!({ "name": "home", "arguments": {} }));
+    let late = slot.request(method::TOOLS_CALL, params.as_deref(), CallOptions::own(soon()));
+    assert_eq!(late.await.unwrap_err(), UpstreamError::Stopped(name("shell")));
+    assert_eq!(bed.upstreams.calls_in_flight(), 0);
+    assert!(!bed.log().contains(r#""name":"home""#), "{}", bed.log());
+}
+
+#[tokio::test]
 async fn when_the_owner_dies_calls_in_flight_say_so_lists_are_read_again_and_the_server_is_taken_over() {
     let nodes = Nodes::new(3, 3).await;
     let server = nodes.register_at(0, LEGACY);
