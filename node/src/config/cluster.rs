@@ -48,7 +48,7 @@ impl Default for ClusterConfig {
             listen: ListenChoice::default(),
             advertise: HostPort::default(),
             voters_max: const { Bounded::new(5) },
-            lease_ms: const { Bounded::new(900) },
+            lease_ms: const { Bounded::new(1_100) },
             heartbeat_ms: const { Bounded::new(100) },
             election_timeout_ms: const { Bounded::new(300) },
             detection_ms: const { Bounded::new(900) },

@@ -230,9 +230,9 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), ConfigError> {
         ));
     }
     let (lease_ms, detection_ms) = (cluster.lease_ms.get(), cluster.detection_ms.get());
-    if detection_ms < lease_ms {
+    if detection_ms < lease_ms / 2 {
         return conflict(format!(
-            "cluster.detection_ms = {detection_ms} is shorter than a lease, whose renewals are the signs of life; allowed: at least cluster.lease_ms, which is {lease_ms}"
+            "cluster.detection_ms = {detection_ms} leaves no room for a late renewal of the lease, which is the sign of life; allowed: at least half of cluster.lease_ms, which is {lease_ms}"
         ));
     }
     Ok(())

@@ -172,7 +172,7 @@ fn settings_of_the_cluster_that_do_not_go_together_are_refused() {
     assert!(refused("TROUPE_CLUSTER_VOTERS_MAX", "4").ends_with("allowed: 1, 3, 5"));
     assert!(refused("TROUPE_CLUSTER_LISTEN", "0.0.0.0:7501").contains("cluster.advertise"));
     assert!(refused("TROUPE_CLUSTER_ELECTION_TIMEOUT_MS", "150").contains("twice cluster.heartbeat_ms"));
-    assert!(refused("TROUPE_CLUSTER_DETECTION_MS", "250").contains("at least cluster.lease_ms"));
+    assert!(refused("TROUPE_CLUSTER_DETECTION_MS", "250").contains("at least half of cluster.lease_ms"));
     assert!(refused("TROUPE_CLUSTER_ADVERTISE", "here").contains("host:port"));
     assert!(refused("TROUPE_CLUSTER_LISTEN", "here").contains("allowed: an IP address and a port"));
     assert!(refused("TROUPE_NODE_NAME", "Node A").contains("a-z, 0-9 and -"));

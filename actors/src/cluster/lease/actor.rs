@@ -13,7 +13,7 @@ use super::LeaseTiming;
 use super::lessor::{Effect, Lessor};
 use super::messages::{LeaseHandle, LeaseMessage};
 use super::tenant::Tenant;
-use super::wire::{Notice, Verdict};
+use super::wire::{Notice, Renewal, Verdict};
 use crate::cluster::handle::Shared;
 use crate::cluster::link::{LinksHandle, Service};
 use crate::cluster::log::{LogHandle, Term};
@@ -25,6 +25,8 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 const TICK_CLEARING: Duration = Duration::from_millis(10);
 /// How long the leader may take to have its leadership confirmed, or to apply what was committed.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
+/// Most who may wait for the begin of a turn.
+const EARLY_MAX: usize = 256;
 /// How long the hosts may take to stop everything when the node stops.
 const SETTLE_BEFORE_LEAVING: Duration = Duration::from_secs(2);
 
@@ -47,8 +49,17 @@ pub(in crate::cluster) struct LeaseActor {
     tenant: Tenant,
     leader: Option<(NodeId, Term)>,
     lessor: Option<(Term, Lessor<Reply<Verdict>>)>,
+    /// Who asked this node for a lease before its turn as leader had begun: they need not ask again.
+    early: Vec<Asked>,
     renewed_at: Option<Instant>,
     timer: Option<TimerHandle>,
+}
+
+/// A node asks for its lease.
+struct Asked {
+    node: NodeId,
+    renewal: Renewal,
+    reply: Reply<Verdict>,
 }
 
 /// The lease's actor, for the cluster's supervisor.
@@ -62,6 +73,7 @@ pub(in crate::cluster) fn child(handle: LeaseHandle, parts: LeaseParts) -> Child
             parts: parts.clone(),
             leader: None,
             lessor: None,
+            early: Vec::new(),
             renewed_at: None,
             timer: None,
         }
@@ -108,9 +120,9 @@ impl Actor for LeaseActor {
             }
             LeaseMessage::LeaderChanged(leader) => self.leader_changed(leader, now, ctx),
             LeaseMessage::CaughtUp { term, elected_at } => self.caught_up(term, elected_at, ctx),
-            LeaseMessage::RoundDone { term, is_confirmed } => {
+            LeaseMessage::RoundDone { term, confirmed } => {
                 if self.lessor.as_ref().is_some_and(|(turn, _)| *turn == term) {
-                    let effects = self.with_lessor(|lessor| lessor.round_done(is_confirmed, now));
+                    let effects = self.with_lessor(|lessor| lessor.round_done(confirmed, now));
                     self.perform(effects, ctx);
                 }
             }
@@ -127,14 +139,7 @@ impl Actor for LeaseActor {
             }
             LeaseMessage::Asked { node, renewal, reply } => {
                 self.parts.membership.heard(node, renewal.has_lease);
-                let leader = self.leader.map(|(leader, _)| leader);
-                match self.lessor.as_mut() {
-                    Some((_, lessor)) => {
-                        let effects = lessor.asked(node, renewal, reply, now);
-                        self.perform(effects, ctx);
-                    }
-                    None => reply.send(Verdict::NotLeader(leader)),
-                }
+                self.asked(Asked { node, renewal, reply }, now, ctx);
             }
             LeaseMessage::Left(node) => {
                 self.parts.membership.left(node);
@@ -213,10 +218,27 @@ impl LeaseActor {
             .as_ref()
             .is_some_and(|(_, lessor)| lessor.is_clearing());
         let mut next = if is_clearing { TICK_CLEARING } else { TICK_MAX };
+        if let Some(renewed_at) = self.renewed_at {
+            let renewal_due = renewed_at + self.parts.timing.renew_every;
+            next = next.min(renewal_due.saturating_duration_since(now) + Duration::from_millis(1));
+        }
         if let Some(until) = self.tenant.until() {
             next = next.min(until.saturating_duration_since(now) + Duration::from_millis(1));
         }
         self.timer = Some(ctx.send_after(next, LeaseMessage::Tick));
+    }
+
+    fn asked(&mut self, asked: Asked, now: Instant, ctx: &Context<Self>) {
+        let leader = self.leader.map(|(leader, _)| leader);
+        let Asked { node, renewal, reply } = asked;
+        if let Some((_, lessor)) = self.lessor.as_mut() {
+            let effects = lessor.asked(node, renewal, reply, now);
+            self.perform(effects, ctx);
+        } else if leader == Some(self.parts.shared.node_id) && self.early.len() < EARLY_MAX {
+            self.early.push(Asked { node, renewal, reply });
+        } else {
+            reply.send(Verdict::NotLeader(leader));
+        }
     }
 
     fn leader_changed(&mut self, leader: Option<(NodeId, Term)>, now: Instant, ctx: &Context<Self>) {
@@ -225,6 +247,9 @@ impl LeaseActor {
         }
         self.leader = leader;
         self.lessor = None;
+        for early in self.early.drain(..) {
+            early.reply.send(Verdict::NotLeader(leader.map(|(leader, _)| leader)));
+        }
         let Some((leader, term)) = leader else { return };
         if leader == self.parts.shared.node_id {
             self.catch_up(term, now, ctx);
@@ -257,26 +282,36 @@ impl LeaseActor {
         let effects = lessor.tick(now);
         self.lessor = Some((term, lessor));
         self.perform(effects, ctx);
+        for early in std::mem::take(&mut self.early) {
+            self.asked(early, now, ctx);
+        }
         self.renew(now, ctx);
     }
 
     fn perform(&mut self, effects: Vec<Effect<Reply<Verdict>>>, ctx: &Context<Self>) {
         for effect in effects {
             match effect {
-                Effect::StartRound => self.start_round(ctx),
+                Effect::StartRound { is_urgent } => self.start_round(is_urgent, ctx),
                 Effect::Answer(reply, verdict) => reply.send(verdict),
                 Effect::Announce(epoch) => self.announce(epoch),
             }
         }
     }
 
-    fn start_round(&self, ctx: &Context<Self>) {
+    fn start_round(&self, is_urgent: bool, ctx: &Context<Self>) {
         let Some((term, _)) = self.lessor else { return };
         let log = self.parts.log.clone();
         ctx.spawn_to_self("confirm leadership", async move {
-            let confirmed = log.confirm_leadership(Deadline::within(CONFIRM_WITHIN)).await;
-            let is_confirmed = confirmed.is_ok_and(|confirmed| confirmed == term);
-            LeaseMessage::RoundDone { term, is_confirmed }
+            let deadline = Deadline::within(CONFIRM_WITHIN);
+            let confirmed = match is_urgent {
+                true => log.confirm_leadership_now(deadline).await,
+                false => log.confirm_leadership(deadline).await,
+            };
+            let confirmed = confirmed.ok().filter(|confirmed| confirmed.term == term);
+            LeaseMessage::RoundDone {
+                term,
+                confirmed: confirmed.map(|confirmed| confirmed.sent_at),
+            }
         });
     }
 
@@ -356,7 +391,7 @@ impl LeaseActor {
 async fn ask_leader(
     links: &LinksHandle,
     leader: NodeId,
-    renewal: &super::wire::Renewal,
+    renewal: &Renewal,
     deadline: Deadline,
 ) -> Option<Verdict> {
     let question = wire::encode(renewal).ok()?;

@@ -12,8 +12,9 @@ use super::wire::{Renewal, Verdict};
 /// What the leader is to do. `W` is where an answer goes.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cluster) enum Effect<W> {
-    /// Have a majority confirm the leadership; [`Lessor::round_done`] takes the outcome.
-    StartRound,
+    /// Have a majority confirm the leadership; [`Lessor::round_done`] takes the outcome. What waits for an urgent one waits
+    /// for nothing else.
+    StartRound { is_urgent: bool },
     /// Answer a node.
     Answer(W, Verdict),
     /// Tell all members that this epoch is cleared.
@@ -31,7 +32,8 @@ struct Holder {
 /// A confirmation of the leadership, under way or done.
 #[derive(Debug, Clone, Copy)]
 struct Round {
-    began: Instant,
+    /// When it was asked for; once it is confirmed, when what the majority confirmed was sent, which was later.
+    at: Instant,
     /// What was cleared when it began, and is certain when it is confirmed.
     cleared: Epoch,
 }
@@ -93,7 +95,7 @@ impl<W> Lessor<W> {
         if let (Some(holder), Some(settled)) = (self.holders.get_mut(&node), renewal.settled) {
             holder.settled = holder.settled.max(settled);
         }
-        let serves = |round: &Round| now.saturating_duration_since(round.began) <= self.timing.round_serves;
+        let serves = |round: &Round| now.saturating_duration_since(round.at) <= self.timing.round_serves;
         match self.confirmed.filter(serves) {
             Some(round) => {
                 let verdict = self.decide(node, renewal, round, now);
@@ -140,17 +142,21 @@ impl<W> Lessor<W> {
         self.certain < self.applied
     }
 
-    /// The round is over.
-    pub fn round_done(&mut self, is_leader: bool, now: Instant) -> Vec<Effect<W>> {
+    /// The round is over: when that was sent which a majority has followed, if one has.
+    pub fn round_done(&mut self, confirmed: Option<Instant>, now: Instant) -> Vec<Effect<W>> {
         let Some((round, served)) = self.running.take() else {
             return Vec::new();
         };
-        if !is_leader {
+        let Some(sent_at) = confirmed else {
             let refused = served.into_iter().chain(self.waiting.drain(..));
             return refused
                 .map(|waiting| Effect::Answer(waiting.to, Verdict::NotLeader(None)))
                 .collect();
-        }
+        };
+        let round = Round {
+            at: sent_at.max(round.at),
+            ..round
+        };
         self.confirmed = Some(round);
         let mut effects = Vec::new();
         if round.cleared > self.certain {
@@ -180,7 +186,7 @@ impl<W> Lessor<W> {
         let Some(settled) = renewal.settled.filter(|settled| *settled >= needed) else {
             return Verdict::Behind(needed);
         };
-        let ends = round.began + self.timing.lasts;
+        let ends = round.at + self.timing.lasts;
         let gone_at = ends + self.timing.grace;
         let holder = self.holders.entry(node).or_insert(Holder { settled, gone_at });
         holder.settled = holder.settled.max(settled);
@@ -212,11 +218,13 @@ impl<W> Lessor<W> {
             return None;
         }
         let round = Round {
-            began: now,
+            at: now,
             cleared: self.cleared,
         };
         self.running = Some((round, std::mem::take(&mut self.waiting)));
-        Some(Effect::StartRound)
+        // The first one of a turn: leases of the turn before run out. One that clears: addresses have nobody who acts.
+        let is_urgent = self.confirmed.is_none() || round.cleared > self.certain;
+        Some(Effect::StartRound { is_urgent })
     }
 
     /// Who may hold a lease, and up to which epoch each has settled.

@@ -21,8 +21,8 @@ pub(in crate::cluster) enum LeaseMessage {
     LeaderChanged(Option<(NodeId, Term)>),
     /// This node leads and has applied everything that was committed before.
     CaughtUp { term: Term, elected_at: Instant },
-    /// A majority has confirmed that this node leads in the term, or has not.
-    RoundDone { term: Term, is_confirmed: bool },
+    /// A majority has confirmed that this node leads in the term, by following what it sent then; or has not.
+    RoundDone { term: Term, confirmed: Option<Instant> },
     /// The hosts keep to what was allowed at this epoch, after so many lapses.
     Settled { epoch: Epoch, lapses: u64 },
     /// The leader answers what was asked then.

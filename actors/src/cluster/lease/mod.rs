@@ -2,9 +2,9 @@
 //!
 //! # The rules
 //! A node renews its lease with the log's leader. The leader answers on the strength of a round in which a majority
-//! confirmed its leadership; the lease lasts [`LeaseTiming::lasts`] from the *begin of that round*. Who is elected later
-//! was so by at least one of those who confirmed, after the round began, and not before that one had heard nothing of a
-//! leader for [`LeaseTiming::silence_before_election`]; a new leader that waits, from its election, for one lease without
+//! confirmed its leadership; the lease lasts [`LeaseTiming::lasts`] from when that was *sent which they confirmed*. Who is
+//! elected later was so by at least one of those who confirmed, after it had heard that, and not before it had heard nothing
+//! of a leader for [`LeaseTiming::silence_before_election`]; a new leader that waits, from its election, for one lease without
 //! that silence therefore knows that all leases its predecessors gave have ended. (It need not wait for members that have
 //! got a lease from itself since, and must wait for a whole lease when it may be its own predecessor, restarted.) The
 //! leader tells how long the lease lasts from when the question arrived, the node counts from when it asked, so that
@@ -16,6 +16,9 @@
 //! have settled for the last cleared epoch, and, after an election, for the epoch at that time. Hence, if two nodes hold
 //! leases, the one that knows the earlier cleared epoch has seen the later one and keeps to it; so no address has two
 //! nodes that act for it. (`model` plays this against delays, losses, pauses and elections.)
+//!
+//! The death of a leader alone takes no lease from those who live: voters elect another as soon as they are free to vote, it
+//! gives leases at once, and by then those that the dead one gave have not run out ([`LeaseTiming::lasts`] is chosen so).
 //!
 //! A member that is declared down loses its addresses with that epoch; others get them when the epoch is cleared: when it
 //! has settled, or its lease is over. A node whose lease has ended stops everything before it asks for the next.
@@ -47,7 +50,7 @@ pub(in crate::cluster) use tenant::Tenant;
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTiming {
-    /// From the round in which a majority confirmed the leader to the end of the lease.
+    /// From when the leader sent what a majority confirmed to the end of the lease.
     pub lasts: Duration,
     /// What a node may take to stop when its lease has ended, and clocks may differ in speed meanwhile.
     pub grace: Duration,
@@ -63,7 +66,7 @@ pub struct LeaseTiming {
 impl Default for LeaseTiming {
     fn default() -> Self {
         Self {
-            lasts: Duration::from_millis(900),
+            lasts: Duration::from_millis(1_100),
             grace: Duration::from_millis(150),
             renew_every: Duration::from_millis(150),
             silence_before_election: Duration::from_millis(600),

@@ -43,6 +43,10 @@ pub(super) struct Core {
     pub(super) receiver: Receiver,
     pub(super) leader: watch::Sender<Leader>,
     pub(super) reach: Mutex<Reach>,
+    /// When this was opened.
+    pub(super) opened_at: Instant,
+    /// The leader to which the link has ended last.
+    pub(super) lost_leader: watch::Sender<Option<NodeId>>,
     /// Whether this node, which leads, wants to lead no more.
     pub(super) hands_over: AtomicBool,
     resumed: Option<Resumed>,
@@ -71,7 +75,9 @@ pub(super) struct Reach {
 }
 
 impl Core {
-    /// Opens what is on the disk and starts openraft on it.
+    /// Opens what is on the disk and starts openraft on it. A voter that confirmed a leader before it ended has that in its
+    /// vote on the disk, and openraft grants nobody the vote for `election_max_ms` from here on, as if it had just heard of
+    /// that leader.
     pub(super) async fn open(
         own: NodeId,
         store: Store,
@@ -123,6 +129,8 @@ impl Core {
             receiver: Receiver::default(),
             leader: watch::Sender::new(None),
             reach: Mutex::default(),
+            opened_at: Instant::now(),
+            lost_leader: watch::Sender::new(None),
             hands_over: AtomicBool::new(false),
             resumed,
         })
@@ -256,6 +264,13 @@ impl Core {
         ))
     }
 
+    /// The link to a node has ended; when that node leads, another may have to.
+    pub(super) fn link_ended(&self, node: NodeId) {
+        if self.leader_now().is_some_and(|(leader, _)| leader == node) {
+            self.lost_leader.send_replace(Some(node));
+        }
+    }
+
     pub(super) fn status(&self) -> LogStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow().clone();
@@ -306,6 +321,11 @@ impl Reach {
 
     fn leads_since(&self) -> Option<Instant> {
         self.leads_since
+    }
+
+    /// When the leader was last heard of.
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        self.heard_at
     }
 
     /// The leader sent something.

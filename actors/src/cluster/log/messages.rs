@@ -12,13 +12,14 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
 use super::backup::{self, BackupHeader, Restored};
-use super::command::{Command, MemberCommand, Term, Written};
+use super::command::{Command, MemberCommand, Written};
 use super::core::{Core, Leader};
 use super::error::LogError;
 use super::raft::LogSettings;
 use super::state::{self, Exchange};
 use super::transport::RaftTransport;
-use super::{forward, hand_over, propose, reconcile, serve};
+use super::serve::Confirmation;
+use super::{forward, hand_over, propose, reconcile, serve, stand};
 use crate::runtime::Deadline;
 use crate::store::replicated::LogIndex;
 use crate::store::{RecordBatch, ReplicatedWrites, Store, WriteError};
@@ -63,7 +64,7 @@ impl LogHandle {
     /// Does the log's work, until cancelled; may be run again then.
     pub async fn run(&self) {
         let core = &self.core;
-        tokio::join!(core.follow(), propose::run(core), reconcile::run(core));
+        tokio::join!(core.follow(), propose::run(core), reconcile::run(core), stand::run(core));
     }
 
     /// Stops taking part.
@@ -107,8 +108,23 @@ impl LogHandle {
     ///
     /// # Errors
     /// When this node does not lead, or no majority answers.
-    pub async fn confirm_leadership(&self, deadline: Deadline) -> Result<Term, LogError> {
+    pub async fn confirm_leadership(&self, deadline: Deadline) -> Result<Confirmation, LogError> {
         serve::confirm_leadership(&self.core, deadline).await
+    }
+
+    /// As [`confirm_leadership`](Self::confirm_leadership), within a round trip, at the cost of a heartbeat.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn confirm_leadership_now(&self, deadline: Deadline) -> Result<Confirmation, LogError> {
+        serve::speak(&self.core).await?;
+        serve::confirm_leadership(&self.core, deadline).await
+    }
+
+    /// The link to a node has ended: if it leads, it may be gone, and another should be elected as soon as voters are free
+    /// to vote.
+    pub fn link_ended(&self, node: NodeId) {
+        self.core.link_ended(node);
     }
 
     /// The membership, as far as this node has applied the log.

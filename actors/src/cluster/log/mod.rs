@@ -15,7 +15,7 @@
 //! - `transport`, `links`, `wire`, `network`, `serve`, `receive`: between nodes; `quorum`: when a majority last answered
 //! - `propose`: from writes to entries; `forward`: from any node to the leader
 //! - `members`: how the membership changes; `state`: who should vote; `reconcile`: the leader sees to it;
-//!   `hand_over`: to another leader
+//!   `stand`: when a voter stands for election; `hand_over`: to another leader
 //!
 //! What is not here: who is alive, and who owns what ([`super::placement`]).
 
@@ -40,6 +40,7 @@ mod reconcile;
 mod requests;
 mod serve;
 mod snapshot;
+mod stand;
 mod state;
 mod transport;
 mod wire;
@@ -54,6 +55,7 @@ pub use core::Leader;
 pub use error::LogError;
 pub use messages::LogHandle;
 pub use raft::LogSettings;
+pub use serve::Confirmation;
 pub use transport::{Nowhere, RaftTransport, TransportError};
 
 use crate::runtime::{

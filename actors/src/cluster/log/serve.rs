@@ -13,6 +13,7 @@ use super::core::Core;
 use super::error::LogError;
 use super::machine::number;
 use super::propose::Proposed;
+use super::stand;
 use super::wire::{AppendAnswer, LeaderAnswer, Question, VoteAnswer};
 use crate::runtime::Deadline;
 
@@ -55,9 +56,12 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
             encoded(&propose_all(core, requests, within(within_ms)).await)
         }
         Question::StandForElection => {
-            let standing = core.raft.trigger().elect().await;
-            standing.map_err(|error| core.fatal(error))?;
-            Ok(Bytes::new())
+            // Whoever asks may lead no more without knowing, and another be heard.
+            if stand::when_free(core, from, Duration::ZERO).await? {
+                return Ok(Bytes::new());
+            }
+            let leader = core.leader_now().map(|(leader, _)| leader);
+            Err(LogError::NotLeader { leader })
         }
         Question::ReadIndex { within_ms } => encoded(&read_index(core, within(within_ms)).await),
     }
@@ -156,10 +160,28 @@ pub(super) async fn read_index(core: &Core, deadline: Deadline) -> LeaderAnswer 
     }
 }
 
+/// A majority has followed this node as leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Which turn it is.
+    pub term: Term,
+    /// When it sent what the majority has followed: not before this was asked for.
+    pub sent_at: tokio::time::Instant,
+}
+
+/// Has this node, if it leads, speak to the others now, unless it has fallen silent to lead no more.
+pub(super) async fn speak(core: &Core) -> Result<(), LogError> {
+    if core.hands_over.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let spoken = core.raft.trigger().heartbeat().await;
+    spoken.map_err(|error| core.fatal(error))
+}
+
 /// Returns once a majority has followed this node in what it sent after this was called.
 ///
 /// Waits for the answers to the heartbeats that are sent anyway, so that many nodes which ask often cost no messages.
-pub(super) async fn confirm_leadership(core: &Core, deadline: Deadline) -> Result<Term, LogError> {
+pub(super) async fn confirm_leadership(core: &Core, deadline: Deadline) -> Result<Confirmation, LogError> {
     let asked_at = tokio::time::Instant::now();
     let mut changes = core.network.quorum.changes();
     let mut leaders = core.leader.subscribe();
@@ -172,10 +194,10 @@ pub(super) async fn confirm_leadership(core: &Core, deadline: Deadline) -> Resul
                 });
             }
         };
-        let confirmed = core.quorum_at().is_some_and(|at| at > asked_at);
+        let sent_at = core.quorum_at().filter(|sent_at| *sent_at > asked_at);
         let still = core.leader_now() == Some((core.own, term));
-        if confirmed && still {
-            return Ok(term);
+        if let Some(sent_at) = sent_at.filter(|_| still) {
+            return Ok(Confirmation { term, sent_at });
         }
         let changed = async {
             tokio::select! {

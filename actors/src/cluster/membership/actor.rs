@@ -62,7 +62,7 @@ impl Actor for MembershipActor {
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
         let mut leaders = self.log.leader();
         let mut link_events = self.links.subscribe();
-        let own = self.own.clone();
+        let (own, log) = (self.own.clone(), self.log.clone());
         ctx.spawn("follow leader and links", async move {
             leaders.mark_changed();
             let mut has_links = true;
@@ -75,7 +75,10 @@ impl Actor for MembershipActor {
                         own.tell(MembershipMessage::LeaderChanged(*leaders.borrow_and_update()));
                     }
                     event = link_events.recv(), if has_links => match event {
-                        Ok(LinkEvent::Down { node }) => own.tell(MembershipMessage::LinkEnded(node)),
+                        Ok(LinkEvent::Down { node }) => {
+                            log.link_ended(node);
+                            own.tell(MembershipMessage::LinkEnded(node));
+                        }
                         Ok(LinkEvent::Up { .. }) | Err(RecvError::Lagged(_)) => {}
                         Err(RecvError::Closed) => has_links = false,
                     },

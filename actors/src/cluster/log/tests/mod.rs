@@ -8,4 +8,5 @@ mod faults;
 mod figures;
 mod growth;
 mod kill;
+mod stand;
 mod world;
