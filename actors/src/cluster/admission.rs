@@ -1,7 +1,9 @@
 //! How newcomers are invited and let in.
 //!
-//! An invitation is a replicated record under the hash of its token. Whoever lets a newcomer in removes the record, guarded
-//! by its version, so that a token works once in the whole cluster; then the newcomer becomes a member.
+//! An invitation is a replicated record under the hash of its token. Whoever lets a newcomer in writes it into the record,
+//! guarded by its version, so that a token works for one node in the whole cluster; then the newcomer becomes a member. The
+//! record stays until it expires: a newcomer that was not told, or could not be made a member, may come again with it. It
+//! goes with the member when that is removed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 use troupe_protocol::cluster::{Member, MemberState, Role};
 use troupe_protocol::error::{Code, Coded};
+use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
 use super::identity::{
@@ -33,6 +36,9 @@ const INVITATIONS_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Invitation {
     expires_at: Timestamp,
+    /// For whom it works, once it was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taken_by: Option<NodeId>,
 }
 
 /// An invitation for one newcomer. The string is told only here.
@@ -79,6 +85,7 @@ impl Admission {
             .map_err(|error| ServiceError::from(&error))?;
         let invitation = Invitation {
             expires_at: join.valid_until().into(),
+            taken_by: None,
         };
         let mut batch = RecordBatch::default();
         let put = self
@@ -99,13 +106,28 @@ impl Admission {
             let (hash, invitation) = entry.map_err(|error| ServiceError::from(&error))?;
             if invitation.expires_at.as_jiff() < now {
                 self.invitations.remove_into(&mut batch, &hash);
-            } else {
+            } else if invitation.taken_by.is_none() {
                 open += 1;
             }
         }
         if open >= INVITATIONS_MAX {
             let detail = format!("{open} invitations are open: wait until some are used or over");
             return Err(ServiceError::new(Code::TooManyRequests, detail));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write(batch, deadline).await
+    }
+
+    /// Makes the invitation worthless with which a member came: for one that is about to be removed.
+    pub async fn forget_that_of(&self, node: NodeId, deadline: Deadline) -> Result<(), ServiceError> {
+        let mut batch = RecordBatch::default();
+        for entry in self.invitations.scan_prefix("") {
+            let (hash, invitation) = entry.map_err(|error| ServiceError::from(&error))?;
+            if invitation.taken_by == Some(node) {
+                self.invitations.remove_into(&mut batch, &hash);
+            }
         }
         if batch.is_empty() {
             return Ok(());
@@ -144,7 +166,7 @@ impl Admission {
             });
             return Err(refused(&error));
         }
-        self.use_up(token, deadline).await?;
+        self.take(token, applicant.node, deadline).await?;
         let member = MemberCommand::Add(member_of(applicant));
         self.log
             .change(member, deadline)
@@ -156,7 +178,8 @@ impl Admission {
         })
     }
 
-    async fn use_up(&self, token: TokenHash, deadline: Deadline) -> Result<(), Refusal> {
+    /// From now on the token works for this node alone.
+    async fn take(&self, token: TokenHash, node: NodeId, deadline: Deadline) -> Result<(), Refusal> {
         let unknown = || {
             let detail = "the join string is unknown or used up: make a new one with `troupe node invite`";
             refusal(Code::JoinRefused, detail.to_owned())
@@ -171,9 +194,19 @@ impl Admission {
             let detail = "the join string has expired: make a new one with `troupe node invite`";
             return Err(refusal(Code::JoinRefused, detail.to_owned()));
         }
+        match found.value.taken_by {
+            None => {}
+            Some(holder) if holder == node => return Ok(()), // it comes again
+            Some(_) => return Err(unknown()),
+        }
+        let taken = Invitation {
+            taken_by: Some(node),
+            ..found.value
+        };
         let mut batch = RecordBatch::default();
         self.invitations.guard_into(&mut batch, &key, Some(found.version));
-        self.invitations.remove_into(&mut batch, &key);
+        let put = self.invitations.put_into(&mut batch, &key, &taken);
+        put.map_err(|error| refused(&error))?;
         match self.store.write_records(batch, deadline).await {
             Ok(()) => Ok(()),
             Err(WriteError::Conflict(_)) => Err(unknown()),

@@ -72,6 +72,7 @@ impl ClusterHandle {
         let membership = Arc::new(Membership {
             epoch: Epoch(1),
             members: BTreeMap::from([(node_id, lone_member(node_id))]),
+            ..Membership::default()
         });
         let view = View {
             node_id,

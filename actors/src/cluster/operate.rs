@@ -204,6 +204,9 @@ impl ClusterHandle {
         if member.is_some_and(|member| member.role == Role::Voter) {
             self.demote(node, deadline).await?;
         }
+        let admission = &self.reach()?.admission;
+        let forgotten = admission.forget_that_of(node, deadline).await;
+        forgotten.map_err(ClusterError::Refused)?;
         self.change(MemberCommand::Remove { id: node }, deadline).await
     }
 
@@ -296,6 +299,7 @@ mod tests {
         Membership {
             epoch: Epoch(1),
             members: states.iter().enumerate().map(member).collect(),
+            ..Membership::default()
         }
     }
 

@@ -132,7 +132,11 @@ fn membership_of(ids: &[NodeId], up: &[usize], epoch: Epoch) -> Arc<Membership> 
         (*id, member)
     };
     let members: BTreeMap<_, _> = ids.iter().enumerate().map(member).collect();
-    Arc::new(Membership { epoch, members })
+    Arc::new(Membership {
+        epoch,
+        members,
+        ..Membership::default()
+    })
 }
 
 fn wire_to(node: NodeId) -> Option<(Arc<Shared>, CancellationToken)> {

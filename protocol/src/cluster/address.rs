@@ -120,6 +120,7 @@ mod tests {
         Membership {
             epoch: Epoch(1),
             members: (1..=nodes).map(member).collect(),
+            ..Membership::default()
         }
     }
 

@@ -137,6 +137,9 @@ pub struct Membership {
     pub epoch: Epoch,
     /// The members by their id.
     pub members: BTreeMap<NodeId, Member>,
+    /// Who was a member until this epoch and was removed: nobody speaks with them any more.
+    #[serde(default)]
+    pub removed: BTreeMap<NodeId, Epoch>,
 }
 
 impl Membership {

@@ -50,6 +50,7 @@ fn membership(epoch: u64, up: &BTreeSet<usize>) -> Arc<Membership> {
     Arc::new(Membership {
         epoch: Epoch(epoch),
         members: (0..NODES).map(member).collect(),
+        ..Membership::default()
     })
 }
 

@@ -59,6 +59,7 @@ pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), Ha
         }
         Protocol::Http => {
             let from = peer_of(&stream)?;
+            refuse_removed(&shared, from)?;
             // As many wait as may: the peer sees the stream closed and tries again.
             let _ = shared.http.try_send(HttpStream { from, stream });
             Ok(())
@@ -177,6 +178,15 @@ async fn welcome(shared: &Arc<Shared>, mut stream: NodeStream) -> Result<Arc<Con
     }
 }
 
+/// Its certificate is as good as it was; it is no member any more.
+fn refuse_removed(shared: &Shared, node: NodeId) -> Result<(), HandshakeError> {
+    if !shared.removed.load().contains(&node) {
+        return Ok(());
+    }
+    let detail = format!("node {node} was removed from the cluster");
+    Err(HandshakeError::Refused(ServiceError::new(Code::JoinRefused, detail)))
+}
+
 async fn admit(shared: &Shared, hello: &Hello) -> Result<(), HandshakeError> {
     let hello = Box::new(hello.clone());
     let deadline = Deadline::within(HANDSHAKE_WITHIN);
@@ -201,6 +211,7 @@ fn agree(
             certified,
         });
     }
+    refuse_removed(shared, certified)?;
     let wire_version = negotiate(shared.settings.wire_versions, theirs).map_err(HandshakeError::Refused)?;
     Ok(Agreement {
         peer: PeerStart {

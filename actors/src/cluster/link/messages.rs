@@ -1,5 +1,6 @@
 //! How the rest of the node talks to other nodes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -131,6 +132,12 @@ impl LinksHandle {
     pub fn connect_to(&self, peers: Vec<Peer>) {
         // Refused only when the node is stopping or hopelessly behind; the next change brings the whole set again.
         let _ = self.shared.mailbox.tell(LinksMessage::ConnectTo(peers));
+    }
+
+    /// Says who was removed from the cluster: the whole set, at each change of it and before [`connect_to`](Self::connect_to).
+    /// Their connections are not accepted, whatever certificates they have.
+    pub fn refuse(&self, removed: BTreeSet<NodeId>) {
+        self.shared.removed.store(Arc::new(removed));
     }
 
     /// Ends the connection to a node that is known to be gone, so that nobody waits for its answers; another is tried.

@@ -1,6 +1,6 @@
 //! What the handle, the actor and the connections of a node's links have in common.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub ground: RwLock<Option<Ground>>,
     /// The connection of each link that has one. Written by the actor only.
     pub live: ArcSwap<HashMap<NodeId, Arc<Connection>>>,
+    /// Who was removed from the cluster.
+    pub removed: ArcSwap<BTreeSet<NodeId>>,
     by_key: RwLock<HashMap<u64, Arc<Connection>>>,
     /// Written by the actor only.
     pub board: Mutex<BTreeMap<NodeId, Standing>>,
@@ -97,6 +99,7 @@ impl Shared {
             desk: RwLock::default(),
             ground: RwLock::default(),
             live: ArcSwap::default(),
+            removed: ArcSwap::default(),
             by_key: RwLock::default(),
             board: Mutex::default(),
         })

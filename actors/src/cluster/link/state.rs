@@ -31,7 +31,7 @@ pub(super) struct LinksState {
     own: NodeId,
     redial_ms_max: u64,
     peers: BTreeMap<NodeId, Wanted>,
-    /// Were members once.
+    /// Were among the peers in this life of the actor. (Who was removed from the cluster is known from its membership.)
     removed: BTreeSet<NodeId>,
     open: BTreeMap<NodeId, Open>,
     attempts: u64,

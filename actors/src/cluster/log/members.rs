@@ -5,6 +5,9 @@ use troupe_protocol::id::NodeId;
 
 use super::command::{MemberCommand, MemberRefusal};
 
+/// Removed members that are remembered; those that were removed first are forgotten first.
+const REMOVED_MAX: usize = 1_000;
+
 /// The membership after a command; nothing when the command changes nothing.
 ///
 /// # Errors
@@ -49,7 +52,22 @@ pub(super) fn after(
         return Ok(None);
     }
     next.epoch = Epoch(membership.epoch.0 + 1);
+    note_removed(&mut next, membership);
     Ok(Some(next))
+}
+
+/// Every node knows from the membership whom to refuse, also one that was not there when it was removed.
+fn note_removed(next: &mut Membership, before: &Membership) {
+    let gone = before.members.keys().filter(|id| !next.members.contains_key(id));
+    let gone: Vec<NodeId> = gone.copied().collect();
+    next.removed.extend(gone.into_iter().map(|id| (id, next.epoch)));
+    // Whoever was invited again is a member again.
+    next.removed.retain(|id, _| !next.members.contains_key(id));
+    while next.removed.len() > REMOVED_MAX {
+        let first = next.removed.iter().min_by_key(|(id, epoch)| (**epoch, **id));
+        let Some(id) = first.map(|(id, _)| *id) else { break };
+        next.removed.remove(&id);
+    }
 }
 
 fn add(membership: &mut Membership, member: &Member) -> Result<(), MemberRefusal> {
@@ -207,5 +225,20 @@ mod tests {
         apply(&mut membership, remove);
         assert_eq!(membership.members.len(), 1);
         assert_eq!(membership.members[&id(2)].role, Role::Voter);
+    }
+
+    #[test]
+    fn who_was_removed_is_remembered_until_it_is_a_member_again() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        for number in 2..REMOVED_MAX as u128 + 4 {
+            apply(&mut membership, MemberCommand::Add(node(number, Role::Learner)));
+            apply(&mut membership, MemberCommand::Remove { id: id(number) });
+        }
+        assert_eq!(membership.removed.len(), REMOVED_MAX);
+        assert!(!membership.removed.contains_key(&id(2)), "the first is forgotten");
+        assert_eq!(membership.removed[&id(10)], Epoch(19));
+        apply(&mut membership, MemberCommand::Add(node(10, Role::Learner)));
+        assert!(!membership.removed.contains_key(&id(10)));
     }
 }

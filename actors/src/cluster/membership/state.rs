@@ -230,6 +230,7 @@ mod tests {
             self.membership = Arc::new(Membership {
                 epoch: Epoch(self.membership.epoch.0 + 1),
                 members: [(id(1), member(1, MemberState::Up)), (id(2), member(2, state))].into(),
+                ..Membership::default()
             });
         }
 

@@ -6,8 +6,13 @@ mod bed;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use troupe_protocol::cluster::{Address, ClusterWarning, EntityKind, MemberState};
+use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::{Address, ClusterWarning, EntityKind, Generation, MemberState};
+use troupe_protocol::error::Code;
+use troupe_protocol::id::NodeId;
 
+use super::identity::{Applicant, EnrolDesk, JoinString};
+use super::link::Peer;
 use super::{ClusterError, Whereabouts};
 use crate::runtime::Deadline;
 use bed::{Bed, KEYS, wait_until};
@@ -195,6 +200,76 @@ async fn a_join_string_works_once_and_a_name_only_for_one() {
     let join = bed.invitation(0).await;
     let taken = bed.start("alpha", Some(join)).await.unwrap_err();
     assert!(taken.contains("alpha"), "{taken}");
+    bed.end().await;
+}
+
+/// The answer may be lost, or the newcomer not become a member, after its string was taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_nobody_else() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    assert!(bed.node(0).cluster.ready(soon()).await);
+    let join: JoinString = bed.invitation(0).await.parse().unwrap();
+    let applicant = |node: u128, name: &str| Applicant {
+        node: NodeId::from_ulid(ulid::Ulid(node)),
+        name: name.parse().unwrap(),
+        generation: Generation(1),
+        version: String::new(),
+        wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
+        cluster_address: "127.0.0.1:9".to_owned(),
+        edge_address: String::new(),
+    };
+    let cluster = bed.node(0).cluster.clone();
+    let desk = &cluster.shared.reach.get().unwrap().admission;
+    let admit = async |applicant| desk.admit(join.token_hash(), applicant).await;
+    assert_eq!(admit(applicant(2, "beta")).await.unwrap().members.len(), 2);
+    assert_eq!(admit(applicant(2, "beta")).await.unwrap().members.len(), 2);
+    let other = admit(applicant(3, "gamma")).await.unwrap_err();
+    assert!(other.detail.contains("used up"), "{}", other.detail);
+    let beta = applicant(2, "beta").node;
+    cluster.remove(beta, soon()).await.unwrap();
+    let removed = admit(applicant(2, "beta")).await.unwrap_err();
+    assert_eq!(removed.code, Code::JoinRefused);
+    let membership = cluster.log().unwrap().membership();
+    assert_eq!(membership.borrow().members.len(), 1);
+    bed.end().await;
+}
+
+/// Whoever remembers nothing of the removal knows of it from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removed_node_is_refused_by_a_node_that_has_started_since() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    bed.join("beta").await;
+    bed.await_up(2).await;
+    // The one with the lower id dials.
+    let removed = usize::from(bed.node(0).id() > bed.node(1).id());
+    let kept = 1 - removed;
+    let removed_id = bed.node(removed).id();
+    let within = Deadline::within(Duration::from_secs(30));
+    let cluster = bed.node(kept).cluster.clone();
+    cluster.remove(removed_id, within).await.unwrap();
+    bed.stop(removed).await;
+    bed.stop(kept).await;
+    bed.restart(kept).await;
+    assert!(bed.node(kept).cluster.ready(soon()).await);
+    bed.restart(removed).await;
+    let kept_id = bed.node(kept).id();
+    let refused = || {
+        // It listens elsewhere since its start, of which the removed one was not told.
+        let membership = bed.node(kept).cluster.membership();
+        let address = membership.members[&kept_id].cluster_address.clone();
+        let peer = Peer { id: kept_id, address };
+        bed.node(removed).links.connect_to(vec![peer]);
+        let links = bed.node(removed).links.status();
+        let link = links.into_iter().find(|link| link.node == kept_id);
+        link.and_then(|link| link.last_error)
+            .is_some_and(|error| error.contains("was removed from the cluster"))
+    };
+    let waited = wait_until(Duration::from_secs(5), refused).await;
+    assert!(waited.is_some(), "{}", bed.describe().await);
+    let links = bed.node(kept).links.status();
+    assert!(links.iter().all(|link| link.node != removed_id), "{links:?}");
     bed.end().await;
 }
 
