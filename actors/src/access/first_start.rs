@@ -118,6 +118,17 @@ async fn make_joined_key(kept: &Kept, token: &Token, name: &NodeName) -> Result<
     Err(AccessError::Exists { name: first })
 }
 
+/// Whether a key is one that was made for the node with this name when it joined.
+pub(super) fn is_of_joined(key: &KeyRecord, node: &NodeName) -> bool {
+    let of_node = format!("{FIRST_KEY_NAME}@{node}");
+    let is_named = match key.name.strip_prefix(&of_node) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix(' ').is_some_and(|number| number.parse::<u32>().is_ok()),
+        None => false,
+    };
+    is_named && key.created_by == Principal::node().name
+}
+
 fn read_or_make(path: &Path) -> Result<Token, AccessError> {
     let unusable = || AccessError::KeyFile {
         path: path.to_owned(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::cluster::NodeName;
 
 use super::token::TokenHash;
 use super::view::AccessView;
@@ -35,6 +36,13 @@ pub enum AccessMessage {
         id: KeyId,
         /// The answer: which it was.
         reply: Reply<Result<KeyInfo, AccessError>>,
+    },
+    /// Make the keys worthless that a node was given when it joined.
+    RevokeKeysOfNode {
+        /// Which node.
+        node: NodeName,
+        /// The answer: which they were.
+        reply: Reply<Result<Vec<KeyInfo>, AccessError>>,
     },
     /// Make a one-time login code.
     MintLoginCode {
@@ -134,6 +142,16 @@ impl AccessHandle {
     /// When there is no such key, it is the last administrator key, or the store fails.
     pub async fn revoke(&self, id: KeyId) -> Result<KeyInfo, AccessError> {
         self.ask(|reply| AccessMessage::RevokeKey { id, reply }).await
+    }
+
+    /// Makes the administrator keys worthless that were made for a node when it joined, as it is about to be removed. The
+    /// last administrator key of the cluster stays. Gives those that are gone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn revoke_keys_of_node(&self, node: NodeName) -> Result<Vec<KeyInfo>, AccessError> {
+        self.ask(|reply| AccessMessage::RevokeKeysOfNode { node, reply })
+            .await
     }
 
     /// Makes a one-time login code for the browser, valid for ten minutes, for the principal of a key.

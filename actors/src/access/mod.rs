@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use serde_json::json;
 use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::cluster::NodeName;
 use troupe_protocol::time::Timestamp;
 
 use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, ExitReason, Mailbox, System};
@@ -114,6 +115,9 @@ impl Actor for Access {
                 reply,
             } => reply.send(self.create_key(name, role, by).await),
             AccessMessage::RevokeKey { id, reply } => reply.send(self.revoke_key(id).await),
+            AccessMessage::RevokeKeysOfNode { node, reply } => {
+                reply.send(self.revoke_keys_of_node(&node).await);
+            }
             AccessMessage::MintLoginCode { principal, reply } => {
                 reply.send(self.mint_login_code(&principal).await);
             }
@@ -185,6 +189,23 @@ impl Access {
             Ok(revocation.key.info())
         })
         .await
+    }
+
+    async fn revoke_keys_of_node(&mut self, node: &NodeName) -> Result<Vec<KeyInfo>, AccessError> {
+        self.kept.linearize().await?; // it may have been made at that node a moment ago
+        self.catch_up().await?;
+        let mut revoked = Vec::new();
+        for id in self.state.keys_of_node(node) {
+            match self.revoke_key(id).await {
+                Ok(key) => revoked.push(key),
+                Err(AccessError::NotFound { .. }) => {} // somebody was faster
+                Err(error @ AccessError::LastAdmin { .. }) => {
+                    tracing::warn!(%node, %error, "a key of a node that is removed stays");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(revoked)
     }
 
     async fn mint_login_code(&mut self, principal: &Principal) -> Result<SecretString, AccessError> {

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::cluster::NodeName;
 use troupe_protocol::time::Timestamp;
 use ulid::Ulid;
 
 use super::AccessError;
+use super::first_start::is_of_joined;
 use super::token::{Token, TokenHash};
 use super::view::AccessView;
 
@@ -165,6 +167,12 @@ impl AccessState {
             created_by: by.to_owned(),
             last_used_at: None,
         })
+    }
+
+    /// The keys that were made for the node with this name when it joined.
+    pub(super) fn keys_of_node(&self, node: &NodeName) -> Vec<KeyId> {
+        let of_node = self.keys.values().filter(|key| is_of_joined(key, node));
+        of_node.map(|key| key.id).collect()
     }
 
     /// What goes when a key is revoked.

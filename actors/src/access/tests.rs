@@ -195,6 +195,28 @@ impl TwoNodes {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_node_goes_with_it_and_no_other() {
+    let two = TwoNodes::new().await;
+    let access = two.access(0);
+    let admin = two.firsts[0].principal();
+    // Made by a person, whatever they are called.
+    for name in ["admin@second 2", "admin@secondary"] {
+        access.create_key(name, Role::Admin, &admin).await.unwrap();
+    }
+    let node = "second".parse().unwrap();
+    let gone = access.revoke_keys_of_node(node).await.unwrap();
+    assert_eq!(gone.iter().map(|key| key.id).collect::<Vec<_>>(), [two.firsts[1].info.id]);
+    let key = two.firsts[1].key.expose_secret();
+    assert_eq!(access.authenticate(key), None);
+    soon(|| two.access(1).authenticate(key).is_none()).await;
+    let kept: Vec<String> = access.list().into_iter().map(|key| key.name).collect();
+    assert_eq!(kept, ["admin", "admin@second 2", "admin@secondary"]);
+    let again = access.revoke_keys_of_node("second".parse().unwrap()).await.unwrap();
+    assert!(again.is_empty());
+    two.end().await;
+}
+
 async fn soon(condition: impl Fn() -> bool) {
     testkit::eventually(Duration::from_secs(5), condition)
         .await

@@ -47,7 +47,11 @@ pub(super) struct Shared {
     pub observers: RwLock<BTreeMap<ObserveTopic, Arc<dyn ObserveHost>>>,
     /// How other nodes are reached; nothing for [`ClusterHandle::alone`].
     pub reach: OnceLock<Reach>,
+    pub before_removal: RwLock<Vec<BeforeRemoval>>,
 }
+
+/// Ends what a member has for itself and others would leave behind; called with its name before it is removed.
+pub type BeforeRemoval = Arc<dyn Fn(NodeName) -> BoxFuture<'static, Result<(), ServiceError>> + Send + Sync>;
 
 /// How other nodes are reached.
 pub(super) struct Reach {
@@ -128,6 +132,11 @@ impl ClusterHandle {
     /// Names what other nodes may look at here.
     pub fn observe(&self, topic: ObserveTopic, host: Arc<dyn ObserveHost>) {
         self.shared.observers.write().insert(topic, host);
+    }
+
+    /// Names what is to be done before a member is removed; while it cannot be done, the member stays.
+    pub fn before_removal(&self, step: BeforeRemoval) {
+        self.shared.before_removal.write().push(step);
     }
 
     /// How many placed actors run on this node.
@@ -280,6 +289,7 @@ impl Shared {
             hosts: Hosts::new(),
             observers: RwLock::new(BTreeMap::new()),
             reach: OnceLock::new(),
+            before_removal: RwLock::default(),
             view: ArcSwap::from_pointee(view),
         }
     }

@@ -45,6 +45,6 @@ pub use admission::Invited;
 pub use dispatcher::{EntityContext, EntityHost, EntityStream, ObserveHost, ObserveTopic, Parts, Streamed};
 pub use error::ClusterError;
 pub use family::{ClusterParts, ClusterSettings, ClusterStartError, StartedCluster, start};
-pub use handle::ClusterHandle;
+pub use handle::{BeforeRemoval, ClusterHandle};
 pub use link::ServiceError;
 pub use placement::{Nowhere, Whereabouts};

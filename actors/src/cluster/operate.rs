@@ -191,7 +191,7 @@ impl ClusterHandle {
         demoted.map(drop).map_err(refused)
     }
 
-    /// Removes a member for good; drains it first if it is alive.
+    /// Removes a member for good, with what it has for itself; drains it first if it is alive.
     ///
     /// # Errors
     /// As [`drain`](Self::drain), and when no voter would be left.
@@ -207,7 +207,19 @@ impl ClusterHandle {
         let admission = &self.reach()?.admission;
         let forgotten = admission.forget_that_of(node, deadline).await;
         forgotten.map_err(ClusterError::Refused)?;
+        if let Some(member) = member {
+            self.end_what_is_of(member).await?;
+        }
         self.change(MemberCommand::Remove { id: node }, deadline).await
+    }
+
+    /// As long as it is a member, nobody else can have its name: so what bears that name is its own.
+    async fn end_what_is_of(&self, member: &Member) -> Result<(), ClusterError> {
+        let steps = self.shared.before_removal.read().clone();
+        for step in steps {
+            step(member.name.clone()).await.map_err(ClusterError::Refused)?;
+        }
+        Ok(())
     }
 
     fn reach(&self) -> Result<&Reach, ClusterError> {

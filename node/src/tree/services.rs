@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, mpsc};
 use troupe_actors::{
     access,
     audit::{self, AuditSettings},
-    cluster::{ClusterHandle, identity::ClusterKey, link::HttpStream},
+    cluster::{ClusterHandle, ServiceError, identity::ClusterKey, link::HttpStream},
     conversation::{ConversationServices, ConversationsHandle},
     health, registry,
     runtime::{ActorPath, ChildSpec, Mailbox, System},
@@ -57,6 +57,14 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         ..
     } = ground;
     let (access, access_child) = access::actor(system, top.child("access"), store)?;
+    let keys = access.clone();
+    cluster.before_removal(Arc::new(move |node| {
+        let keys = keys.clone();
+        Box::pin(async move {
+            let revoked = keys.revoke_keys_of_node(node).await;
+            revoked.map(drop).map_err(|error| ServiceError::from(&error))
+        })
+    }));
     let events_max = config.audit.entries_max.get();
     let (audit_log, audit_child) =
         audit::actor(system, top.child("audit"), store, AuditSettings { events_max })?;

@@ -3,6 +3,7 @@
 
 mod bed;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -227,7 +228,13 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
     let other = admit(applicant(3, "gamma")).await.unwrap_err();
     assert!(other.detail.contains("used up"), "{}", other.detail);
     let beta = applicant(2, "beta").node;
+    let (removed, told) = std::sync::mpsc::channel();
+    cluster.before_removal(Arc::new(move |name| {
+        removed.send(name).unwrap();
+        Box::pin(async { Ok(()) })
+    }));
     cluster.remove(beta, soon()).await.unwrap();
+    assert_eq!(told.try_recv().unwrap(), applicant(2, "beta").name);
     let removed = admit(applicant(2, "beta")).await.unwrap_err();
     assert_eq!(removed.code, Code::JoinRefused);
     let membership = cluster.log().unwrap().membership();
