@@ -152,6 +152,12 @@ pub enum StoreError {
         /// The blob.
         id: String,
     },
+    /// What was being read as it was at one moment is no longer to be had.
+    #[error("the state cannot be read as it was when that began: {reason}; try again")]
+    Overtaken {
+        /// What came before its end.
+        reason: &'static str,
+    },
     /// The engine failed while running. After a failed write or sync nothing more is written until the next start, because
     /// what the disk holds is then unknown.
     #[error("the database in {} failed: {reason}. Check the disk (space, errors), then restart the node", folder.display())]
@@ -184,7 +190,9 @@ impl Coded for StoreError {
     fn code(&self) -> Code {
         match self {
             Self::TooLarge { .. } => Code::RecordTooLarge,
-            Self::InUse { .. } | Self::File { .. } | Self::Failed { .. } => Code::StoreUnavailable,
+            Self::InUse { .. } | Self::File { .. } | Self::Failed { .. } | Self::Overtaken { .. } => {
+                Code::StoreUnavailable
+            }
             Self::Unreadable { .. }
             | Self::Lost { .. }
             | Self::RolledBack { .. }

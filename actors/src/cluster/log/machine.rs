@@ -5,6 +5,7 @@
 //! (who votes), and the requests of the last entries.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -116,6 +117,17 @@ impl Machine {
 
     pub(super) fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// The state at this moment, and what it is.
+    fn behold(&self) -> (SnapshotMeta, Result<ReplicatedSnapshot, StoreError>) {
+        let inner = self.inner.lock();
+        let meta = SnapshotMeta {
+            last_log_id: inner.applied,
+            last_membership: inner.configuration.clone(),
+            snapshot_id: format!("{}-{:08x}", number(inner.applied.as_ref()), fastrand::u32(..)),
+        };
+        (meta, self.state.snapshot())
     }
 
     async fn install(&self, meta: &SnapshotMeta, file: SnapshotFile) -> Result<(), MachineError> {
@@ -288,16 +300,11 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let inner = self.inner.lock();
-        let meta = SnapshotMeta {
-            last_log_id: inner.applied,
-            last_membership: inner.configuration.clone(),
-            snapshot_id: format!("{}-{:08x}", number(inner.applied.as_ref()), fastrand::u32(..)),
-        };
+        let (meta, state) = self.behold();
         Builder {
+            machine: self.clone(),
             meta,
-            state: Some(self.state.snapshot()),
-            snapshots: self.snapshots.clone(),
+            state: Some(state),
         }
     }
 
@@ -322,25 +329,42 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
-/// Makes a snapshot of the state as it was when this was made, while entries go on being applied.
+/// Makes a snapshot of the state as it was when this was made, while entries go on being applied; of the state as it is
+/// later when so much was changed meanwhile that the former is no longer to be had.
 pub(super) struct Builder {
+    machine: Machine,
     meta: SnapshotMeta,
     state: Option<Result<ReplicatedSnapshot, StoreError>>,
-    snapshots: Snapshots,
+}
+
+/// How long changes are given to become fewer before a snapshot is begun anew.
+const BUILD_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+impl Builder {
+    async fn build(&mut self) -> Result<Snapshot, MachineError> {
+        loop {
+            let begun = self.state.take();
+            let (meta, state) = match begun {
+                Some(state) => (self.meta.clone(), state),
+                None => self.machine.behold(),
+            };
+            self.meta = meta.clone();
+            let snapshots = self.machine.snapshots.clone();
+            let built = tokio::task::spawn_blocking(move || snapshots.build(meta, state?)).await?;
+            match built {
+                Err(SnapshotError::Store(StoreError::Overtaken { reason })) => {
+                    tracing::warn!(reason, "the log's snapshot is begun anew");
+                    tokio::time::sleep(BUILD_AGAIN_AFTER).await;
+                }
+                built => return Ok(built?),
+            }
+        }
+    }
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
-        let state = self.state.take();
-        let built = tokio::task::spawn_blocking(move || match state {
-            Some(state) => Ok(snapshots.build(meta, state?)?),
-            None => Err(MachineError::Store(StoreError::Failed {
-                folder: std::path::PathBuf::new(),
-                reason: "a snapshot is built once".to_owned(),
-            })),
-        });
-        let built = built.await.map_err(MachineError::from).and_then(|built| built);
+        let built = self.build().await;
         built.map_err(|error| StorageIOError::write_snapshot(Some(self.meta.signature()), &error).into())
     }
 }

@@ -95,20 +95,13 @@ impl Snapshots {
     pub(super) fn build(
         &self,
         meta: SnapshotMeta,
-        mut state: ReplicatedSnapshot,
+        state: ReplicatedSnapshot,
     ) -> Result<Snapshot, SnapshotError> {
         let unfinished = self.begin()?;
-        let failed = |error| at(&unfinished.path, error);
-        let header = wire::encode(&meta).map_err(|error| SnapshotError::Header {
-            path: unfinished.path.to_path_buf(),
-            error,
-        })?;
-        let mut writer =
-            ImageWriter::begin(BufWriter::new(unfinished.file.as_ref()), &header).map_err(failed)?;
-        while let Some(chunk) = state.next_chunk()? {
-            writer.chunk(&chunk).map_err(failed)?;
+        if let Err(error) = write(&unfinished, &meta, state) {
+            unfinished.discard();
+            return Err(error);
         }
-        writer.finish().map_err(failed)?;
         self.adopt(meta, unfinished)
     }
 
@@ -214,6 +207,25 @@ impl std::io::Read for Positioned {
         self.offset += read as u64;
         Ok(read)
     }
+}
+
+fn write(
+    unfinished: &SnapshotFile,
+    meta: &SnapshotMeta,
+    mut state: ReplicatedSnapshot,
+) -> Result<(), SnapshotError> {
+    let failed = |error| at(&unfinished.path, error);
+    let header = wire::encode(meta).map_err(|error| SnapshotError::Header {
+        path: unfinished.path.to_path_buf(),
+        error,
+    })?;
+    let mut writer =
+        ImageWriter::begin(BufWriter::new(unfinished.file.as_ref()), &header).map_err(failed)?;
+    while let Some(chunk) = state.next_chunk()? {
+        writer.chunk(&chunk).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)?;
+    Ok(())
 }
 
 fn at(path: &Path, error: ImageError) -> SnapshotError {

@@ -1,7 +1,8 @@
 //! The whole replicated state at one position, in chunks, while writes go on; and the way back.
 //!
 //! The engine has no snapshots of its own. So one is read page by page, and whatever is about to change behind the
-//! reader's back is first remembered as it was (`Beheld`).
+//! reader's back is first remembered as it was (`Beheld`). When that becomes too much, the snapshot is given up: whoever
+//! reads it begins anew.
 //!
 //! A chunk is a row of records, then the CRC-32 of all that:
 //! ```text
@@ -26,21 +27,58 @@ const CHUNK_BYTES: usize = 96 * 1024;
 /// No chunk is larger.
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 224 * 1024;
 
+/// What is remembered of records that were changed before they were read, in bytes; at more the snapshot is given up.
+const REMEMBERED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// A snapshot that is being read.
 pub(super) struct Beheld {
     /// The last key that was read.
     read: Option<Vec<u8>>,
     /// Records that were changed before they were read, as they had been at the snapshot's position.
     before: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// Another state was installed meanwhile.
-    is_void: bool,
+    /// What those take.
+    before_bytes: usize,
+    bytes_max: usize,
+    /// Why it can be read no further.
+    void: Option<&'static str>,
+}
+
+impl Beheld {
+    fn remember(&mut self, key: &[u8], record: Option<&[u8]>) {
+        let is_read = self.read.as_deref().is_some_and(|read| read >= key);
+        if self.void.is_some() || is_read || self.before.contains_key(key) {
+            return;
+        }
+        self.before_bytes += bytes_of(key, record);
+        self.before.insert(key.to_vec(), record.map(<[u8]>::to_vec));
+        if self.before_bytes > self.bytes_max {
+            self.give_up("too much was changed before it was read");
+        }
+    }
+
+    /// The first of the records that are remembered; it is not any more.
+    fn take_first(&mut self) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+        let (key, record) = self.before.pop_first()?;
+        self.before_bytes -= bytes_of(&key, record.as_deref());
+        Some((key, record))
+    }
+
+    fn give_up(&mut self, reason: &'static str) {
+        self.void = Some(reason);
+        self.before = BTreeMap::new();
+        self.before_bytes = 0;
+    }
+}
+
+fn bytes_of(key: &[u8], record: Option<&[u8]>) -> usize {
+    key.len() + record.map_or(0, <[u8]>::len)
 }
 
 impl Applied {
     /// Ends the snapshots that are being read: the raw tree that they read is about to be emptied.
     pub(super) fn void_snapshots(&mut self) {
         for snapshot in self.beheld.drain(..).filter_map(|snapshot| snapshot.upgrade()) {
-            snapshot.lock().is_void = true;
+            snapshot.lock().give_up("another state was installed");
         }
     }
 
@@ -57,18 +95,15 @@ impl Applied {
         for key in keys {
             let before = raw.get(key)?;
             for snapshot in self.beheld.iter().filter_map(Weak::upgrade) {
-                let mut snapshot = snapshot.lock();
-                let is_unread = snapshot.read.as_ref().is_none_or(|read| read < key);
-                if is_unread && !snapshot.before.contains_key(key) {
-                    snapshot.before.insert(key.clone(), before.clone());
-                }
+                snapshot.lock().remember(key, before.as_deref());
             }
         }
         Ok(())
     }
 }
 
-/// The replicated state as it was at one position. Read it in time: what changes meanwhile is kept in memory.
+/// The replicated state as it was at one position. Read it in time: what changes meanwhile is kept in memory, and there is a
+/// bound to that.
 pub struct ReplicatedSnapshot {
     core: Arc<ReplicatedCore>,
     raw: Arc<dyn Tree>,
@@ -83,7 +118,9 @@ impl ReplicatedSnapshot {
         let beheld = Arc::new(Mutex::new(Beheld {
             read: None,
             before: BTreeMap::new(),
-            is_void: false,
+            before_bytes: 0,
+            bytes_max: REMEMBERED_BYTES_MAX,
+            void: None,
         }));
         applied.beheld.push(Arc::downgrade(&beheld));
         Ok(Self {
@@ -100,19 +137,26 @@ impl ReplicatedSnapshot {
         self.position.as_deref()
     }
 
+    /// As when so many bytes of what changes are too much.
+    #[cfg(test)]
+    pub(super) fn remembering_at_most(self, bytes_max: usize) -> Self {
+        self.beheld.lock().bytes_max = bytes_max;
+        self
+    }
+
     /// The next chunk, at most [`SNAPSHOT_CHUNK_BYTES_MAX`] bytes; nothing after the last. Reads the disk.
     ///
     /// # Errors
-    /// When the engine cannot read, or another state was installed meanwhile.
+    /// When the engine cannot read; [`StoreError::Overtaken`] when another state was installed, or too much was changed,
+    /// meanwhile.
     pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         if self.is_over {
             return Ok(None);
         }
         let _applied = self.core.lock(); // nothing changes while this page is read
         let mut beheld = self.beheld.lock();
-        if beheld.is_void {
-            let reason = "another state was installed while this one was read".to_owned();
-            return Err(self.core.failed(&EngineError(reason)));
+        if let Some(reason) = beheld.void {
+            return Err(StoreError::Overtaken { reason });
         }
         let mut chunk = Chunk::default();
         let from = match &beheld.read {
@@ -141,7 +185,7 @@ impl ReplicatedSnapshot {
                     (in_tree, record.map(|(_, record)| record))
                 }
                 (in_tree, _) => {
-                    let Some((key, before)) = beheld.before.pop_first() else {
+                    let Some((key, before)) = beheld.take_first() else {
                         break;
                     };
                     if in_tree.as_ref() == Some(&key) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use troupe_protocol::error::{Code, Coded};
 
 use super::*;
@@ -12,7 +14,7 @@ fn soon() -> Deadline {
     Deadline::within(Duration::from_secs(5))
 }
 
-fn put(tree: &ReplicatedTree<u64>, key: &str, value: u64) -> RecordBatch {
+fn put<V: Serialize + DeserializeOwned>(tree: &ReplicatedTree<V>, key: &str, value: V) -> RecordBatch {
     let mut batch = RecordBatch::default();
     tree.put_into(&mut batch, key, &value).unwrap();
     batch
@@ -241,6 +243,32 @@ async fn a_snapshot_is_the_state_at_its_moment_whatever_is_written_while_it_is_r
         Some(b"500".as_slice())
     );
     assert_eq!(again.verify().unwrap().damaged, 0);
+}
+
+#[tokio::test]
+async fn a_snapshot_behind_whose_back_too_much_changes_is_given_up_and_takes_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let texts = store.replicated::<String>("texts", 1);
+    let state = store.replicated_state();
+    let write = |position: u64, key: u64| {
+        let batch = put(&texts, &format!("{key:04}"), "x".repeat(3_000));
+        let applied = state.apply(&position.to_be_bytes(), vec![(LogIndex(position), batch)]);
+        applied.unwrap();
+    };
+    (0..200).for_each(|key| write(key, key));
+    let mut patient = state.snapshot().unwrap();
+    let mut bounded = state.snapshot().unwrap().remembering_at_most(100_000);
+    // The same record again and again is remembered once; what was read already, not at all.
+    bounded.next_chunk().unwrap().unwrap();
+    (0..200).for_each(|n| write(1_000 + n, n % 10));
+    (0..50).for_each(|n| write(2_000 + n, 190));
+    bounded.next_chunk().unwrap().unwrap();
+    (100..190).for_each(|key| write(3_000 + key, key));
+    let overtaken = bounded.next_chunk().unwrap_err();
+    assert!(matches!(overtaken, StoreError::Overtaken { .. }), "{overtaken}");
+    assert!(std::iter::from_fn(|| patient.next_chunk().unwrap()).count() > 1);
+    assert!(state.snapshot().unwrap().remembering_at_most(100_000).next_chunk().is_ok());
 }
 
 #[tokio::test]
