@@ -123,7 +123,9 @@ pub(super) fn is_of_joined(key: &KeyRecord, node: &NodeName) -> bool {
     let of_node = format!("{FIRST_KEY_NAME}@{node}");
     let is_named = match key.name.strip_prefix(&of_node) {
         Some("") => true,
-        Some(rest) => rest.strip_prefix(' ').is_some_and(|number| number.parse::<u32>().is_ok()),
+        Some(rest) => rest
+            .strip_prefix(' ')
+            .is_some_and(|number| number.parse::<u32>().is_ok()),
         None => false,
     };
     is_named && key.created_by == Principal::node().name

@@ -206,13 +206,19 @@ async fn the_key_of_a_node_goes_with_it_and_no_other() {
     }
     let node = "second".parse().unwrap();
     let gone = access.revoke_keys_of_node(node).await.unwrap();
-    assert_eq!(gone.iter().map(|key| key.id).collect::<Vec<_>>(), [two.firsts[1].info.id]);
+    assert_eq!(
+        gone.iter().map(|key| key.id).collect::<Vec<_>>(),
+        [two.firsts[1].info.id]
+    );
     let key = two.firsts[1].key.expose_secret();
     assert_eq!(access.authenticate(key), None);
     soon(|| two.access(1).authenticate(key).is_none()).await;
     let kept: Vec<String> = access.list().into_iter().map(|key| key.name).collect();
     assert_eq!(kept, ["admin", "admin@second 2", "admin@secondary"]);
-    let again = access.revoke_keys_of_node("second".parse().unwrap()).await.unwrap();
+    let again = access
+        .revoke_keys_of_node("second".parse().unwrap())
+        .await
+        .unwrap();
     assert!(again.is_empty());
     two.end().await;
 }

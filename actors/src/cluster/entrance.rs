@@ -92,7 +92,9 @@ impl Actor for Entrance {
             EntranceMessage::Applied(membership) => {
                 let peers = peers_of(&self.parts, &membership);
                 self.peers = peers.len();
-                self.parts.links.refuse(membership.removed.keys().copied().collect());
+                self.parts
+                    .links
+                    .refuse(membership.removed.keys().copied().collect());
                 self.parts.links.connect_to(peers);
             }
             EntranceMessage::Announced => self.is_announced = true,

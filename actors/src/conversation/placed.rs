@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use troupe_protocol::access::Principal;
 use troupe_protocol::cluster::{Address, EntityKind, Epoch};
-use troupe_protocol::conversation::{Conversation, ConversationEvent, ConversationSummary};
+use troupe_protocol::conversation::{Conversation, ConversationSummary};
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::{ConversationId, CorrelationId, TurnId};
 use troupe_protocol::wire::AsJson;
@@ -36,8 +36,8 @@ const PATIENCE_WITHOUT_LEASE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a turn in hand may go on when its conversation moves away.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
-/// The largest conversation that is passed on between nodes, in bytes.
-const CONVERSATION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The largest conversation or event that is passed on between nodes, in bytes.
+pub(super) const CONVERSATION_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What the node of a conversation is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,12 +77,11 @@ pub(super) enum Answer {
 
 /// What comes before the end of an answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "sent at once, never kept")]
 pub(super) enum Part {
-    /// A piece of the answer.
+    /// A piece of the answer, or of an event.
     Piece(String),
-    /// Something has happened.
-    Event(AsJson<ConversationEvent>),
+    /// Something has happened: the end of an event's JSON text, after the pieces before.
+    Event(String),
 }
 
 /// The end of an answer: the rest of its JSON text, or the error's code and text.

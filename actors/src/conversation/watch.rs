@@ -9,10 +9,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 use troupe_protocol::conversation::{Conversation, ConversationEvent};
 use troupe_protocol::id::ConversationId;
-use troupe_protocol::wire::AsJson;
 
 use super::handle::ConversationsHandle;
-use super::placed::{Answer, Answered, Part, Question, address_of};
+use super::placed::{Answer, Answered, CONVERSATION_BYTES_MAX, Part, Question, address_of};
+use crate::cluster::dispatcher::NobodyListens;
+use crate::cluster::pieces::{append, send_ahead};
 use crate::cluster::{ClusterError, Parts, Streamed, Whereabouts};
 use crate::runtime::Deadline;
 
@@ -57,16 +58,48 @@ async fn listen(conversations: &ConversationsHandle, id: ConversationId) -> Resu
     let cluster = &conversations.shared.services.cluster;
     let deadline = Deadline::within(STREAM_TIME_MAX);
     let mut stream = cluster.stream::<_, Part, Answered>(&address_of(id), &Question::Watch, deadline)?;
+    let mut arriving = String::new();
     while conversations.shared.has_watchers(id) {
         match timeout(LOOK_EVERY, stream.next()).await {
             Err(_) => {}
-            Ok(Ok(Streamed::Part(Part::Event(AsJson(event))))) => tell(conversations, id, Some(event)),
-            Ok(Ok(Streamed::Part(Part::Piece(_)))) => {}
+            Ok(Ok(Streamed::Part(part))) => tell(conversations, id, put_together(&mut arriving, part)?),
             Ok(Ok(Streamed::End(_))) => return Ok(()),
             Ok(Err(error)) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Puts a part to those before it; gives the event of which it was the last.
+fn put_together(arriving: &mut String, part: Part) -> Result<Option<ConversationEvent>, ClusterError> {
+    let (text, is_end) = match part {
+        Part::Piece(piece) => (piece, false),
+        Part::Event(rest) => (rest, true),
+    };
+    if append(arriving, &text, CONVERSATION_BYTES_MAX).is_break() {
+        return Err(ClusterError::Wire("the event is too long".to_owned()));
+    }
+    if !is_end {
+        return Ok(None);
+    }
+    let event = serde_json::from_str(&std::mem::take(arriving));
+    event
+        .map(Some)
+        .map_err(|error| ClusterError::Wire(error.to_string()))
+}
+
+/// Sends an event, in as many parts as it takes.
+async fn send(event: &ConversationEvent, parts: &Parts) -> Result<(), NobodyListens> {
+    match serde_json::to_string(event) {
+        Ok(text) => {
+            let rest = send_ahead(text, parts, Part::Piece).await;
+            parts.send(&Part::Event(rest)).await
+        }
+        Err(error) => {
+            tracing::warn!(%error, "an event is left out");
+            Ok(())
+        }
+    }
 }
 
 fn tell(conversations: &ConversationsHandle, id: ConversationId, event: Option<ConversationEvent>) {
@@ -87,7 +120,7 @@ pub(super) async fn serve(conversations: &ConversationsHandle, id: ConversationI
                 return;
             };
             if let Some(event) = standing(&conversation)
-                && parts.send(&Part::Event(AsJson(event))).await.is_err()
+                && send(&event, parts).await.is_err()
             {
                 return;
             }
@@ -95,7 +128,7 @@ pub(super) async fn serve(conversations: &ConversationsHandle, id: ConversationI
         tokio::select! {
             event = events.recv() => match event {
                 Ok(event) => {
-                    if parts.send(&Part::Event(AsJson(event))).await.is_err() {
+                    if send(&event, parts).await.is_err() {
                         return;
                     }
                 }
@@ -115,4 +148,35 @@ fn standing(conversation: &Conversation) -> Option<ConversationEvent> {
     } else {
         ConversationEvent::TurnChanged { turn }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_protocol::id::TurnId;
+    use troupe_protocol::wire;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_arrives_whole_however_long_it_is() {
+        let event = |characters: usize| ConversationEvent::AnswerChunk {
+            turn_id: TurnId::from_ulid(ulid::Ulid(1)),
+            offset: 0,
+            text: "ä€".repeat(characters / 2),
+        };
+        let (parts, mut received) = Parts::channel();
+        let mut arriving = String::new();
+        for sent in [event(2), event(600_000), event(4)] {
+            send(&sent, &parts).await.unwrap();
+            let mut arrived = None;
+            while arrived.is_none() {
+                let part = received.try_recv().unwrap();
+                assert!(part.len() < wire::MESSAGE_BYTES_MAX);
+                arrived = put_together(&mut arriving, wire::decode(&part).unwrap()).unwrap();
+            }
+            assert_eq!(arrived.unwrap(), sent);
+        }
+        assert!(received.try_recv().is_err());
+    }
 }

@@ -35,6 +35,14 @@ pub async fn within<F: Future>(context: Option<TraceContext>, future: F) -> F::O
     }
 }
 
+/// As [`within`], for what does not wait.
+pub fn entered<T>(context: Option<TraceContext>, work: impl FnOnce() -> T) -> T {
+    match context {
+        Some(context) => CURRENT.sync_scope(context, work),
+        None => work(),
+    }
+}
+
 /// A correlation id that nobody has had before.
 pub fn new_correlation_id() -> CorrelationId {
     CorrelationId(fastrand::u128(1..))

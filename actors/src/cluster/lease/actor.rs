@@ -248,7 +248,9 @@ impl LeaseActor {
         self.leader = leader;
         self.lessor = None;
         for early in self.early.drain(..) {
-            early.reply.send(Verdict::NotLeader(leader.map(|(leader, _)| leader)));
+            early
+                .reply
+                .send(Verdict::NotLeader(leader.map(|(leader, _)| leader)));
         }
         let Some((leader, term)) = leader else { return };
         if leader == self.parts.shared.node_id {

@@ -60,9 +60,13 @@ pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), Ha
         Protocol::Http => {
             let from = peer_of(&stream)?;
             refuse_removed(&shared, from)?;
-            // As many wait as may: the peer sees the stream closed and tries again.
-            let _ = shared.http.try_send(HttpStream { from, stream });
-            Ok(())
+            let handed_over = shared.http.send(HttpStream { from, stream });
+            match tokio::time::timeout(HANDSHAKE_WITHIN, handed_over).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(HandshakeError::NotReady),
+                // The peer sees the stream closed and tries again.
+                Err(_) => Err(HandshakeError::TimedOut),
+            }
         }
         Protocol::Link => {
             let connection = within(HANDSHAKE_WITHIN, welcome(&shared, stream)).await?;
@@ -184,7 +188,10 @@ fn refuse_removed(shared: &Shared, node: NodeId) -> Result<(), HandshakeError> {
         return Ok(());
     }
     let detail = format!("node {node} was removed from the cluster");
-    Err(HandshakeError::Refused(ServiceError::new(Code::JoinRefused, detail)))
+    Err(HandshakeError::Refused(ServiceError::new(
+        Code::JoinRefused,
+        detail,
+    )))
 }
 
 async fn admit(shared: &Shared, hello: &Hello) -> Result<(), HandshakeError> {

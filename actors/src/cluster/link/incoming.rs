@@ -11,6 +11,7 @@ use super::assembly::AssemblyError;
 use super::connection::Connection;
 use super::error::LinkError;
 use super::serving::Asked;
+use crate::runtime::trace;
 
 /// Payloads up to this size are copied, so that a short message does not keep its whole batch in memory.
 const COPIED_BYTES_MAX: usize = 1024;
@@ -111,9 +112,9 @@ impl Connection {
             }
             Frame::Tell {
                 service,
-                trace: _,
+                trace,
                 payload,
-            } => self.take_tell(service, owned(payload, within)),
+            } => trace::entered(trace, || self.take_tell(service, owned(payload, within))),
             Frame::Cancel { number } => self.serving.lock().cancel(number),
             Frame::Credit { number, bytes } => self.serving.lock().credit(number, bytes),
             Frame::Ping { sent_us } => self.send_control(&Frame::Pong {

@@ -16,9 +16,9 @@ use super::command::{Command, MemberCommand, Written};
 use super::core::{Core, Leader};
 use super::error::LogError;
 use super::raft::LogSettings;
+use super::serve::Confirmation;
 use super::state::{self, Exchange};
 use super::transport::RaftTransport;
-use super::serve::Confirmation;
 use super::{forward, hand_over, propose, reconcile, serve, stand};
 use crate::runtime::Deadline;
 use crate::store::replicated::LogIndex;
@@ -64,7 +64,12 @@ impl LogHandle {
     /// Does the log's work, until cancelled; may be run again then.
     pub async fn run(&self) {
         let core = &self.core;
-        tokio::join!(core.follow(), propose::run(core), reconcile::run(core), stand::run(core));
+        tokio::join!(
+            core.follow(),
+            propose::run(core),
+            reconcile::run(core),
+            stand::run(core)
+        );
     }
 
     /// Stops taking part.

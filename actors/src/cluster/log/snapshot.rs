@@ -219,8 +219,7 @@ fn write(
         path: unfinished.path.to_path_buf(),
         error,
     })?;
-    let mut writer =
-        ImageWriter::begin(BufWriter::new(unfinished.file.as_ref()), &header).map_err(failed)?;
+    let mut writer = ImageWriter::begin(BufWriter::new(unfinished.file.as_ref()), &header).map_err(failed)?;
     while let Some(chunk) = state.next_chunk()? {
         writer.chunk(&chunk).map_err(failed)?;
     }

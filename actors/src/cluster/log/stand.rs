@@ -33,7 +33,9 @@ pub(super) async fn run(core: &Core) {
         };
         for _ in 0..LAST_WORDS_MAX {
             match when_free(core, leader, MARGIN + APART * rank).await {
-                Ok(true) => tracing::info!(%leader, "the link to the leader has ended: this node stands for election"),
+                Ok(true) => {
+                    tracing::info!(%leader, "the link to the leader has ended: this node stands for election")
+                }
                 Ok(false) if follows(core, leader) => continue,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "this node could not stand for election"),
@@ -70,7 +72,11 @@ fn follows(core: &Core, leader: NodeId) -> bool {
 fn rank_after(core: &Core, leader: NodeId) -> Option<u32> {
     let metrics = core.raft.metrics();
     let metrics = metrics.borrow();
-    let mut others: Vec<NodeId> = metrics.membership_config.voter_ids().map(|voter| voter.0).collect();
+    let mut others: Vec<NodeId> = metrics
+        .membership_config
+        .voter_ids()
+        .map(|voter| voter.0)
+        .collect();
     others.retain(|voter| *voter != leader);
     others.sort_unstable();
     let rank = others.iter().position(|voter| *voter == core.own)?;

@@ -228,7 +228,7 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
     let other = admit(applicant(3, "gamma")).await.unwrap_err();
     assert!(other.detail.contains("used up"), "{}", other.detail);
     let beta = applicant(2, "beta").node;
-    let (removed, told) = std::sync::mpsc::channel();
+    let (removed, told) = std::sync::mpsc::sync_channel(1);
     cluster.before_removal(Arc::new(move |name| {
         removed.send(name).unwrap();
         Box::pin(async { Ok(()) })
@@ -267,15 +267,15 @@ async fn a_removed_node_is_refused_by_a_node_that_has_started_since() {
         let membership = bed.node(kept).cluster.membership();
         let address = membership.members[&kept_id].cluster_address.clone();
         let peer = Peer { id: kept_id, address };
-        bed.node(removed).links.connect_to(vec![peer]);
-        let links = bed.node(removed).links.status();
+        bed.node(removed).cluster.links().unwrap().connect_to(vec![peer]);
+        let links = bed.node(removed).cluster.links().unwrap().status();
         let link = links.into_iter().find(|link| link.node == kept_id);
         link.and_then(|link| link.last_error)
             .is_some_and(|error| error.contains("was removed from the cluster"))
     };
     let waited = wait_until(Duration::from_secs(5), refused).await;
     assert!(waited.is_some(), "{}", bed.describe().await);
-    let links = bed.node(kept).links.status();
+    let links = bed.node(kept).cluster.links().unwrap().status();
     assert!(links.iter().all(|link| link.node != removed_id), "{links:?}");
     bed.end().await;
 }

@@ -8,13 +8,17 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::*;
 use crate::runtime::Deadline;
-use crate::store::{Change, RawChange, Store};
+use crate::store::{Change, RawChange, Store, StoreError};
 
 fn soon() -> Deadline {
     Deadline::within(Duration::from_secs(5))
 }
 
-fn put<V: Serialize + DeserializeOwned>(tree: &ReplicatedTree<V>, key: &str, value: V) -> RecordBatch {
+fn put<V: Serialize + DeserializeOwned + Send + Sync + 'static>(
+    tree: &ReplicatedTree<V>,
+    key: &str,
+    value: V,
+) -> RecordBatch {
     let mut batch = RecordBatch::default();
     tree.put_into(&mut batch, key, &value).unwrap();
     batch
@@ -268,7 +272,14 @@ async fn a_snapshot_behind_whose_back_too_much_changes_is_given_up_and_takes_no_
     let overtaken = bounded.next_chunk().unwrap_err();
     assert!(matches!(overtaken, StoreError::Overtaken { .. }), "{overtaken}");
     assert!(std::iter::from_fn(|| patient.next_chunk().unwrap()).count() > 1);
-    assert!(state.snapshot().unwrap().remembering_at_most(100_000).next_chunk().is_ok());
+    assert!(
+        state
+            .snapshot()
+            .unwrap()
+            .remembering_at_most(100_000)
+            .next_chunk()
+            .is_ok()
+    );
 }
 
 #[tokio::test]

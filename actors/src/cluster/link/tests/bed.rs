@@ -19,7 +19,7 @@ use ulid::Ulid;
 use crate::cluster::identity::ClusterIdentity;
 use crate::cluster::link::*;
 use crate::runtime::testkit::{self, eventually};
-use crate::runtime::{Deadline, Root, System, SystemConfig};
+use crate::runtime::{Deadline, Root, System, SystemConfig, trace};
 
 pub fn id(number: u128) -> NodeId {
     NodeId::from_ulid(Ulid(number))
@@ -93,6 +93,10 @@ impl LinkService for Obedient {
     }
 
     fn tell(&self, from: NodeId, message: Bytes) {
+        let message = match trace::current() {
+            Some(context) => Bytes::from(context.correlation_id.to_string()),
+            None => message,
+        };
         let _ = self.told.try_send((from, message));
     }
 }

@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use troupe_protocol::cluster::LinkState;
 use troupe_protocol::error::Code;
+use troupe_protocol::id::SpanId;
+use troupe_protocol::trace::TraceContext;
 use troupe_protocol::wire::MESSAGE_BYTES_MAX;
 
 use super::bed::{Bed, id, within_s};
@@ -16,8 +18,8 @@ use crate::cluster::identity::{
     Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, Refusal, TokenHash,
 };
 use crate::cluster::link::*;
-use crate::runtime::Deadline;
 use crate::runtime::testkit::eventually;
+use crate::runtime::{Deadline, trace};
 
 #[tokio::test]
 async fn nodes_ask_and_tell_each_other_both_ways() {
@@ -32,6 +34,22 @@ async fn nodes_ask_and_tell_each_other_both_ways() {
         .await
         .unwrap();
     assert_eq!(told.unwrap(), (id(2), Bytes::from_static(b"news")));
+    let context = TraceContext {
+        correlation_id: trace::new_correlation_id(),
+        span: SpanId(1),
+    };
+    let tell = async {
+        two.links
+            .tell(id(1), Service::Bench, Bytes::from_static(b"news"))
+            .unwrap();
+    };
+    trace::within(Some(context), tell).await;
+    let (_, whose) = one.told.recv().await.unwrap();
+    assert_eq!(
+        whose,
+        context.correlation_id.to_string(),
+        "the trace came with it"
+    );
     for bytes in [1, 4_000, 5_000, 16 * 1024, 100_000, MESSAGE_BYTES_MAX] {
         let request = Bytes::from(vec![b'x'; bytes]);
         let answered = one

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use openraft::raft::VoteRequest;
+use openraft::storage::RaftLogStorage;
 use troupe_protocol::wire as encoding;
 
 use super::super::raft::{RaftNode, Vote};
@@ -22,7 +23,12 @@ fn patient() -> LogSettings {
 }
 
 fn others_than(world: &World, one: u128) -> Vec<u128> {
-    world.nodes.keys().copied().filter(|other| *other != one).collect()
+    world
+        .nodes
+        .keys()
+        .copied()
+        .filter(|other| *other != one)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,8 +43,14 @@ async fn when_the_link_to_the_leader_ends_another_is_elected_as_soon_as_voters_a
     eventually("another leads", || world.nodes.values().any(|node| node.leads())).await;
     let heartbeat = Duration::from_millis(300);
     let elected_after = died.elapsed();
-    assert!(elected_after + heartbeat > FREE_AFTER, "too soon: {elected_after:?}");
-    assert!(elected_after < FREE_AFTER + Duration::from_millis(1_500), "{elected_after:?}");
+    assert!(
+        elected_after + heartbeat > FREE_AFTER,
+        "too soon: {elected_after:?}"
+    );
+    assert!(
+        elected_after < FREE_AFTER + Duration::from_millis(1_500),
+        "{elected_after:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,8 +87,8 @@ async fn a_voter_that_has_just_started_grants_nobody_its_vote() {
     let leader = world.leader().await;
     let others = others_than(&world, leader);
     let (voter, candidate) = (others[0], others[1]);
-    let raft = &world.nodes[&leader].log.core.raft;
-    let last = raft.with_raft_state(|state| state.last_log_id().copied()).await.unwrap();
+    let mut entries = world.nodes[&leader].log.core.entries.clone();
+    let last = entries.get_log_state().await.unwrap().last_log_id;
     let term = world.nodes[&leader].log.status().term;
     world.stop(voter).await;
     world.cut(&[voter], &[leader, candidate]);
@@ -85,7 +97,10 @@ async fn a_voter_that_has_just_started_grants_nobody_its_vote() {
         let vote = Vote::new(term, RaftNode(id(candidate)));
         let question = Question::Vote(VoteRequest::new(vote, last));
         let question = encoding::encode(&question).unwrap();
-        let answer = world.nodes[&voter].log.answer(id(candidate), question.into()).await;
+        let answer = world.nodes[&voter]
+            .log
+            .answer(id(candidate), question.into())
+            .await;
         let VoteAnswer(answer) = encoding::decode(&answer.unwrap()).unwrap();
         answer.vote_granted
     };
