@@ -95,8 +95,7 @@ impl<W> Lessor<W> {
         if let (Some(holder), Some(settled)) = (self.holders.get_mut(&node), renewal.settled) {
             holder.settled = holder.settled.max(settled);
         }
-        let serves = |round: &Round| now.saturating_duration_since(round.at) <= self.timing.round_serves;
-        match self.confirmed.filter(serves) {
+        match self.confirmed.filter(|round| self.still_serves(round, now)) {
             Some(round) => {
                 let verdict = self.decide(node, renewal, round, now);
                 let mut effects = vec![Effect::Answer(to, verdict)];
@@ -163,12 +162,17 @@ impl<W> Lessor<W> {
             self.certain = round.cleared;
             effects.push(Effect::Announce(round.cleared));
         }
+        // Who came while the round was under way need not wait for another.
+        let came_meanwhile = match self.still_serves(&round, now) {
+            true => std::mem::take(&mut self.waiting),
+            false => Vec::new(),
+        };
         for Waiting {
             node,
             renewal,
             arrived_at,
             to,
-        } in served
+        } in served.into_iter().chain(came_meanwhile)
         {
             let verdict = self.decide(node, renewal, round, arrived_at);
             effects.push(Effect::Answer(to, verdict));
@@ -178,6 +182,10 @@ impl<W> Lessor<W> {
             effects.extend(self.start_round(now));
         }
         effects
+    }
+
+    fn still_serves(&self, round: &Round, now: Instant) -> bool {
+        now.saturating_duration_since(round.at) <= self.timing.round_serves
     }
 
     /// The lease is told from when the question arrived, because the node counts from when it asked, which was before.

@@ -56,10 +56,12 @@ pub(super) async fn run(core: &Core) {
 
 /// A node that votes alone need not wait whether another leads.
 async fn stand_if_alone(core: &Core) {
-    let is_alone = situation(core, &DownSince::default())
-        .voters
-        .iter()
-        .all(|group| group.iter().eq([&core.own]));
+    // openraft's metrics may not say yet who votes.
+    let voters = core.raft.with_raft_state(|state| {
+        let voters = state.membership_state.effective().voter_ids();
+        voters.map(|voter| voter.0).collect::<Vec<NodeId>>()
+    });
+    let is_alone = voters.await.is_ok_and(|voters| voters == [core.own]);
     if is_alone
         && core.leader_now().is_none()
         && let Err(error) = core.raft.trigger().elect().await
