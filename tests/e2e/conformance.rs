@@ -1,0 +1,191 @@
+//! The conformance suite of the protocol's authors, against the fixture itself and through a node.
+//!
+//! The lists of what fails through a node say what is missing in the gateway. They may only shrink: a scenario that
+//! fails and is not listed fails the test, and so does one that is listed and passes.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use troupe_tests::conformance::{self, Fixture, Report};
+use troupe_tests::parts::CommandLine;
+use troupe_tests::report::figure;
+use troupe_tests::{Node, NodeOptions, parts};
+
+const FIXTURE: &str = env!("CARGO_BIN_EXE_conformance-server");
+
+/// A revision and how many scenarios it has: those that are scored, and those that are run besides.
+struct Revision {
+    name: &'static str,
+    scenarios: usize,
+}
+
+const LEGACY: Revision = Revision {
+    name: "2025-11-25",
+    scenarios: 33,
+};
+const MODERN: Revision = Revision {
+    name: "2026-07-28",
+    scenarios: 50,
+};
+
+/// A client of this revision, through a node, to a server of these eras.
+struct Crossing {
+    revision: Revision,
+    eras: &'static str,
+    failing: &'static [&'static str],
+}
+
+/// Runs the suite, and sees to it that it ran.
+async fn run(suite: &CommandLine, revision: &Revision, url: &str) -> Report {
+    let report = conformance::run(suite, revision.name, url).await;
+    let ran = report.scenarios.len();
+    assert_eq!(
+        ran, revision.scenarios,
+        "scenarios of {}: {report:#?}",
+        revision.name
+    );
+    let checked: usize = report.scenarios.values().map(|scenario| scenario.passed).sum();
+    assert!(
+        checked > ran,
+        "{}: only {checked} checks passed in all",
+        revision.name
+    );
+    report
+}
+
+async fn open_node_with(fixture: &Fixture) -> Node {
+    let node = NodeOptions::default().arguments(&["--open"]).start().await;
+    let server = json!({ "name": "fixture", "url": fixture.url });
+    node.api.post("/api/v1/servers", &server).await.ok();
+    node.wait_online("fixture").await;
+    node
+}
+
+async fn cross(crossing: Crossing) {
+    let Some(suite) = parts::conformance() else { return };
+    let Crossing {
+        revision,
+        eras,
+        failing,
+    } = crossing;
+    let fixture = Fixture::start(FIXTURE, eras).await;
+    let node = open_node_with(&fixture).await;
+    let report = run(&suite, &revision, &node.url("/mcp/servers/fixture")).await;
+    let passing = revision.scenarios - report.failing().len();
+    figure(
+        &format!("conformance {} through a node, server: {eras}", revision.name),
+        format_args!("{passing}/{}", revision.scenarios),
+        format_args!("{}/{}", revision.scenarios - failing.len(), revision.scenarios),
+    );
+    let known: BTreeSet<&str> = failing.iter().copied().collect();
+    assert_eq!(
+        report.failing(),
+        known,
+        "left: failing now, right: known to fail\n{}",
+        report.explained()
+    );
+}
+
+#[tokio::test]
+async fn the_fixture_itself_passes_everything() {
+    let Some(suite) = parts::conformance() else { return };
+    let fixture = Fixture::start(FIXTURE, "both").await;
+    for revision in [LEGACY, MODERN] {
+        let report = run(&suite, &revision, &fixture.url).await;
+        assert_eq!(report.failing(), BTreeSet::new(), "{}", report.explained());
+    }
+}
+
+#[tokio::test]
+async fn a_legacy_client_reaches_a_legacy_server() {
+    let crossing = Crossing {
+        revision: LEGACY,
+        eras: "legacy",
+        failing: &[
+            // what a server logs on its own stream is kept by the node and not passed on
+            "tools-call-with-logging",
+            // what a server asks in the middle of a call is refused
+            "tools-call-sampling",
+            "tools-call-elicitation",
+            "elicitation-sep1034-defaults",
+            "elicitation-sep1330-enums",
+            // calls are answered in JSON and no stream can be taken up again, so it has nothing to check
+            "server-sse-polling",
+        ],
+    };
+    cross(crossing).await;
+}
+
+#[tokio::test]
+async fn a_modern_client_reaches_a_modern_server() {
+    let crossing = Crossing {
+        revision: MODERN,
+        eras: "modern",
+        failing: &[
+            // the header Mcp-Name of tasks/* is not made
+            "tasks-capability-negotiation",
+            "tasks-dispatch-and-envelope",
+            "tasks-lifecycle",
+            "tasks-mrtr-composition",
+            "tasks-mrtr-input",
+            "tasks-request-headers",
+            "tasks-request-state-removal",
+            "tasks-wire-fields",
+            // the headers Mcp-Param-* of clients are not checked
+            "http-custom-header-server-validation",
+        ],
+    };
+    cross(crossing).await;
+}
+
+#[tokio::test]
+async fn a_legacy_client_reaches_a_modern_server() {
+    let crossing = Crossing {
+        revision: LEGACY,
+        eras: "modern",
+        failing: &[
+            // the level that the client has set is not passed on with its requests
+            "tools-call-with-logging",
+            // subscriptions are not carried over
+            "resources-subscribe",
+            "resources-unsubscribe",
+            // calls are answered in JSON and no stream can be taken up again, so it has nothing to check
+            "server-sse-polling",
+        ],
+    };
+    cross(crossing).await;
+}
+
+#[tokio::test]
+async fn a_modern_client_reaches_a_legacy_server() {
+    let crossing = Crossing {
+        revision: MODERN,
+        eras: "legacy",
+        failing: &[
+            // what a server asks in the middle of a call is refused
+            "server-stateless",
+            "input-required-result-basic-elicitation",
+            "input-required-result-basic-list-roots",
+            "input-required-result-basic-sampling",
+            "input-required-result-capability-check",
+            "input-required-result-multi-round",
+            "input-required-result-multiple-input-requests",
+            "input-required-result-non-tool-request",
+            "input-required-result-request-state",
+            "input-required-result-result-type",
+            "input-required-result-tampered-state",
+            // tasks are not carried over, and this server has none for legacy clients
+            "tasks-capability-negotiation",
+            "tasks-dispatch-and-envelope",
+            "tasks-lifecycle",
+            "tasks-mrtr-composition",
+            "tasks-mrtr-input",
+            "tasks-request-headers",
+            "tasks-request-state-removal",
+            "tasks-wire-fields",
+            // the headers Mcp-Param-* of clients are not checked
+            "http-custom-header-server-validation",
+        ],
+    };
+    cross(crossing).await;
+}

@@ -1,0 +1,188 @@
+//! The conformance suite of the protocol's authors (npm `@modelcontextprotocol/conformance`), and the fixture that has
+//! everything which it wants of a server (tests/servers/conformance).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::parts::CommandLine;
+
+/// A whole run, on a machine with other work.
+const SUITE_WITHIN: Duration = Duration::from_secs(240);
+/// A scenario that has no checks yet.
+const WITHOUT_CHECKS: &str = "tasks-status-notifications";
+/// Begins the list of all scenarios at the end of what the suite prints.
+const SUMMARY: &str = "=== SUMMARY ===";
+
+/// The fixture, over streamable HTTP; it ends when dropped.
+pub struct Fixture {
+    pub url: String,
+    _process: Child,
+}
+
+impl Fixture {
+    /// Starts it. `program` is `env!("CARGO_BIN_EXE_conformance-server")`; `eras` is `both`, `legacy` or `modern`.
+    pub async fn start(program: &str, eras: &str) -> Self {
+        let mut process = Command::new(program)
+            .arg(eras)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the fixture starts");
+        let output = process.stdout.take().expect("its output is piped");
+        let first = BufReader::new(output).lines().next_line().await;
+        let url = first
+            .expect("its output is text")
+            .expect("its first line is its address");
+        Self {
+            url,
+            _process: process,
+        }
+    }
+}
+
+/// What a scenario came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scenario {
+    /// Checks that succeeded.
+    pub passed: usize,
+    /// Checks that failed.
+    pub failed: usize,
+    /// Why it does not hold.
+    pub reasons: Vec<String>,
+}
+
+impl Scenario {
+    fn holds(&self, name: &str) -> bool {
+        self.failed == 0 && (self.passed > 0 || name == WITHOUT_CHECKS)
+    }
+}
+
+/// What a run came to: every scenario, by its name.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub scenarios: BTreeMap<String, Scenario>,
+}
+
+impl Report {
+    /// The scenarios that do not hold.
+    pub fn failing(&self) -> BTreeSet<&str> {
+        self.not_held().map(|(name, _)| name).collect()
+    }
+
+    /// The failing scenarios with what the suite says of them, for people.
+    pub fn explained(&self) -> String {
+        let lines = self.not_held().map(|(name, scenario)| {
+            let Scenario {
+                passed,
+                failed,
+                reasons,
+            } = scenario;
+            format!(
+                "{name}: {passed} passed, {failed} failed\n  - {}",
+                reasons.join("\n  - ")
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn not_held(&self) -> impl Iterator<Item = (&str, &Scenario)> {
+        let all = self
+            .scenarios
+            .iter()
+            .map(|(name, scenario)| (name.as_str(), scenario));
+        all.filter(|(name, scenario)| !scenario.holds(name))
+    }
+}
+
+/// Runs all server scenarios of a revision against the server at this address.
+pub async fn run(suite: &CommandLine, revision: &str, url: &str) -> Report {
+    let results = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new(&suite[0]);
+    command.args(&suite[1..]);
+    command.args(["server", "--url", url, "--requirements", revision, "--output-dir"]);
+    command
+        .arg(results.path())
+        .env("NO_COLOR", "1")
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(SUITE_WITHIN, command.output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("the suite did not end within {SUITE_WITHIN:?}"))
+        .expect("the suite runs");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let Some((_, summary)) = printed.split_once(SUMMARY) else {
+        panic!(
+            "the suite gave no summary: {printed}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let mut scenarios: BTreeMap<String, Scenario> = summary.lines().filter_map(read_line).collect();
+    for (name, scenario) in &mut scenarios {
+        if !scenario.holds(name) {
+            scenario.reasons = reasons(results.path(), name);
+        }
+    }
+    Report { scenarios }
+}
+
+/// Reads `✓ NAME: 3 passed, 0 failed`.
+fn read_line(line: &str) -> Option<(String, Scenario)> {
+    let (_mark, rest) = line.trim().split_once(' ')?;
+    let (name, counts) = rest.rsplit_once(": ")?;
+    let (passed, failed) = counts.split_once(" passed, ")?;
+    let scenario = Scenario {
+        passed: passed.parse().ok()?,
+        failed: failed.strip_suffix(" failed")?.parse().ok()?,
+        reasons: Vec::new(),
+    };
+    Some((name.to_owned(), scenario))
+}
+
+/// Why a scenario's checks failed, from the file that the suite left.
+fn reasons(results: &Path, scenario: &str) -> Vec<String> {
+    let began = format!("server-{scenario}-2"); // the rest is the moment
+    let folders = std::fs::read_dir(results).expect("the folder of the results");
+    let folder = folders
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&began));
+    let text = folder.and_then(|folder| std::fs::read_to_string(folder.path().join("checks.json")).ok());
+    let Some(text) = text else {
+        return vec!["it did not end".to_owned()];
+    };
+    let checks: Vec<Value> = serde_json::from_str(&text).expect("checks.json is a list");
+    let failed: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["status"] == "FAILURE")
+        .collect();
+    if failed.is_empty() {
+        return vec!["nothing was checked".to_owned()];
+    }
+    let words = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let reason = |check: &Value| format!("{}: {}", words(&check["id"]), words(&check["errorMessage"]));
+    failed.into_iter().map(reason).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_read() {
+        let (name, scenario) = read_line("✗ tools-list: 3 passed, 1 failed").unwrap();
+        assert_eq!(
+            (name.as_str(), scenario.passed, scenario.failed),
+            ("tools-list", 3, 1)
+        );
+        assert!(!scenario.holds(&name));
+        let holds = |line: &str| read_line(line).is_some_and(|(name, scenario)| scenario.holds(&name));
+        assert!(holds("✓ ping: 1 passed, 0 failed"));
+        assert!(!holds("✓ idle: 0 passed, 0 failed"), "nothing was checked");
+        assert_eq!(read_line("Total: 12 passed, 0 failed"), None);
+        assert_eq!(read_line(""), None);
+    }
+}
