@@ -105,11 +105,23 @@ impl SupervisorHandle {
             .await?
     }
 
-    /// Stops a child and forgets it. Answers whether there was one.
+    /// Stops a child and forgets it. Answers whether there was one: there is none when the supervisor itself has stopped.
     ///
     /// # Errors
     /// [`AskError`]; the child may be stopped all the same.
     pub async fn stop_child(&self, path: &ActorPath, deadline: Deadline) -> Result<bool, AskError> {
+        let stopped = match self.ask_to_stop(path, deadline).await {
+            // It has ended meanwhile, for good or to begin anew.
+            Err(AskError::NoReply { .. }) => self.ask_to_stop(path, deadline).await,
+            stopped => stopped,
+        };
+        match stopped {
+            Err(AskError::Stopped { .. }) => Ok(false),
+            stopped => stopped,
+        }
+    }
+
+    async fn ask_to_stop(&self, path: &ActorPath, deadline: Deadline) -> Result<bool, AskError> {
         self.mailbox
             .ask(
                 |reply| SupervisorMessage::StopChild(path.clone(), reply),

@@ -348,6 +348,19 @@ async fn a_supervisor_that_gave_up_is_restarted_with_the_children_it_was_given_l
     ));
 }
 
+#[tokio::test]
+async fn with_its_supervisor_every_child_has_stopped() {
+    let system = System::new(SystemConfig::default());
+    let inner = SupervisorSpec::new(&system, ActorPath::new("inner"));
+    let handle = inner.handle();
+    let root = start(&system, vec![ChildSpec::supervisor(inner)]).await.unwrap();
+    root.shutdown().await;
+    assert_eq!(
+        handle.stop_child(&ActorPath::new("inner/late"), soon()).await,
+        Ok(false)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_for_all_restarts_the_siblings_too() {
     let system = System::new(SystemConfig::default());
