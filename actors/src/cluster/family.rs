@@ -14,7 +14,7 @@ use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::{ActorPath, NodeId};
 
 use super::admission::Admission;
-use super::dispatcher::{EntityService, ObserveService, ObserveTopic, encode};
+use super::dispatcher::{Answerer, EntityService, ObserveService, ObserveTopic, encode};
 use super::entrance::{self, EntranceParts};
 use super::handle::{ClusterHandle, Reach, Shared};
 use super::identity::{Applicant, ClusterIdentity, EnrolError, IdentityError, JoinString, NodeRecord};
@@ -276,14 +276,13 @@ fn serve(
 ) {
     links.serve(Service::Log, Arc::new(log.clone()));
     links.serve(Service::Lease, Arc::new(LeaseService(lease.clone())));
-    let (shared, system, path) = (Arc::clone(shared), system.clone(), path.clone());
-    let observe = ObserveService {
-        shared: Arc::clone(&shared),
+    let answerer = Answerer {
+        shared: Arc::clone(shared),
         system: system.clone(),
         path: path.clone(),
     };
-    links.serve(Service::Observe, Arc::new(observe));
-    links.serve(Service::Entity, Arc::new(EntityService { shared, system, path }));
+    links.serve(Service::Observe, Arc::new(ObserveService(answerer.clone())));
+    links.serve(Service::Entity, Arc::new(EntityService(answerer)));
 }
 
 fn observe_placed(handle: &ClusterHandle) {

@@ -34,6 +34,7 @@ pub mod link;
 pub mod log;
 pub mod membership;
 mod operate;
+pub mod patience;
 pub mod pieces;
 pub mod placement;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::dispatcher::ObserveTopic;
 use super::error::ClusterError;
 use super::handle::{ClusterHandle, Reach};
 use super::link::{LinksHandle, ServiceError};
-use super::log::{LogHandle, MemberCommand};
+use super::log::{LogHandle, MemberCommand, voters_wanted};
 use super::placement::PlacedCounts;
 use crate::runtime::Deadline;
 
@@ -279,16 +279,6 @@ fn warnings(membership: &Membership, links: &[LinkStatus], voters_max: usize) ->
         .filter(|member| member.state == MemberState::Down);
     warnings.extend(down.map(|member| ClusterWarning::MemberDown { node: member.id }));
     warnings
-}
-
-/// How many of so many members should vote: an odd number that bears the loss of less than half.
-fn voters_wanted(members: usize, voters_max: usize) -> usize {
-    let wanted = match members {
-        0..=2 => 1,
-        3..=4 => 3,
-        _ => 5,
-    };
-    wanted.min(voters_max.max(1))
 }
 
 #[cfg(test)]

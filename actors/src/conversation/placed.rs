@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use troupe_protocol::access::Principal;
 use troupe_protocol::cluster::{Address, EntityKind, Epoch};
 use troupe_protocol::conversation::{Conversation, ConversationSummary};
@@ -21,17 +20,13 @@ use super::messages::ConversationMessage;
 use super::shared::Shared;
 use super::watch;
 use crate::cluster::dispatcher::{Owned, decode, encode};
+use crate::cluster::patience::Patience;
 use crate::cluster::pieces::{append, send_ahead};
 use crate::cluster::{
     ClusterError, ClusterHandle, EntityContext, EntityHost, Nowhere, ServiceError, Streamed, Whereabouts,
 };
 use crate::runtime::Deadline;
 
-/// How long a question waits for the conversation to have an owner: longer than a dead node takes to be noticed and what
-/// it had to be taken over.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long it waits on a node that follows no majority.
-const PATIENCE_WITHOUT_LEASE: Duration = Duration::from_secs(2);
 /// The longest pause before it is looked again who the owner is.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a turn in hand may go on when its conversation moves away.
@@ -101,11 +96,8 @@ impl ConversationsHandle {
         question: Question,
     ) -> Result<Answer, ConversationError> {
         let cluster = &self.shared.services.cluster;
-        let mut epochs = cluster.epochs();
-        let began = Instant::now();
-        let until = began + PATIENCE;
+        let mut patience = Patience::begin(cluster, Deadline::within(super::handle::ANSWER_WITHIN));
         loop {
-            epochs.mark_unchanged();
             let error = match cluster.whereabouts(&address_of(id)) {
                 Whereabouts::Here(_) => return self.answer_here(id, question).await,
                 Whereabouts::At(..) => match self.ask_elsewhere(id, &question).await {
@@ -125,16 +117,9 @@ impl ConversationsHandle {
                     detail: format!("{reason:?}"),
                 },
             };
-            let now = Instant::now();
-            let until = match error {
-                ClusterError::NoQuorum { .. } => until.min(began + PATIENCE_WITHOUT_LEASE),
-                _ => until,
-            };
-            if now >= until {
+            if !patience.wait().await {
                 return Err(error.into());
             }
-            // The end of the wait alone says nothing: whoever tries again sees.
-            let _ = tokio::time::timeout_at(until.min(now + LOOK_AGAIN_AFTER), epochs.changed()).await;
         }
     }
 
@@ -262,8 +247,7 @@ impl EntityHost for ConversationsHost {
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
         let handle = self.handle();
         Box::pin(async move {
-            let stopping = || ServiceError::new(Code::ShuttingDown, "the node is stopping");
-            let handle = handle.ok_or_else(stopping)?;
+            let handle = handle.ok_or_else(ServiceError::stopping)?;
             let id: ConversationId = key.parse().map_err(|_| {
                 ServiceError::new(Code::ConversationNotFound, format!("no conversation {key:?}"))
             })?;

@@ -95,12 +95,10 @@ impl Actor for RegistryActor {
             RegistryMessage::Remove { name, reply } => reply.send(self.remove(&name).await),
             RegistryMessage::Import { source, owner, reply } => reply.send(self.import(source, &owner).await),
             RegistryMessage::CatchUp => {
-                let events = self.catch_up().await?;
-                self.tell(events);
+                self.refresh().await?;
             }
             RegistryMessage::Refresh { reply } => {
-                let events = self.catch_up().await?;
-                self.tell(events);
+                self.refresh().await?;
                 reply.send(Ok(()));
             }
         }
@@ -186,11 +184,7 @@ impl RegistryActor {
         // A refusal is only told when it is true of what all nodes have acknowledged, not just of what this one has seen.
         let mut is_up_to_date = false;
         for _ in 0..DECISIONS_MAX {
-            let events = self
-                .catch_up()
-                .await
-                .map_err(|error| RegistryError::store(&error))?;
-            self.tell(events);
+            self.refresh().await?;
             let Decision { change, secrets } = match decide(&self.state) {
                 Err(refusal) if refusal.is_of_the_state() && !is_up_to_date => {
                     let linearized = self.kept.linearize().await;
@@ -202,11 +196,7 @@ impl RegistryActor {
             };
             let batches = self.sealed_batches(&change, secrets).await?;
             let outcome = self.write(batches).await;
-            let events = self
-                .catch_up()
-                .await
-                .map_err(|error| RegistryError::store(&error))?;
-            self.tell(events);
+            self.refresh().await?;
             match outcome {
                 Err(WriteError::Conflict(_)) => pause().await,
                 outcome => return outcome.map_err(|error| RegistryError::store(&error)),
@@ -221,11 +211,7 @@ impl RegistryActor {
         let read = read.map_err(|error| RegistryError::import(format!("reading failed: {error}")))??;
         let mut earlier = Vec::new();
         for _ in 0..DECISIONS_MAX {
-            let events = self
-                .catch_up()
-                .await
-                .map_err(|error| RegistryError::store(&error))?;
-            self.tell(events);
+            self.refresh().await?;
             let plan = import::plan(&self.state, read.clone(), owner, now());
             let batches = self.sealed_batches(&plan.change, plan.secrets).await?;
             let outcome = self.write(batches).await;
@@ -300,6 +286,16 @@ impl RegistryActor {
             self.publish(None);
         }
         Ok(events)
+    }
+
+    /// Takes what has changed, and tells of it.
+    async fn refresh(&mut self) -> Result<(), RegistryError> {
+        let events = self
+            .catch_up()
+            .await
+            .map_err(|error| RegistryError::store(&error))?;
+        self.tell(events);
+        Ok(())
     }
 
     fn tell(&self, events: Vec<RegistryEvent>) {

@@ -17,7 +17,7 @@ mod wire;
 
 pub(in crate::cluster) use ask::{observe_stream, observe_there};
 pub(in crate::cluster) use host::PARTS_WAITING_MAX;
-pub(in crate::cluster) use service::{EntityService, ObserveService};
+pub(in crate::cluster) use service::{Answerer, EntityService, ObserveService};
 
 pub use host::{
     EntityContext, EntityHost, NobodyListens, ObserveHost, ObserveTopic, Owned, Parts, decode, encode,

@@ -20,20 +20,20 @@ use troupe_protocol::cluster::Address;
 /// How long another node's question waits for this node to come to its epoch, or to be allowed to act.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Answers for this node's placed actors.
-pub(in crate::cluster) struct EntityService {
+/// What answers on this node, and as whom it shows in traces.
+#[derive(Clone)]
+pub(in crate::cluster) struct Answerer {
     pub shared: Arc<Shared>,
     pub system: System,
     /// Under which name its steps are in traces.
     pub path: ActorPath,
 }
 
+/// Answers for this node's placed actors.
+pub(in crate::cluster) struct EntityService(pub Answerer);
+
 /// Answers what other nodes ask about this one.
-pub(in crate::cluster) struct ObserveService {
-    pub shared: Arc<Shared>,
-    pub system: System,
-    pub path: ActorPath,
-}
+pub(in crate::cluster) struct ObserveService(pub Answerer);
 
 impl LinkService for EntityService {
     fn ask(
@@ -42,14 +42,13 @@ impl LinkService for EntityService {
         request: Bytes,
         context: LinkContext,
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
-        let shared = Arc::clone(&self.shared);
-        let (system, path) = (self.system.clone(), self.path.clone());
+        let answerer = self.0.clone();
         Box::pin(async move {
             let (head, question): (Head, Bytes) = wire::without_head(request).map_err(misunderstood)?;
             let title = format!("{}/{}", head.kind.as_str(), head.key);
             let trace = context.trace;
-            let answer = serve(&shared, from, head, question, context);
-            traced(&system, &path, "entity", title, trace, answer).await
+            let answer = serve(&answerer.shared, from, head, question, context);
+            answerer.traced("entity", title, trace, answer).await
         })
     }
 
@@ -65,15 +64,15 @@ impl LinkService for ObserveService {
         request: Bytes,
         context: LinkContext,
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
-        let shared = Arc::clone(&self.shared);
-        let (system, path) = (self.system.clone(), self.path.clone());
+        let answerer = self.0.clone();
         Box::pin(async move {
             let (topic, question): (String, Bytes) = wire::without_head(request).map_err(misunderstood)?;
             let trace = context.trace;
             let context = entity_context(from, context);
             let title = topic.clone();
-            let answer = shared.observe_here(&ObserveTopic::from_wire(topic), question, context);
-            traced(&system, &path, "observe", title, trace, answer).await
+            let topic = ObserveTopic::from_wire(topic);
+            let answer = answerer.shared.observe_here(&topic, question, context);
+            answerer.traced("observe", title, trace, answer).await
         })
     }
 
@@ -95,24 +94,28 @@ fn entity_context(from: NodeId, context: LinkContext) -> EntityContext {
     }
 }
 
-/// Shows the work for another node's request as a step of that request's trace here.
-async fn traced<T: Send>(
-    system: &System,
-    path: &ActorPath,
-    kind: &'static str,
-    title: String,
-    cause: Option<TraceContext>,
-    work: impl Future<Output = Result<T, ServiceError>> + Send,
-) -> Result<T, ServiceError> {
-    let Some(cause) = cause else { return work.await };
-    let outcome_of = |result: &Result<T, ServiceError>| match result {
-        Ok(_) => Outcome::Done,
-        Err(error) => Outcome::Failed {
-            error: error.detail.clone(),
-        },
-    };
-    let step = system.trace(path, kind, title, cause.correlation_id, work, outcome_of);
-    trace::within(Some(cause), step).await
+impl Answerer {
+    /// Shows the work for another node's request as a step of that request's trace here.
+    async fn traced<T: Send>(
+        &self,
+        kind: &'static str,
+        title: String,
+        cause: Option<TraceContext>,
+        work: impl Future<Output = Result<T, ServiceError>> + Send,
+    ) -> Result<T, ServiceError> {
+        let Some(cause) = cause else { return work.await };
+        let outcome_of = |result: &Result<T, ServiceError>| match result {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed {
+                error: error.detail.clone(),
+            },
+        };
+        let correlation_id = cause.correlation_id;
+        let step = self
+            .system
+            .trace(&self.path, kind, title, correlation_id, work, outcome_of);
+        trace::within(Some(cause), step).await
+    }
 }
 
 async fn serve(

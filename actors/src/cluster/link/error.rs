@@ -79,6 +79,13 @@ impl ServiceError {
     }
 }
 
+impl ServiceError {
+    /// The node is stopping: what would answer is there no more.
+    pub fn stopping() -> Self {
+        Self::new(Code::ShuttingDown, "the node is stopping")
+    }
+}
+
 impl<E: Coded + std::error::Error> From<&E> for ServiceError {
     fn from(error: &E) -> Self {
         Self::new(error.code(), error.to_string())

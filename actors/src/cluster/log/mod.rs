@@ -56,6 +56,7 @@ pub use error::LogError;
 pub use messages::LogHandle;
 pub use raft::LogSettings;
 pub use serve::Confirmation;
+pub(in crate::cluster) use state::voters_wanted;
 pub use transport::{Nowhere, RaftTransport, TransportError};
 
 use crate::runtime::{

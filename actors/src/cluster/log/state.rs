@@ -46,8 +46,8 @@ pub(super) enum Step {
     HandOver(NodeId),
 }
 
-/// How many members should vote.
-pub(super) fn voters_wanted(members: usize, voters_max: usize) -> usize {
+/// How many of so many members should vote: an odd number, that bears the loss of less than half.
+pub(in crate::cluster) fn voters_wanted(members: usize, voters_max: usize) -> usize {
     let wanted = match members {
         0..=2 => 1,
         3..=4 => 3,

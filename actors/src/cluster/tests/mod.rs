@@ -254,8 +254,8 @@ async fn a_removed_node_is_refused_by_a_node_that_has_started_since() {
     let kept = 1 - removed;
     let removed_id = bed.node(removed).id();
     let within = Deadline::within(Duration::from_secs(30));
-    let cluster = bed.node(kept).cluster.clone();
-    cluster.remove(removed_id, within).await.unwrap();
+    let removal = bed.node(kept).cluster.remove(removed_id, within);
+    removal.await.unwrap();
     bed.stop(removed).await;
     bed.stop(kept).await;
     bed.restart(kept).await;

@@ -70,7 +70,7 @@ impl EntityHost for UpstreamsHost {
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
         let (shared, uploads) = (self.shared.upgrade(), Arc::clone(&self.uploads));
         Box::pin(async move {
-            let shared = shared.ok_or_else(stopping)?;
+            let shared = shared.ok_or_else(ServiceError::stopping)?;
             let server = ServerName::new(&key)
                 .map_err(|error| ServiceError::new(Code::InvalidServerName, error.to_string()))?;
             let question = decode(&question)?;
@@ -101,10 +101,6 @@ impl EntityHost for UpstreamsHost {
             .filter(|slot| slot.is_placed())
             .count()
     }
-}
-
-fn stopping() -> ServiceError {
-    ServiceError::new(Code::ShuttingDown, "the node is stopping")
 }
 
 async fn answer(

@@ -4,9 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::watch;
-use tokio::time::Instant;
-use troupe_protocol::cluster::Epoch;
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::RawReply;
@@ -16,20 +13,13 @@ use troupe_protocol::upstream::{LogLine, UpstreamInfo, UpstreamState};
 
 use super::address_of;
 use super::remote::Trouble;
+use crate::cluster::patience::Patience;
 use crate::cluster::{Nowhere, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::handle::Shared;
 use crate::upstream::messages::CallOptions;
 use crate::upstream::slot::{Slot, traced};
-
-/// How long a call waits for a server to have an owner: longer than a dead node takes to be noticed and its servers to
-/// be taken over, and than a moving one takes to be given away.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long it waits on a node that follows no majority: others may have to do the work.
-const PATIENCE_WITHOUT_LEASE: Duration = Duration::from_secs(2);
-/// The longest pause before it is looked again who the owner is.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A server wherever it runs. Each use finds out anew where that is.
 #[derive(Clone)]
@@ -318,10 +308,7 @@ impl Trouble {
 
 /// How often and how long something is tried.
 struct Attempts {
-    shared: Arc<Shared>,
-    epochs: watch::Receiver<(Epoch, bool)>,
-    began: Instant,
-    deadline: Deadline,
+    patience: Patience,
     /// Whether an owner was lost already: then the next loss is final.
     has_lost: bool,
 }
@@ -329,10 +316,7 @@ struct Attempts {
 impl Attempts {
     fn new(shared: &Arc<Shared>, deadline: Deadline) -> Self {
         Self {
-            shared: Arc::clone(shared),
-            epochs: shared.cluster.epochs(),
-            began: Instant::now(),
-            deadline,
+            patience: Patience::begin(&shared.cluster, deadline),
             has_lost: false,
         }
     }
@@ -348,18 +332,9 @@ impl Attempts {
             }
             Trouble::NotAsked(error) => error,
         };
-        let patience = if self.shared.cluster.holds_lease() {
-            PATIENCE
-        } else {
-            PATIENCE_WITHOUT_LEASE
-        };
-        let until = (self.began + patience).min(self.deadline.instant());
-        let now = Instant::now();
-        if now >= until {
-            return Err(error);
+        match self.patience.wait().await {
+            true => Ok(()),
+            false => Err(error),
         }
-        // The end of the wait alone says nothing: whoever tries again sees.
-        let _ = tokio::time::timeout_at(until.min(now + LOOK_AGAIN_AFTER), self.epochs.changed()).await;
-        Ok(())
     }
 }
