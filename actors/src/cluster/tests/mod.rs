@@ -304,6 +304,52 @@ fn whereabouts_cost() {
     }
 }
 
+/// How often the loss of the leader takes the lease of a node that lives, and how soon another leads:
+/// `cargo test … lost_leaders -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a measurement"]
+async fn lost_leaders() {
+    const ROUNDS: usize = 20;
+    let mut bed = Bed::default();
+    for name in ["alpha", "beta", "gamma"] {
+        match name {
+            "alpha" => bed.found(name).await,
+            name => bed.join(name).await,
+        }
+    }
+    bed.await_up(3).await;
+    bed.await_voters(3).await;
+    let (mut lapses, mut elections) = (0, Vec::new());
+    for round in 0..ROUNDS {
+        let lost = bed.leader_or_follower(true).await;
+        let others: Vec<_> = (0..3)
+            .filter(|node| *node != lost)
+            .map(|node| bed.node(node).cluster.clone())
+            .collect();
+        let count = || others.iter().map(|other| other.lapses()).sum::<u64>();
+        let before = count();
+        tokio::time::sleep(Duration::from_millis(round as u64 * 17 % 200)).await;
+        let lost_at = Instant::now();
+        bed.isolate(lost);
+        let lost_id = bed.node(lost).id();
+        let mut leader = others[0].log().unwrap().leader();
+        let is_other = leader.wait_for(|leader| leader.is_some_and(|(leader, _)| leader != lost_id));
+        is_other.await.unwrap();
+        elections.push(lost_at.elapsed().as_millis());
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        lapses += count() - before;
+        bed.reconnect(lost);
+        bed.await_up(3).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    elections.sort_unstable();
+    println!(
+        "{lapses} of {} leases were lost; another led after {elections:?} ms",
+        2 * ROUNDS
+    );
+    bed.end().await;
+}
+
 /// What a node writes to its links while nothing happens: `cargo test … idle_traffic -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a measurement"]
