@@ -18,7 +18,8 @@
 //! nodes that act for it. (`model` plays this against delays, losses, pauses and elections.)
 //!
 //! The death of a leader alone takes no lease from those who live: voters elect another as soon as they are free to vote, it
-//! gives leases at once, and by then those that the dead one gave have not run out ([`LeaseTiming::lasts`] is chosen so).
+//! gives leases at once, and by then those that the dead one gave have, as a rule, not run out ([`LeaseTiming::lasts`] is
+//! chosen so).
 //!
 //! A member that is declared down loses its addresses with that epoch; others get them when the epoch is cleared: when it
 //! has settled, or its lease is over. A node whose lease has ended stops everything before it asks for the next.
