@@ -574,9 +574,9 @@ fn without_disturbance_everything_is_owned_and_a_loss_is_made_good_soon() {
     for at in 0..NODES {
         world.after(0, 5, Event::Apply { at, epoch: 2 });
     }
-    // The lease of the lost one, which may be confirmed at the next word of the leader, the time it has to stop, and rounds.
+    // The lease of the lost one, which may be confirmed two words of the leader later, the time it has to stop, and a round.
     let lease_ms = (world.timing.lasts + world.timing.grace).as_millis() as u64;
-    let soon = 1_500 + world.heartbeat_ms + lease_ms + 100;
+    let soon = 1_500 + 2 * world.heartbeat_ms + lease_ms + 100;
     undisturbed(&mut world, soon);
     let actors = world.actors();
     assert_eq!(
