@@ -43,9 +43,9 @@ test-routing: ## how well tools are found with the real model; needs setup once
 test-browser: ## browser tests in real Chromium; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" tests/browser/run
 
-faults: ## the long fault tests of the cluster: 50 kills, pauses, partitions, full disks; needs build once
+faults: ## the long fault tests: 50 kills, pauses, partitions, disks slow and full; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" $(CARGO) test -p troupe-tests --no-fail-fast \
-	    --test cluster_kills --test cluster_faults -- --ignored --test-threads=1
+	    --test cluster_kills --test cluster_faults --test cluster_machines -- --ignored --test-threads=1
 
 web: ## build the UI into web/dist (committed, embedded in the binary)
 	cd web && npm ci --no-progress --loglevel=error && npm run build

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use troupe_tests::cluster::SETTLED_WITHIN;
+use troupe_tests::forward::Forward;
 use troupe_tests::scene::Scene;
 use troupe_tests::{Cluster, Node, eventually, node};
 
@@ -156,35 +157,45 @@ async fn a_second_node_of_the_same_name_is_refused() {
 #[tokio::test]
 async fn a_node_of_another_cluster_gets_nowhere() {
     let ours = Cluster::start(1).await;
-    let theirs = Cluster::start(2).await;
-    // a string of theirs that leads to our door: the certificate authority is another
-    let string = theirs.invite(0).await;
-    let doors = (cluster_address(&theirs, 0).await, cluster_address(&ours, 0).await);
-    let mut lured = ours.create(1, |options| options);
-    if let Some(bent) = with_address(&string, &doors.0, &doors.1) {
-        lured.join_at_start(&bent);
-        let said = lured.start_refused(REFUSED_WITHIN).await;
-        assert!(!said.contains("panicked"), "{said}");
-    }
-    // and their node, told to find us where its peer was
+    let mut theirs = Cluster::start(1).await;
+    let string = theirs.invite(0).await; // names the one member that there is
+    theirs.join().await;
+    theirs.wait_settled().await;
+    // where their first node listened there is now a door that leads to ours, whose certificate authority is another
+    let (their_door, our_door) = (cluster_address(&theirs, 0).await, cluster_address(&ours, 0).await);
+    theirs.kill(0).await;
+    let forward = Forward::start(&their_door, &our_door).await;
+
+    // a member of theirs, which has a certificate of theirs and looks for its peer
+    eventually("their member at our door", SETTLED_WITHIN, async || {
+        (forward.connections() >= 3).then_some(())
+    })
+    .await;
+    let status = theirs.try_status(1).await.expect("their member answers");
+    let lost = status["members"].as_array().expect("members").iter();
+    let lost: Vec<_> = lost.filter(|member| member["is_self"] == false).collect();
+    assert_eq!(lost.len(), 1, "{status}");
+    assert_ne!(lost[0]["link"]["state"], "up", "{status}");
+
+    // a newcomer that was invited by theirs: the authority that it was told of is not the one that it meets
+    let before = forward.connections();
+    let mut lured = theirs.create(2, |options| options);
+    lured.join_at_start(&string);
+    let said = lured.start_refused(REFUSED_WITHIN).await;
+    assert!(forward.connections() > before, "it was at our door: {said}");
+    assert!(said.contains("no member of the cluster can be reached"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+
+    // and ours is as it was, and goes on
     let status = ours.try_status(0).await.expect("our node answers");
     assert_eq!(status["members"].as_array().map(Vec::len), Some(1), "{status}");
-}
-
-/// The join string with one address in place of another of the same length; nothing if it cannot be taken apart.
-fn with_address(string: &str, from: &str, to: &str) -> Option<String> {
-    use base64::Engine;
-    let coding = base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    let prefix = string
-        .rfind('-')
-        .filter(|at| coding.decode(&string[at + 1..]).is_ok());
-    let (head, body) = string.split_at(prefix.map_or(0, |at| at + 1));
-    let mut bytes = coding.decode(body).ok()?;
-    let at = bytes
-        .windows(from.len())
-        .position(|window| window == from.as_bytes())?;
-    (from.len() == to.len()).then(|| bytes[at..at + to.len()].copy_from_slice(to.as_bytes()))?;
-    Some(format!("{head}{}", coding.encode(bytes)))
+    let body = json!({ "name": "written", "command": "true", "enabled": false });
+    ours.nodes[0].api.post("/api/v1/servers", &body).await.ok();
+    assert!(
+        !ours.nodes[0].log().contains("panicked"),
+        "{}",
+        ours.nodes[0].log()
+    );
 }
 
 #[tokio::test]
@@ -253,7 +264,7 @@ async fn strangers_at_the_node_port_get_nowhere_and_block_nobody() {
 fn unauthenticated() -> rustls::ClientConfig {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS versions")
         .dangerous()
         .with_custom_certificate_verifier(std::sync::Arc::new(Anybody))
@@ -283,7 +294,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
         _: &rustls::pki_types::CertificateDer<'_>,
         _: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        Err(rustls::Error::General("nodes speak TLS 1.3 only".to_owned()))
     }
 
     fn verify_tls13_signature(

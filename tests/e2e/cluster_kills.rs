@@ -12,7 +12,7 @@ use troupe_tests::load::registry::RegistryLoad;
 use troupe_tests::report::{figure, percentile};
 use troupe_tests::scene::Scene;
 use troupe_tests::upstream::HttpUpstream;
-use troupe_tests::{Cluster, eventually, parts};
+use troupe_tests::{Cluster, binary, eventually, parts};
 
 /// Held by each test: several nodes at a time are enough for the machine.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -20,21 +20,25 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 const FAILOVER_PROMISED: Duration = Duration::from_secs(2);
 /// What a loaded machine with a debug build may need; that it recovers at all is the assertion.
 const FAILOVER_WITHIN: Duration = Duration::from_secs(20);
+/// The lease is 900 ms; then the processes are ended, and the machine has other work.
+const STOPPED_PROMISED: Duration = Duration::from_secs(3);
 const JOURNAL_SERVER: &str = env!("CARGO_BIN_EXE_journal-server");
 
 /// Which node dies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Victim {
     Leader,
     Follower,
     /// The one that runs the placed server.
     Owner,
+    /// One that does not vote; there is one among four.
+    Learner,
 }
 
 /// What happened to whom, and when.
 struct Kills {
     scene: Scene,
-    moments: Vec<Instant>,
+    moments: Vec<(Victim, Instant)>,
 }
 
 impl Kills {
@@ -42,44 +46,60 @@ impl Kills {
         match victim {
             Victim::Leader => self.scene.cluster.leader().await,
             Victim::Follower => self.scene.cluster.follower().await,
-            Victim::Owner => self.scene.cluster.owner("journal-server").await,
+            Victim::Owner => self.scene.owner().await,
+            Victim::Learner => self.scene.cluster.learner().await,
         }
     }
 
     /// Kills one, leaves it dead for a while, starts it again and waits until it is back.
     async fn kill_and_restart(&mut self, victim: Victim, dead: Duration) {
         let node = self.find(victim).await;
-        self.moments.push(Instant::now());
+        self.moments.push((victim, Instant::now()));
         self.scene.cluster.kill(node).await;
         tokio::time::sleep(dead).await;
         self.scene.cluster.nodes[node].start_again().await;
         self.scene.cluster.wait_settled().await;
     }
 
-    /// The time from each kill to the next success, and what is promised of it.
-    fn recoveries(&self, what: &str, account: &Account) -> Vec<Duration> {
-        let mut recoveries = Vec::new();
-        for moment in &self.moments {
-            let recovered = account.recovered_after(*moment);
-            recoveries.push(recovered.unwrap_or_else(|| panic!("{what}: nothing after the kill succeeded")));
-        }
-        let longest = *recoveries.iter().max().expect("something was killed");
-        let median = percentile(&mut recoveries.clone(), 50);
-        let of = recoveries.len();
+    /// The time from each kill, or each of one kind of victim, to the next success; and what is promised of it.
+    fn assert_recovered(&self, what: &str, of: Option<Victim>, account: &Account) {
+        let killed = self
+            .moments
+            .iter()
+            .filter(|(victim, _)| of.is_none_or(|of| of == *victim));
+        let recovered = killed.map(|(_, moment)| account.recovered_after(*moment));
+        let mut recoveries: Vec<Duration> = recovered
+            .map(|recovered| recovered.unwrap_or_else(|| panic!("{what}: nothing after a kill succeeded")))
+            .collect();
+        let (median, p99) = (percentile(&mut recoveries, 50), percentile(&mut recoveries, 99));
+        let longest = recoveries[recoveries.len() - 1];
+        let victims = of.map_or("of any node".to_owned(), |victim| {
+            format!("{victim:?}").to_lowercase()
+        });
         figure(
-            &format!("kill to next {what}, {of} kills, longest (median {median:.2?})"),
-            format_args!("{longest:.2?}"),
+            &format!("kill ({victims}, {} times) to next {what}", recoveries.len()),
+            format_args!("p50 {median:.2?}, p99 {p99:.2?}, longest {longest:.2?}"),
             format_args!("{FAILOVER_PROMISED:?}"),
         );
         assert!(longest < FAILOVER_WITHIN, "{what}: {longest:?} after a kill");
-        recoveries
     }
 }
 
+/// What clients saw of it, for people to judge.
+fn say_errors(what: &str, account: &Account) {
+    let kinds = account.kinds_of_failures();
+    let (failed, all) = (kinds.values().sum::<usize>(), account.attempts.len());
+    figure(
+        &format!("errors that {what} saw"),
+        format_args!("{failed} of {all} {kinds:?}"),
+        "stated only",
+    );
+}
+
 /// Runs all loads while nodes are killed, and checks everything afterwards.
-async fn kills(victims: &[Victim], dead: Duration) {
+async fn kills(nodes: usize, victims: &[Victim], dead: Duration) {
     let mut kills = Kills {
-        scene: Scene::set(3, JOURNAL_SERVER).await,
+        scene: Scene::set(nodes, JOURNAL_SERVER).await,
         moments: Vec::new(),
     };
     let traffic = kills.scene.traffic().await;
@@ -88,26 +108,40 @@ async fn kills(victims: &[Victim], dead: Duration) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let outcome = traffic.finish().await;
+    let (writes, placed) = (&outcome.registry.writes, &outcome.placed);
+    say_errors("modern clients that retry once", &outcome.modern);
+    say_errors("callers of the placed server, who do not retry,", placed);
+    say_errors("legacy sessions, which do not retry,", &outcome.sessions);
+    say_errors("writers, who do not retry,", writes);
+    kills.assert_recovered("acknowledged write", None, writes);
+    kills.assert_recovered("acknowledged write", Some(Victim::Leader), writes);
+    kills.assert_recovered("answer of the placed server", None, placed);
+    kills.assert_recovered("answer of the placed server", Some(Victim::Owner), placed);
+    kills.assert_recovered("answer in a legacy session", None, &outcome.sessions);
     kills.scene.assert_holds(&outcome).await;
-    kills.recoveries("acknowledged write", &outcome.registry.writes);
-    kills.recoveries("answer of the placed server", &outcome.placed);
-    kills.recoveries("answer in a legacy session", &outcome.sessions);
 }
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_leader_follower_and_owner_are_killed() {
     let _alone = ALONE.lock().await;
     let victims = [Victim::Leader, Victim::Owner, Victim::Follower];
-    kills(&victims, Duration::from_secs(4)).await;
+    kills(3, &victims, Duration::from_secs(4)).await;
 }
 
 #[tokio::test]
 #[ignore = "long: make faults"]
 async fn fifty_kills_lose_nothing_that_was_acknowledged() {
     let _alone = ALONE.lock().await;
-    let round = [Victim::Leader, Victim::Owner, Victim::Follower];
+    let round = [
+        Victim::Leader,
+        Victim::Owner,
+        Victim::Follower,
+        Victim::Leader,
+        Victim::Owner,
+        Victim::Learner,
+    ];
     let victims: Vec<Victim> = round.into_iter().cycle().take(50).collect();
-    kills(&victims, Duration::from_secs(4)).await;
+    kills(4, &victims, Duration::from_secs(4)).await;
 }
 
 #[tokio::test]
@@ -195,11 +229,22 @@ async fn a_minority_refuses_writes_and_goes_on_reading() {
     for node in &others {
         cluster.kill(*node).await;
     }
+    let cut = Instant::now();
     let api = cluster.nodes[survivor].api.clone();
     eventually("the placed server stopped", FAILOVER_WITHIN, async || {
         cluster.runs("journal-server").is_none().then_some(())
     })
     .await;
+    figure(
+        "loss of the majority to the end of the placed server",
+        format_args!("{:.2?}", cut.elapsed()),
+        format_args!("{STOPPED_PROMISED:?}"),
+    );
+    assert!(
+        !binary::is_release() || cut.elapsed() < STOPPED_PROMISED,
+        "{:?}",
+        cut.elapsed()
+    );
     let new = json!({ "name": "refused", "command": "true", "enabled": false });
     // One that was sent before the loss was known may be told that its outcome is unknown.
     eventually("writes refused", FAILOVER_WITHIN, async || {
@@ -216,10 +261,8 @@ async fn a_minority_refuses_writes_and_goes_on_reading() {
         .ok();
     let status = cluster.try_status(survivor).await.expect("it answers");
     assert_eq!(status["has_quorum"], false, "{status}");
-    assert!(
-        !status["warnings"].as_array().expect("warnings").is_empty(),
-        "{status}"
-    );
+    let said = cluster.nodes[survivor].cli(&["status"]).await.ok();
+    assert!(said.contains("degraded"), "{said}");
 
     cluster.nodes[others[0]].start_again().await;
     eventually("writes again", SETTLED_WITHIN, async || {

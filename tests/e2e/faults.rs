@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use troupe_tests::{Answer, Api, Node, eventually, parts, process};
+use troupe_tests::machine::Machines;
+use troupe_tests::{Answer, Api, Node, NodeOptions, eventually, parts, process};
 
 /// Calls in flight when their server dies.
 const CALLS_IN_FLIGHT: usize = 8;
@@ -160,6 +161,62 @@ async fn a_killed_node_keeps_every_acknowledged_registration() {
         "only {} registrations in all",
         acknowledged.len()
     );
+}
+
+/// What a node acknowledged is in its log, but need not be applied on its disk when it dies. Its disk is slow when it
+/// comes back: so there is a while in which it could show what it finds applied, and must not.
+#[tokio::test]
+async fn a_node_that_comes_back_never_shows_less_than_it_acknowledged() {
+    const KILLS: u64 = 4;
+    const WRITERS: u64 = 24;
+    const SLOW: Duration = Duration::from_millis(400);
+    let machines = Machines::new();
+    let mut node = machines.put(0, NodeOptions::default()).start().await;
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..KILLS {
+        machines.set_sync(0, Duration::ZERO);
+        let writers =
+            (0..WRITERS).map(|writer| register_until_refused(node.api.clone(), round * WRITERS + writer));
+        let writers: Vec<_> = writers.map(tokio::spawn).collect();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        // what is acknowledged from now on was synced as an entry of the log, and is not as applied for a while
+        machines.set_sync(0, SLOW);
+        tokio::time::sleep(SLOW * 2 + Duration::from_millis(60 * round)).await;
+        node.kill().await;
+        let mut last = Vec::new();
+        for writer in writers {
+            last.extend(writer.await.unwrap());
+        }
+        assert!(last.len() > WRITERS as usize, "only {} registrations", last.len());
+        acknowledged.extend(last);
+        node.launch();
+        let shown = first_shown(&node).await;
+        let missing: Vec<_> = acknowledged.iter().filter(|name| !shown.contains(name)).collect();
+        assert!(
+            missing.is_empty(),
+            "round {round}: acknowledged and not shown by the first answer: {missing:?}"
+        );
+        node.wait_ready().await;
+    }
+    machines.set_sync(0, Duration::ZERO);
+    let kept = registered(&node).await;
+    assert!(acknowledged.iter().all(|name| kept.contains(name)));
+}
+
+/// The servers that a starting node lists as soon as it lists any.
+async fn first_shown(node: &Node) -> Vec<String> {
+    eventually("the first answer", Duration::from_secs(60), async || {
+        let list = node.api.request(reqwest::Method::GET, "/api/v1/servers?limit=1");
+        let answer = list.send().await.ok()?;
+        assert!(
+            matches!(answer.status().as_u16(), 200 | 503),
+            "{}: refused for now, or answered in full",
+            answer.status()
+        );
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    registered(node).await
 }
 
 /// Registers servers one after the other until the node is gone; answers those it acknowledged.

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::machine::Machines;
 use crate::network::Network;
 use crate::node::{Node, NodeOptions, lasting_address};
 use crate::process;
@@ -20,6 +21,7 @@ pub const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 pub struct ClusterOptions {
     node: NodeOptions,
     network: Option<Network>,
+    machines: Option<Machines>,
 }
 
 impl ClusterOptions {
@@ -35,7 +37,13 @@ impl ClusterOptions {
         self
     }
 
-    /// Starts so many nodes and waits until all are members that are up.
+    /// Puts the nodes onto machines whose clocks and disks can be set.
+    pub fn machines(mut self, machines: &Machines) -> Self {
+        self.machines = Some(machines.clone());
+        self
+    }
+
+    /// Starts so many nodes and waits until all are members that are up, and vote as they should.
     pub async fn start(self, nodes: usize) -> Cluster {
         let mut cluster = Cluster {
             nodes: Vec::new(),
@@ -83,6 +91,9 @@ impl Cluster {
             }
             None => (lasting_address(), lasting_address()),
         };
+        if let Some(machines) = &self.options.machines {
+            options = machines.put(node, options);
+        }
         let cluster_listen = cluster_listen.to_string();
         let named = ["--cluster-listen", &cluster_listen, "--name", &Self::name(node)];
         let mut created = adapt(options.listen(listen).arguments(&named)).create();
@@ -149,6 +160,25 @@ impl Cluster {
         is_success.then(|| serde_json::from_str(&body).ok()).flatten()
     }
 
+    /// Registers a server at this node; the status of the answer, and its code if it is an error.
+    pub async fn register(&self, node: usize, name: &str) -> (u16, String) {
+        let body = json!({ "name": name, "command": "true", "enabled": false });
+        let answer = self.nodes[node].api.post("/api/v1/servers", &body).await;
+        let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
+        (answer.status, code)
+    }
+
+    /// Waits until the majority takes a write at this node: the registration of a server of this name.
+    pub async fn wait_writable(&self, node: usize, name: &str) {
+        let what = format!("a write at node-{node}");
+        eventually(&what, SETTLED_WITHIN, async || {
+            let (status, code) = self.register(node, name).await;
+            // what timed out before may have been written after all
+            (status == 201 || code == "T2002").then_some(())
+        })
+        .await;
+    }
+
     /// Waits until every live node sees exactly the live ones up, a leader, and itself in the majority.
     pub async fn wait_settled(&self) {
         let expected = self.live();
@@ -166,9 +196,10 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until as many vote as should in a cluster of so many nodes: before, losing one may lose the majority.
-    async fn wait_voters(&self, nodes: usize) {
-        let wanted = match nodes {
+    /// Waits until as many vote as should in a cluster of so many nodes: before, losing one may lose the majority. What
+    /// counts is the log's own configuration, at every node; the members' roles say what it will be.
+    pub async fn wait_voters(&self, nodes: usize) {
+        let wanted: u64 = match nodes {
             0..=2 => 1,
             3..=4 => 3,
             _ => 5,
@@ -176,8 +207,7 @@ impl Cluster {
         eventually("those who should vote do", SETTLED_WITHIN, async || {
             for node in self.live() {
                 let status = self.try_status(node).await?;
-                let voters = members(&status).iter().filter(|member| member["role"] == "voter");
-                if voters.count() != wanted {
+                if status["log"]["voters"] != wanted {
                     return None;
                 }
             }
@@ -231,6 +261,20 @@ impl Cluster {
         let leader = self.leader().await;
         let others = self.live().into_iter().find(|node| *node != leader);
         others.expect("a second node runs")
+    }
+
+    /// A live node that does not vote.
+    pub async fn learner(&self) -> usize {
+        eventually("a learner that runs", SETTLED_WITHIN, async || {
+            let status = self.try_status(self.any_live()).await?;
+            let mut learners = members(&status)
+                .iter()
+                .filter(|member| member["role"] == "learner");
+            learners
+                .find_map(number)
+                .filter(|node| self.live().contains(node))
+        })
+        .await
     }
 
     /// The live node that runs the process whose command line holds `part`, if one does now. One that stands still does

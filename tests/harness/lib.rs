@@ -7,7 +7,9 @@
 //! - [`api`]: the HTTP API as JSON, as a stranger sees it
 //! - [`cli`]: the command line, against a running node
 //! - [`conformance`]: the suite of the protocol's authors, and the fixture that passes it
-//! - [`cluster`]: several nodes that form one cluster; [`network`]: a network that a test may cut
+//! - [`cluster`]: several nodes that form one cluster; [`network`]: a network that a test may cut; [`machine`]: machines
+//!   whose clock and disk it may set
+//! - [`forward`]: a door that leads elsewhere
 //! - [`history`]: what clients asked of a cluster and were answered, and whether that can be true
 //! - [`load`]: clients that write, read and call while things happen, and keep account of it
 //! - [`mcp`]: MCP clients of both eras (rmcp); [`wire`]: the same by hand, each message to a node of choice
@@ -23,9 +25,11 @@ pub mod binary;
 pub mod cli;
 pub mod cluster;
 pub mod conformance;
+pub mod forward;
 pub mod history;
 pub mod journal;
 pub mod load;
+pub mod machine;
 pub mod mcp;
 pub mod network;
 pub mod node;

@@ -23,13 +23,17 @@ fn fetched(part: &str, relative: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
+    leave_out(part, &format!("{} is missing", path.display()));
+    None
+}
+
+/// Says that the calling test is left out for want of this part, which `tests/setup` has noted; panics if it has not, and
+/// in CI.
+pub(crate) fn leave_out(part: &str, missing: &str) {
     let note = std::fs::read_to_string(cache().join("skipped").join(part));
     match note {
-        Ok(reason) if !is_ci() => {
-            skipped(&format!("{part}: {}", reason.trim()));
-            None
-        }
-        _ => panic!("{} is missing: run tests/setup {part}", path.display()),
+        Ok(reason) if !is_ci() => skipped(&format!("{part}: {}", reason.trim())),
+        _ => panic!("{missing}: run tests/setup {part}"),
     }
 }
 

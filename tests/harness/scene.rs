@@ -77,7 +77,7 @@ impl Scene {
             began: Instant::now(),
             registry: RegistryLoad::start(&apis).await,
             modern: calls::modern(&apis, OUTLIVING, 2),
-            placed: calls::placed(&apis, PLACED, 3),
+            placed: calls::placed(&apis, PLACED, 3, calls::PAUSE),
             sessions: calls::sessions(&apis, OUTLIVING, 3),
         };
         tokio::time::sleep(FLOWS_AFTER).await;

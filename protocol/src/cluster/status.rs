@@ -28,6 +28,9 @@ pub struct LogStatus {
     /// How long ago a majority was last known to follow the leader, in milliseconds; on followers, since its last word.
     #[ts(type = "number")]
     pub quorum_age_ms: u64,
+    /// How many vote, by the last configuration in this node's log, which follows the members' roles a moment later. While
+    /// it changes, majorities of two groups are needed; the smaller is counted.
+    pub voters: u32,
 }
 
 /// Where a link to another node stands.

@@ -1,18 +1,16 @@
 //! Callers of tools: modern clients that retry once, callers of placed servers, legacy sessions that wander.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Account, Attempt, Load};
+use super::{ATTEMPT_WITHIN, Account, Attempt, Load};
 use crate::api::Api;
 use crate::wire::{self, Session};
 
-/// Longer than whatever a node promises; an attempt that takes so long hangs.
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(10);
 /// Between two calls of one caller: a load, not a flood, on a machine with two cores.
-const PAUSE: Duration = Duration::from_millis(20);
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// Modern clients that call `echo` of a server over HTTP. Each stays at a node while that answers; an attempt that
 /// fails is made once more at the next node, and only if that fails too the call has failed.
@@ -38,24 +36,20 @@ async fn call_with_one_retry(
         let text = format!("{client}-{number}");
         let arguments = json!({ "text": text });
         let call = |node: usize| wire::call_modern(&apis[node], &path, "echo", &arguments, ATTEMPT_WITHIN);
-        let (began, first_node) = (Instant::now(), node);
-        let mut answer = call(node).await;
-        if let Err(first) = answer {
-            node = (node + 1) % apis.len();
-            answer = call(node)
-                .await
-                .map_err(|second| format!("{first}; then at node-{node}: {second}"));
-        }
-        let outcome = answer.and_then(|result| match wire::text(&result) {
-            said if said == text => Ok(()),
-            other => Err(format!("asked for {text}, answered {other}")),
-        });
-        attempts.push(Attempt {
-            began,
-            ended: Instant::now(),
-            node: first_node,
-            outcome,
-        });
+        let first_node = node;
+        let twice = async {
+            let mut answer = call(node).await;
+            if let Err(first) = answer {
+                node = (node + 1) % apis.len();
+                let again = call(node).await;
+                answer = again.map_err(|second| format!("{first}; then at node-{node}: {second}"));
+            }
+            match wire::text(&answer?) {
+                said if said == text => Ok(()),
+                other => Err(format!("asked for {text}, answered {other}")),
+            }
+        };
+        attempts.push(Attempt::at(first_node, twice).await);
         tokio::time::sleep(PAUSE).await;
         // now and then to the next node, so that all are used
         if number % 20 == 19 {
@@ -67,7 +61,7 @@ async fn call_with_one_retry(
 
 /// Callers of a `journal-server` by the API, each attempt at the next of the nodes in turn and without a retry. Each
 /// notes another text, so that the journal tells what was called how often.
-pub fn placed(apis: &[Api], server: &str, clients: usize) -> Load<Vec<Attempt>> {
+pub fn placed(apis: &[Api], server: &str, clients: usize, pause: Duration) -> Load<Vec<Attempt>> {
     let path = format!("/api/v1/servers/{server}/tools/note/call");
     Load::start(clients, |client, stop| {
         let (apis, path) = (apis.to_vec(), path.clone());
@@ -79,15 +73,8 @@ pub fn placed(apis: &[Api], server: &str, clients: usize) -> Load<Vec<Attempt>> 
                 }
                 let node = number % apis.len();
                 let body = json!({ "arguments": { "text": format!("{client}-{number}") } });
-                let began = Instant::now();
-                let outcome = post(&apis[node], &path, &body).await;
-                attempts.push(Attempt {
-                    began,
-                    ended: Instant::now(),
-                    node,
-                    outcome,
-                });
-                tokio::time::sleep(PAUSE).await;
+                attempts.push(Attempt::at(node, post(&apis[node], &path, &body)).await);
+                tokio::time::sleep(pause).await;
             }
             attempts
         }
@@ -126,18 +113,11 @@ pub fn sessions(apis: &[Api], server: &str, clients: usize) -> Load<Vec<Attempt>
                     break;
                 }
                 let node = number % apis.len();
-                let began = Instant::now();
                 let arguments = json!({ "text": number.to_string() });
-                let answer = session
-                    .call(&apis[node], "echo", &arguments, ATTEMPT_WITHIN)
-                    .await;
-                let is_forgotten = answer.as_ref().is_err_and(|reason| reason.starts_with("404"));
-                attempts.push(Attempt {
-                    began,
-                    ended: Instant::now(),
-                    node,
-                    outcome: answer.map(|_| ()),
-                });
+                let call = session.call(&apis[node], "echo", &arguments, ATTEMPT_WITHIN);
+                let attempt = Attempt::at(node, async { call.await.map(drop) }).await;
+                let is_forgotten = matches!(&attempt.outcome, Err(reason) if reason.starts_with("404"));
+                attempts.push(attempt);
                 if is_forgotten {
                     break;
                 }

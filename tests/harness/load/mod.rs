@@ -8,11 +8,15 @@
 pub mod calls;
 pub mod registry;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Longer than whatever a node promises; an attempt that takes so long hangs.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Clients at work until [`Self::finish`].
 pub struct Load<Account> {
@@ -55,6 +59,25 @@ pub struct Attempt {
     pub outcome: Result<(), String>,
 }
 
+impl Attempt {
+    /// Makes an attempt at this node, and notes when it began and ended.
+    pub async fn at(node: usize, work: impl Future<Output = Result<(), String>>) -> Self {
+        let began = Instant::now();
+        let outcome = work.await;
+        Self {
+            began,
+            ended: Instant::now(),
+            node,
+            outcome,
+        }
+    }
+
+    /// How long it took.
+    pub fn length(&self) -> Duration {
+        self.ended - self.began
+    }
+}
+
 /// All attempts of a load, in the order in which they ended.
 #[derive(Debug, Default)]
 pub struct Account {
@@ -85,10 +108,40 @@ impl Account {
         failed.collect()
     }
 
+    /// How many failed of each kind: by error code, else by what is said of the connection.
+    pub fn kinds_of_failures(&self) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        for reason in self
+            .attempts
+            .iter()
+            .filter_map(|attempt| attempt.outcome.as_ref().err())
+        {
+            *kinds.entry(kind_of_failure(reason)).or_default() += 1;
+        }
+        kinds
+    }
+
+    /// The attempts that began between these moments.
+    pub fn between(&self, from: Instant, until: Instant) -> Self {
+        let within = |attempt: &&Attempt| (from..until).contains(&attempt.began);
+        Self {
+            attempts: self.attempts.iter().filter(within).cloned().collect(),
+        }
+    }
+
+    /// How long those took that succeeded.
+    pub fn lengths(&self) -> Vec<Duration> {
+        let succeeded = self.attempts.iter().filter(|attempt| attempt.outcome.is_ok());
+        succeeded.map(Attempt::length).collect()
+    }
+
     /// The longest that any attempt took.
     pub fn longest(&self) -> Duration {
-        let lengths = self.attempts.iter().map(|attempt| attempt.ended - attempt.began);
-        lengths.max().unwrap_or_default()
+        self.attempts
+            .iter()
+            .map(Attempt::length)
+            .max()
+            .unwrap_or_default()
     }
 
     /// From `moment` to the end of the first success that began after it.
@@ -110,5 +163,21 @@ impl Account {
             failures.len(),
             self.attempts.len()
         );
+    }
+}
+
+fn kind_of_failure(reason: &str) -> String {
+    let code = reason
+        .match_indices('T')
+        .map(|(at, _)| &reason[at..])
+        .find(|rest| {
+            let digits = rest[1..].bytes().take_while(u8::is_ascii_digit);
+            digits.count() == 4
+        });
+    match code {
+        Some(code) => code[..5].to_owned(),
+        None if reason.contains("onnect") || reason == "NotSent" => "no connection".to_owned(),
+        None if reason == "Lost" || reason.contains("answer") => "connection lost".to_owned(),
+        None => reason.chars().take(60).collect(),
     }
 }

@@ -10,14 +10,13 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Account, Attempt, Load};
+use super::{ATTEMPT_WITHIN, Account, Attempt, Load};
 use crate::api::Api;
 use crate::history::linear;
 use crate::history::order::{self, Seen};
 use crate::history::server::{Answer, Entry, Question};
 use crate::history::{Outcome, Recorder};
 
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(25);
 /// Entries that are written at the same time; few, so that writers meet.
 const ENTRIES: u64 = 3;
@@ -173,21 +172,16 @@ impl Record {
                 .expect("no client panics")
                 .insert(name.clone());
             let body = json!({ "name": name, "command": "true", "enabled": false });
-            let began = Instant::now();
-            let said = send(apis[node].request(Method::POST, "/api/v1/servers").json(&body)).await;
-            let outcome = match said {
-                Said::Answer(201, _) => {
-                    self.acknowledged.lock().expect("no client panics").insert(name);
-                    Ok(())
+            let register = async {
+                match send(apis[node].request(Method::POST, "/api/v1/servers").json(&body)).await {
+                    Said::Answer(201, _) => {
+                        self.acknowledged.lock().expect("no client panics").insert(name);
+                        Ok(())
+                    }
+                    other => Err(format!("{other:?}")),
                 }
-                other => Err(format!("{other:?}")),
             };
-            attempts.push(Attempt {
-                began,
-                ended: Instant::now(),
-                node,
-                outcome,
-            });
+            attempts.push(Attempt::at(node, register).await);
             tokio::time::sleep(PAUSE).await;
         }
         attempts

@@ -284,6 +284,8 @@ impl Core {
         let age = word.map_or(u64::MAX >> 11, |at| {
             u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX >> 11)
         });
+        let groups = metrics.membership_config.membership().get_joint_config().iter();
+        let voters = groups.map(BTreeSet::len).min().unwrap_or_default();
         LogStatus {
             term: metrics.current_term,
             leader: leader.map(|(leader, _)| leader),
@@ -291,6 +293,7 @@ impl Core {
             applied: *self.views.applied.borrow(),
             snapshot: number(metrics.snapshot.as_ref()),
             quorum_age_ms: age,
+            voters: u32::try_from(voters).unwrap_or(u32::MAX),
         }
     }
 

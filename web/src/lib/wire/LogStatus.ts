@@ -27,4 +27,9 @@ snapshot: number,
 /**
  * How long ago a majority was last known to follow the leader, in milliseconds; on followers, since its last word.
  */
-quorum_age_ms: number, };
+quorum_age_ms: number, 
+/**
+ * How many vote, by the last configuration in this node's log, which follows the members' roles a moment later. While
+ * it changes, majorities of two groups are needed; the smaller is counted.
+ */
+voters: number, };
