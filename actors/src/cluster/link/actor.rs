@@ -140,9 +140,10 @@ impl Links {
         let settings = self.shared.settings.clone();
         let mailbox = ctx.mailbox().clone();
         ctx.spawn("watch", async move {
-            let watching = pulse::watch(Arc::clone(&connection), settings);
-            tokio::pin!(watching);
-            watching.await;
+            tokio::select! {
+                () = pulse::watch(Arc::clone(&connection), settings) => {}
+                () = pulse::measure(&connection) => {}
+            }
             // An overloaded actor finds out at its next tick.
             let _ = mailbox.tell(LinksMessage::Ended(connection));
         });

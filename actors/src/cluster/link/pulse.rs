@@ -13,6 +13,8 @@ use super::settings::{BULK_BYTES_PER_US, BULK_FLIGHT_BYTES_MIN, LinkSettings};
 const LOOKS: u32 = 5;
 /// A look that comes so much later than planned says more about this node than about the peer.
 const LATE_LOOKS: u32 = 2;
+/// How often a round trip is measured at least.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// Without a measurement.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -154,6 +156,18 @@ async fn keep_vigil(connection: &Connection, look_every: Duration) -> bool {
                 connection.end(&format!("the peer has been silent for {silence_ms} ms"));
                 return false;
             }
+        }
+    }
+}
+
+/// Measures the round trip and the peer's clock every now and then, however busy or idle the link is, until it ends.
+pub(super) async fn measure(connection: &Connection) {
+    let mut ticks = tokio::time::interval(MEASURE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = connection.ended().cancelled() => return,
+            _ = ticks.tick() => connection.ping(),
         }
     }
 }
