@@ -189,7 +189,11 @@ async fn a_node_that_comes_back_never_shows_less_than_it_acknowledged() {
         for writer in writers {
             last.extend(writer.await.unwrap());
         }
-        assert!(last.len() >= WRITERS as usize, "only {} registrations", last.len());
+        assert!(
+            last.len() >= WRITERS as usize,
+            "only {} registrations",
+            last.len()
+        );
         acknowledged.extend(last.iter().cloned());
         node.launch();
         futures::future::join_all(last.iter().map(|name| assert_shown(&node, name))).await;

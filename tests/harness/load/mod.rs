@@ -135,13 +135,15 @@ impl Account {
         succeeded.map(Attempt::length).collect()
     }
 
-    /// The longest that any attempt took.
-    pub fn longest(&self) -> Duration {
-        self.attempts
-            .iter()
-            .map(Attempt::length)
-            .max()
-            .unwrap_or_default()
+    /// The attempts that took so long or longer: what became of each, with the moment after `since` at which it ended.
+    pub fn slower_than(&self, limit: Duration, since: Instant) -> Vec<String> {
+        let slow = self.attempts.iter().filter(|attempt| attempt.length() >= limit);
+        slow.map(|attempt| {
+            let at = attempt.ended.saturating_duration_since(since);
+            let (node, length, outcome) = (attempt.node, attempt.length(), &attempt.outcome);
+            format!("{length:.2?} until {at:.1?} at node-{node}: {outcome:?}")
+        })
+        .collect()
     }
 
     /// From `moment` to the end of the first success that began after it.
