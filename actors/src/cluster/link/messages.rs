@@ -161,6 +161,23 @@ impl LinksHandle {
         self.shared.events.subscribe()
     }
 
+    /// Completes when the link to a node goes down after this was called. A link notices that its peer is silent, which
+    /// other connections to it do not.
+    pub fn lost(&self, node: NodeId) -> impl Future<Output = ()> + Send + use<> {
+        let mut events = self.subscribe();
+        let links = self.clone();
+        async move {
+            loop {
+                match events.recv().await {
+                    Ok(LinkEvent::Down { node: lost }) if lost == node => return,
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) if links.is_up(node) => {}
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
     /// Opens a stream to the HTTP service of another node (`troupe-http/1`).
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use axum::{body::Body, extract::Request, response::Response};
+use axum::{BoxError, body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -117,9 +117,20 @@ pub async fn try_send(
                 Trouble::Lost(error) => error,
             })
     };
-    match tokio::time::timeout_at(deadline.instant(), asked).await {
-        Ok(answered) => answered,
-        Err(_) => Err(PeerError::Late(node)),
+    let lost = lost(state, node);
+    tokio::select! {
+        answered = tokio::time::timeout_at(deadline.instant(), asked) => {
+            answered.unwrap_or(Err(PeerError::Late(node)))
+        }
+        () = lost => Err(PeerError::Lost(format!("node {node} was lost while it was asked"))),
+    }
+}
+
+/// Completes when the node is found to be silent: a connection that waits for an answer would not notice.
+fn lost(state: &EdgeState, node: NodeId) -> Lost {
+    match state.cluster.links() {
+        Some(links) => Box::pin(links.lost(node)),
+        None => Box::pin(std::future::pending()),
     }
 }
 
@@ -157,6 +168,9 @@ struct Connection {
 
 /// What drives a connection.
 type Work = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// See [`lost`].
+type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Connections to other nodes that wait for another request.
 #[derive(Default)]
@@ -219,6 +233,7 @@ async fn exchange(
     if !is_ready {
         return Err(Trouble::NotSent(Box::new(request)));
     }
+    let lost = lost(state, node);
     let mut has_ended = false;
     let answered = {
         let mut answer = pin!(connection.sender.try_send_request(request));
@@ -243,34 +258,44 @@ async fn exchange(
             state: state.clone(),
             node,
             connection: (!has_ended).then_some(connection),
+            lost,
             body,
         })
     }))
 }
 
 /// A body with the connection it comes over, which goes on while the body is read and then waits for another request.
-/// Dropped before its end, it closes the connection, and so ends the request at the other node.
+/// Dropped before its end, it closes the connection, and so ends the request at the other node. It breaks off when the
+/// other node is lost.
 struct Driven {
     state: EdgeState,
     node: NodeId,
     connection: Option<Connection>,
+    lost: Lost,
     body: Incoming,
 }
 
 impl HttpBody for Driven {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(connection) = self.connection.as_mut()
             && connection.work.as_mut().poll(context).is_ready()
         {
             self.connection = None;
         }
-        Pin::new(&mut self.body).poll_frame(context)
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
+        }
+        ready!(self.lost.as_mut().poll(context));
+        self.connection = None;
+        self.lost = Box::pin(std::future::pending());
+        let what = format!("node {} was lost while it answered", self.node);
+        Poll::Ready(Some(Err(what.into())))
     }
 
     fn is_end_stream(&self) -> bool {
