@@ -14,6 +14,8 @@ use utoipa::ToSchema;
 
 use crate::jsonrpc::edit;
 
+pub mod header;
+
 /// How a peer starts and identifies itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -100,22 +102,6 @@ impl FromStr for ProtocolVersion {
         let known = Self::ALL.into_iter().find(|version| version.as_str() == text);
         known.ok_or_else(|| UnknownProtocolVersion(text.chars().take(80).collect()))
     }
-}
-
-/// HTTP header names, lower case.
-pub mod header {
-    /// The revision of the protocol of this request.
-    pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
-    /// The session (legacy).
-    pub const SESSION_ID: &str = "mcp-session-id";
-    /// The method of the request in the body (modern).
-    pub const METHOD: &str = "mcp-method";
-    /// `params.name` or `params.uri` of the request in the body (modern).
-    pub const NAME: &str = "mcp-name";
-    /// Begins the headers that mirror arguments of a tool (modern).
-    pub const PARAM_PREFIX: &str = "mcp-param-";
-    /// The last event seen, to resume a stream (legacy).
-    pub const LAST_EVENT_ID: &str = "last-event-id";
 }
 
 /// Keys of `_meta`.

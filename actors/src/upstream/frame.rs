@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
-use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, meta, method};
+use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, meta, method};
 
 /// How Troupe introduces itself to servers.
 pub(super) const CLIENT_INFO: &str = concat!(
@@ -148,12 +148,7 @@ pub(super) fn progress_token(params: &RawValue) -> Option<Box<RawValue>> {
 
 /// What the request names: `params.name` or `params.uri` of the methods that have one.
 pub(super) fn name_of(method: &str, params: Option<&RawValue>) -> Option<String> {
-    let key = match method {
-        method::TOOLS_CALL | method::PROMPTS_GET => "name",
-        method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => "uri",
-        _ => return None,
-    };
-    edit::string_member(params?, key).map(Cow::into_owned)
+    header::name_of(method, params).map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -191,18 +186,5 @@ mod tests {
             r#"{{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{CLIENT_INFO},"io.modelcontextprotocol/clientCapabilities":{{"elicitation":{{}}}}}}}}}}"#
         );
         assert_eq!(line, expected);
-    }
-
-    #[test]
-    fn the_name_of_a_request_is_found() {
-        assert_eq!(
-            name_of("tools/call", Some(&raw(r#"{"name":"a\"b"}"#))).as_deref(),
-            Some("a\"b")
-        );
-        assert_eq!(
-            name_of("resources/read", Some(&raw(r#"{"uri":"file:///x"}"#))).as_deref(),
-            Some("file:///x")
-        );
-        assert_eq!(name_of("tools/list", Some(&raw(r#"{"name":"x"}"#))), None);
     }
 }

@@ -3,8 +3,6 @@
 
 use std::collections::HashSet;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -115,22 +113,9 @@ fn mirror(annotation: &Value, kind: Option<&Value>, path: &[String]) -> Result<M
     })
 }
 
-/// A value as the modern revision writes it into a header: as it is where that is safe, else in base64.
+/// A value as the modern revision writes it into a header.
 pub(super) fn header_value(text: &str) -> HeaderValue {
-    let is_plain = text
-        .bytes()
-        .all(|byte| (0x20..0x7f).contains(&byte) || byte == b'\t');
-    let is_padded = text.trim() != text;
-    let looks_encoded = text.starts_with("=?base64?") && text.ends_with("?=");
-    if is_plain
-        && !is_padded
-        && !looks_encoded
-        && let Ok(value) = HeaderValue::from_str(text)
-    {
-        return value;
-    }
-    let encoded = format!("=?base64?{}?=", BASE64.encode(text));
-    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(&header::encode_value(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -177,18 +162,5 @@ mod tests {
             "b": {"type": "string", "x-mcp-header": "same"},
         }});
         assert!(mirrors_of(&twice).is_err());
-    }
-
-    #[test]
-    fn header_values_are_encoded_as_the_revision_says() {
-        for (text, expected) in [
-            ("us-west1", "us-west1"),
-            ("Hello, 世界", "=?base64?SGVsbG8sIOS4lueVjA==?="),
-            (" padded ", "=?base64?IHBhZGRlZCA=?="),
-            ("line1\nline2", "=?base64?bGluZTEKbGluZTI=?="),
-            ("=?base64?literal?=", "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="),
-        ] {
-            assert_eq!(header_value(text), expected);
-        }
     }
 }

@@ -4,10 +4,6 @@
 //! legacy whatever the headers say. Modern messages are checked as the specification's section "Server Validation"
 //! (2026-07-28, basic/transports/streamable-http) asks: what headers and body say twice must be the same.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::{Message, edit, string_of};
@@ -176,7 +172,7 @@ fn check_name(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), Fau
             message.method()
         )));
     };
-    let in_header = decode_value(in_header).ok_or_else(|| {
+    let in_header = header::decode_value(in_header).ok_or_else(|| {
         Fault::header_mismatch("the header Mcp-Name is not valid Base64 of UTF-8".to_owned())
     })?;
     let in_body = message.params.and_then(|params| edit::string_member(params, key));
@@ -191,19 +187,6 @@ fn check_name(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), Fau
         )));
     }
     Ok(())
-}
-
-/// The text that a header value stands for: itself, or what `=?base64?…?=` encodes (section "Value Encoding").
-pub fn decode_value(value: &str) -> Option<Cow<'_, str>> {
-    let Some(encoded) = value
-        .strip_prefix("=?base64?")
-        .and_then(|rest| rest.strip_suffix("?="))
-    else {
-        return Some(Cow::Borrowed(value));
-    };
-    String::from_utf8(STANDARD.decode(encoded).ok()?)
-        .ok()
-        .map(Cow::Owned)
 }
 
 /// Checks the version header of a legacy request that belongs to a session.
@@ -368,7 +351,7 @@ mod tests {
             ("=?base64?bGluZTEKbGluZTI=?=", "line1\nline2"),
             ("=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?=", "=?base64?literal?="),
         ] {
-            assert_eq!(decode_value(value).as_deref(), Some(text));
+            assert_eq!(header::decode_value(value).as_deref(), Some(text));
         }
     }
 }
