@@ -23,7 +23,7 @@ pub enum Era {
 impl Era {
     pub const BOTH: [Self; 2] = [Self::Legacy, Self::Modern];
 
-    fn lifecycle(self) -> ClientLifecycleMode {
+    pub fn lifecycle(self) -> ClientLifecycleMode {
         match self {
             Self::Legacy => ClientLifecycleMode::Initialize,
             Self::Modern => ClientLifecycleMode::Discover {

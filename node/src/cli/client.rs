@@ -18,7 +18,8 @@ use url::Url;
 use super::{Target, error::CliError};
 use crate::config::data_dir_default;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a connection to a node to open.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any answer the node gives itself time for by default.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -170,6 +171,18 @@ impl Client {
             .header("content-type", "application/octet-stream")
             .body(reqwest::Body::wrap_stream(ReaderStream::new(source)));
         self.answer_to(request).await
+    }
+
+    /// Where the node speaks MCP, for all servers as one or for one of them, and the key to present there.
+    pub fn mcp_endpoint(&self, server: Option<&str>) -> (Url, Option<String>) {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("mcp");
+            if let Some(server) = server {
+                segments.push("servers").push(server);
+            }
+        }
+        (url, self.key.clone())
     }
 
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {

@@ -11,6 +11,7 @@ mod ask;
 mod audit;
 mod backup;
 pub mod client;
+mod connect;
 mod doctor;
 pub mod error;
 mod key;
@@ -85,6 +86,8 @@ enum Command {
     /// Actors: what they do, and controls.
     #[command(subcommand)]
     Actor(actor::ActorCommand),
+    /// Speak MCP on standard input and output, for clients that start a command.
+    Connect(connect::ConnectArgs),
     /// The nodes of the cluster: invite, list, drain, promote, remove.
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
         None => up::run(&cli.target, up::UpArgs::default()),
         Some(Command::Up(args)) => up::run(&cli.target, args),
         Some(Command::Doctor(args)) => in_runtime(doctor::run(&cli.target, args, output)),
+        Some(Command::Connect(args)) => in_runtime(connect::run(&cli.target, args)),
         Some(Command::Bench(command)) => in_runtime(bench::run(command, output)),
         Some(command) => in_runtime(ask_node(&cli.target, command, output)),
     };
@@ -143,7 +147,10 @@ async fn ask_node(target: &Target, command: Command, output: Output) -> Result<E
         Command::Key(command) => key::run(&client, command, output).await,
         Command::Secret(command) => secret::run(&client, command, output).await,
         Command::Audit(args) => audit::run(&client, args, output).await,
-        Command::Up(_) | Command::Doctor(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS), // handled by the caller
+        // handled by the caller
+        Command::Up(_) | Command::Doctor(_) | Command::Connect(_) | Command::Bench(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
