@@ -31,8 +31,9 @@ const ENTRY_BYTES_MAX: usize = 32 * 1024;
 const PAGE_BYTES_MAX: usize = 96 * 1024;
 /// How long an answer waits for something new.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How much longer the asker is patient.
-const WAIT_MARGIN: Duration = Duration::from_secs(10);
+/// How much longer the asker is patient: so long that links take the question for a subscription. They look after a peer
+/// that owes the answer to a call several times a second, and this one is always owed.
+const WAIT_MARGIN: Duration = Duration::from_secs(600);
 /// For how long changes are gathered once there is one: they come in bursts.
 const GATHER_TIME: Duration = Duration::from_millis(20);
 /// The pause before a node that could not be asked is asked again.

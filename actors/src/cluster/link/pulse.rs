@@ -109,10 +109,11 @@ impl Vigil {
 /// Watches a connection until it ends, and ends it when the peer is silent.
 ///
 /// While something is expected of the peer it is looked at often; else it is asked for a sign of life now and then, so
-/// that an idle cluster sends next to nothing.
+/// that an idle cluster sends next to nothing. What it says by itself, its own questions included, is such a sign.
 pub(super) async fn watch(connection: Arc<Connection>, settings: LinkSettings) {
     let look_every = Duration::from_millis(settings.silence_ms_max.max(50)) / LOOKS;
     let ask_every = Duration::from_millis(settings.idle_ping_interval_ms);
+    let mut bytes_heard = connection.traffic().bytes_in();
     connection.ping();
     loop {
         connection.watched(false);
@@ -120,7 +121,13 @@ pub(super) async fn watch(connection: Arc<Connection>, settings: LinkSettings) {
             tokio::select! {
                 () = connection.ended().cancelled() => return,
                 () = connection.expecting() => {}
-                () = tokio::time::sleep(ask_every) => connection.ping(),
+                () = tokio::time::sleep(ask_every) => {
+                    let bytes_in = connection.traffic().bytes_in();
+                    if std::mem::replace(&mut bytes_heard, bytes_in) != bytes_in {
+                        continue;
+                    }
+                    connection.ping();
+                }
             }
         }
         connection.watched(true);
