@@ -2,7 +2,8 @@
 //!
 //! A link opens with a [`Hello`] from who dialled and a [`HelloAnswer`] from who was dialled, both JSON, so that any two
 //! versions can at least tell each other that they do not fit. Afterwards batches travel, in the version both agreed on:
-//! a [`BatchHead`] and then any number of [`Frame`]s. All integers are little-endian.
+//! a [`BatchHead`] and then any number of [`Frame`]s. Integers are little-endian; lengths, numbers and times within frames
+//! take seven bits a byte (LEB128), since most are small and idle nodes exchange little else.
 //!
 //! Frames of large messages are cut: their encoded bytes travel in [`Frame::Begin`] and [`Frame::More`], so that small
 //! frames can go between the pieces. At most one large frame is under way in each direction of a link.
@@ -66,6 +67,9 @@ pub enum FrameError {
     /// It ends within a frame.
     #[error("the batch ends within a frame")]
     Cut,
+    /// A number has more bits than it can have.
+    #[error("a number in a frame is too large")]
+    Number,
     /// No such kind of frame.
     #[error("unknown kind of frame {0}")]
     Kind(u8),
@@ -224,13 +228,13 @@ const PONG: u8 = 10;
 const BEGIN: u8 = 11;
 const MORE: u8 = 12;
 
-/// Bytes of a frame before its body: kind and length.
-pub const FRAME_HEAD_BYTES: usize = 5;
+/// The most bytes of a frame before its body: kind and length.
+const FRAME_HEAD_BYTES_MAX: usize = 1 + 5;
 /// The most that a frame has beside its payload, in bytes.
-pub const FRAME_OVERHEAD_BYTES_MAX: usize = FRAME_HEAD_BYTES + 8 + 1 + 4 + 24;
+pub const FRAME_OVERHEAD_BYTES_MAX: usize = FRAME_HEAD_BYTES_MAX + 10 + 1 + 5 + 24;
 
 impl<'a> Frame<'a> {
-    /// Writes the frame: kind (1 byte), length of the rest (4 bytes), the rest.
+    /// Writes the frame: kind (1 byte), length of the rest, the rest.
     pub fn put(&self, out: &mut Vec<u8>) {
         self.put_head(out, self.payload().len());
         out.extend_from_slice(self.payload());
@@ -239,27 +243,40 @@ impl<'a> Frame<'a> {
     /// Writes all of the frame but its payload, of which so many bytes are to follow; for payloads that are cut and
     /// should not be copied for it.
     pub fn put_head(&self, out: &mut Vec<u8>, payload_bytes: usize) {
-        let begin = out.len();
-        out.extend_from_slice(&[self.kind(), 0, 0, 0, 0]);
+        out.push(self.kind());
+        put_varint((self.field_bytes() + payload_bytes) as u64, out);
         self.put_fields(out);
-        let length = out.len() - begin - FRAME_HEAD_BYTES + payload_bytes;
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        out[begin + 1..begin + FRAME_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
     }
 
     /// The size of the whole frame in bytes.
     pub fn bytes(&self) -> usize {
-        let fields = match self {
-            Self::Ask { trace, .. } => 8 + 1 + 4 + trace_bytes(trace.as_ref()),
+        let body = self.field_bytes() + self.payload().len();
+        1 + varint_bytes(body as u64) + body
+    }
+
+    /// The size of what is between the frame's head and its payload, in bytes.
+    fn field_bytes(&self) -> usize {
+        match self {
+            Self::Ask {
+                number,
+                deadline_ms,
+                trace,
+                ..
+            } => {
+                let times = varint_bytes(u64::from(*deadline_ms));
+                varint_bytes(*number) + 1 + times + trace_bytes(trace.as_ref())
+            }
             Self::Tell { trace, .. } => 1 + trace_bytes(trace.as_ref()),
-            Self::Answer { .. } | Self::Part { .. } | Self::Cancel { .. } | Self::Ping { .. } => 8,
-            Self::Refusal { .. } => 8 + 2,
-            Self::Credit { .. } => 8 + 4,
-            Self::Pong { .. } => 8 + 8,
-            Self::Begin { .. } => 4,
+            Self::Answer { number, .. } | Self::Part { number, .. } | Self::Cancel { number } => {
+                varint_bytes(*number)
+            }
+            Self::Refusal { number, .. } => varint_bytes(*number) + 2,
+            Self::Credit { number, bytes } => varint_bytes(*number) + varint_bytes(u64::from(*bytes)),
+            Self::Ping { sent_us } => varint_bytes(*sent_us),
+            Self::Pong { sent_us, .. } => varint_bytes(*sent_us) + 8,
+            Self::Begin { total_bytes, .. } => varint_bytes(u64::from(*total_bytes)),
             Self::More { .. } => 0,
-        };
-        FRAME_HEAD_BYTES + fields + self.payload().len()
+        }
     }
 
     fn payload(&self) -> &'a [u8] {
@@ -303,16 +320,16 @@ impl<'a> Frame<'a> {
                 trace,
                 ..
             } => {
-                out.extend_from_slice(&number.to_le_bytes());
+                put_varint(*number, out);
                 out.push(*service);
-                out.extend_from_slice(&deadline_ms.to_le_bytes());
+                put_varint(u64::from(*deadline_ms), out);
                 put_trace(trace.as_ref(), out);
             }
             Self::Answer { number, .. } | Self::Part { number, .. } | Self::Cancel { number } => {
-                out.extend_from_slice(&number.to_le_bytes());
+                put_varint(*number, out);
             }
             Self::Refusal { number, code, .. } => {
-                out.extend_from_slice(&number.to_le_bytes());
+                put_varint(*number, out);
                 out.extend_from_slice(&code.to_le_bytes());
             }
             Self::Tell { service, trace, .. } => {
@@ -320,15 +337,15 @@ impl<'a> Frame<'a> {
                 put_trace(trace.as_ref(), out);
             }
             Self::Credit { number, bytes } => {
-                out.extend_from_slice(&number.to_le_bytes());
-                out.extend_from_slice(&bytes.to_le_bytes());
+                put_varint(*number, out);
+                put_varint(u64::from(*bytes), out);
             }
-            Self::Ping { sent_us } => out.extend_from_slice(&sent_us.to_le_bytes()),
+            Self::Ping { sent_us } => put_varint(*sent_us, out),
             Self::Pong { sent_us, clock_us } => {
-                out.extend_from_slice(&sent_us.to_le_bytes());
+                put_varint(*sent_us, out);
                 out.extend_from_slice(&clock_us.to_le_bytes());
             }
-            Self::Begin { total_bytes, .. } => out.extend_from_slice(&total_bytes.to_le_bytes()),
+            Self::Begin { total_bytes, .. } => put_varint(u64::from(*total_bytes), out),
             Self::More { .. } => {}
         }
     }
@@ -340,7 +357,7 @@ impl<'a> Frame<'a> {
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), FrameError> {
         let mut rest = Reader(bytes);
         let kind = rest.u8()?;
-        let length = rest.u32()? as usize;
+        let length = rest.varint_u32()? as usize;
         let body = rest.take(length)?;
         Ok((Self::read(kind, Reader(body))?, rest.0))
     }
@@ -349,24 +366,24 @@ impl<'a> Frame<'a> {
         let has_trace = kind & HAS_TRACE != 0;
         let frame = match kind & KIND_MASK {
             kind @ (ASK | ASK_FOR_PARTS) => Self::Ask {
-                number: body.u64()?,
+                number: body.varint()?,
                 wants_parts: kind == ASK_FOR_PARTS,
                 service: body.u8()?,
-                deadline_ms: body.u32()?,
+                deadline_ms: body.varint_u32()?,
                 trace: body.trace(has_trace)?,
                 payload: body.0,
             },
             ANSWER => Self::Answer {
-                number: body.u64()?,
+                number: body.varint()?,
                 payload: body.0,
             },
             REFUSAL => Self::Refusal {
-                number: body.u64()?,
+                number: body.varint()?,
                 code: body.u16()?,
                 detail: std::str::from_utf8(body.0).map_err(|_| FrameError::Text)?,
             },
             PART => Self::Part {
-                number: body.u64()?,
+                number: body.varint()?,
                 payload: body.0,
             },
             TELL => Self::Tell {
@@ -374,18 +391,22 @@ impl<'a> Frame<'a> {
                 trace: body.trace(has_trace)?,
                 payload: body.0,
             },
-            CANCEL => Self::Cancel { number: body.u64()? },
-            CREDIT => Self::Credit {
-                number: body.u64()?,
-                bytes: body.u32()?,
+            CANCEL => Self::Cancel {
+                number: body.varint()?,
             },
-            PING => Self::Ping { sent_us: body.u64()? },
+            CREDIT => Self::Credit {
+                number: body.varint()?,
+                bytes: body.varint_u32()?,
+            },
+            PING => Self::Ping {
+                sent_us: body.varint()?,
+            },
             PONG => Self::Pong {
-                sent_us: body.u64()?,
+                sent_us: body.varint()?,
                 clock_us: body.u64()?.cast_signed(),
             },
             BEGIN => Self::Begin {
-                total_bytes: body.u32()?,
+                total_bytes: body.varint_u32()?,
                 piece: body.0,
             },
             MORE => Self::More { piece: body.0 },
@@ -393,6 +414,18 @@ impl<'a> Frame<'a> {
         };
         Ok(frame)
     }
+}
+
+fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 fn put_trace(trace: Option<&TraceContext>, out: &mut Vec<u8>) {
@@ -453,6 +486,26 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, FrameError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn varint(&mut self) -> Result<u64, FrameError> {
+        let mut value = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(FrameError::Number);
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(FrameError::Number)
+    }
+
+    fn varint_u32(&mut self) -> Result<u32, FrameError> {
+        u32::try_from(self.varint()?).map_err(|_| FrameError::Number)
     }
 
     fn trace(&mut self, is_there: bool) -> Result<Option<TraceContext>, FrameError> {
@@ -552,6 +605,28 @@ mod tests {
         let mut batch = Vec::new();
         Frame::Cancel { number: 1 }.put(&mut batch);
         assert_eq!(Frame::split(&batch[..batch.len() - 1]), Err(FrameError::Cut));
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_refused() {
+        let too_long = [&[CANCEL, 11][..], &[0xff; 10], &[1]].concat();
+        assert_eq!(Frame::split(&too_long), Err(FrameError::Number));
+        let mut too_wide = vec![BEGIN, 5];
+        put_varint(u64::from(u32::MAX) + 1, &mut too_wide);
+        assert_eq!(Frame::split(&too_wide), Err(FrameError::Number));
+    }
+
+    #[test]
+    fn what_idle_nodes_say_is_short() {
+        let ask = Frame::Ask {
+            number: 5_000,
+            wants_parts: false,
+            service: 1,
+            deadline_ms: 900,
+            trace: None,
+            payload: &[0; 4],
+        };
+        assert_eq!(ask.bytes(), 1 + 1 + 2 + 1 + 2 + 4);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::settings::{BULK_FLIGHT_BYTES_MIN, PIECE_BYTES_MAX};
 /// Small bytes taken that are told in a batch of their own.
 const SMALL_TAKEN_TOLD: u32 = 32 * 1024;
 /// Large bytes taken that are told in a batch of their own: twice in the smallest flight.
-const BULK_TAKEN_TOLD: u32 = (BULK_FLIGHT_BYTES_MIN / 2) as u32;
+const BULK_TAKEN_TOLD: u32 = 2 * PIECE_BYTES_MAX as u32;
 
 /// Answers that gather while a batch is being taken, in bytes.
 const CORKED_BYTES_MAX: usize = 8 * 1024;
@@ -51,9 +51,13 @@ impl Large {
         self.head.len() + self.payload.len()
     }
 
+    fn next_piece_bytes(&self) -> usize {
+        PIECE_BYTES_MAX.min(self.total() - self.sent)
+    }
+
     /// The next piece; it may lie partly in the head.
     fn next_piece(&mut self) -> Vec<u8> {
-        let until = self.total().min(self.sent + PIECE_BYTES_MAX);
+        let until = self.sent + self.next_piece_bytes();
         let in_head = self.sent.min(self.head.len())..until.min(self.head.len());
         let in_payload = self.sent.saturating_sub(self.head.len())..until.saturating_sub(self.head.len());
         let mut piece = Vec::with_capacity(until - self.sent);
@@ -134,9 +138,12 @@ impl Outbox {
 
     /// Puts the next piece into the batch; alone, so that no small frame waits for its transfer. False if none may go.
     fn put_piece(&mut self, bulk_flight_bytes_max: usize) -> bool {
-        let has_room = self.bulk_flight_bytes == 0
-            || self.bulk_flight_bytes + PIECE_BYTES_MAX <= bulk_flight_bytes_max.max(BULK_FLIGHT_BYTES_MIN);
-        let Some(large) = self.large.front_mut().filter(|_| has_room) else {
+        let flight_bytes_max = bulk_flight_bytes_max.max(BULK_FLIGHT_BYTES_MIN);
+        let flight_bytes = self.bulk_flight_bytes;
+        let may_go = |large: &&mut Large| {
+            flight_bytes == 0 || flight_bytes + large.next_piece_bytes() <= flight_bytes_max
+        };
+        let Some(large) = self.large.front_mut().filter(may_go) else {
             return false;
         };
         let is_first = large.sent == 0;
@@ -214,7 +221,7 @@ mod tests {
         outbox.took(0, 0);
         assert_eq!(next(&mut outbox).unwrap(), ["small 1"]);
         outbox.cork();
-        for number in 0..CORKED_BYTES_MAX as u64 / 10 {
+        for number in 0..CORKED_BYTES_MAX as u64 / 3 {
             outbox.push_small(&cancel(number));
         }
         assert!(next(&mut outbox).is_some());
@@ -227,8 +234,8 @@ mod tests {
         assert_eq!(next(&mut outbox).unwrap(), [format!("begin {PIECE_BYTES_MAX}")]);
         outbox.push_small(&cancel(2));
         assert_eq!(next(&mut outbox).unwrap(), ["small 2"]);
-        // 13 bytes of head came with the first piece.
-        assert_eq!(next(&mut outbox).unwrap(), ["more 113"]);
+        // Four bytes of head came with the first piece.
+        assert_eq!(next(&mut outbox).unwrap(), ["more 104"]);
         assert_eq!(next(&mut outbox), None);
     }
 
@@ -247,6 +254,15 @@ mod tests {
         outbox.peer_took_bulk(PIECE_BYTES_MAX as u32);
         assert_eq!(next(&mut outbox).unwrap(), [format!("more {PIECE_BYTES_MAX}")]);
         assert_eq!(next(&mut outbox), None);
+    }
+
+    #[test]
+    fn a_message_of_64_kib_goes_in_one_flight() {
+        let mut outbox = Outbox::new(1);
+        large(&mut outbox, 1, 64 * 1024);
+        let sent = std::iter::from_fn(|| next(&mut outbox)).count();
+        assert_eq!(sent, 5);
+        assert!(outbox.large.is_empty());
     }
 
     #[test]
