@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use troupe_protocol::cluster::{Generation, LinkStatus};
 use troupe_protocol::id::NodeId;
 use troupe_protocol::wire::MESSAGE_BYTES_MAX;
@@ -149,6 +150,13 @@ impl LinksHandle {
     /// Whether there is an open link to a node.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.shared.connection(node).is_some()
+    }
+
+    /// Since when the link to a node has been open, if it is.
+    pub fn open_since(&self, node: NodeId) -> Option<Instant> {
+        self.shared
+            .connection(node)
+            .map(|connection| connection.opened_at())
     }
 
     /// Where each link stands.

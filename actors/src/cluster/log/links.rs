@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use troupe_protocol::id::NodeId;
 
 use super::messages::LogHandle;
@@ -29,6 +30,10 @@ impl RaftTransport for LinksHandle {
                 LinkError::Remote { .. } => TransportError::Refused(error.to_string()),
             })
         })
+    }
+
+    fn is_open_since(&self, to: NodeId, then: Instant) -> bool {
+        Self::open_since(self, to).is_some_and(|since| since <= then)
     }
 }
 

@@ -27,8 +27,8 @@ use super::transport::{RaftTransport, TransportError};
 use super::wire::{Append, AppendAnswer, Heartbeat, Question, SnapshotAnswer, SnapshotPart, VoteAnswer};
 use crate::runtime::Deadline;
 
-/// Learners do not elect: they need not hear every 100 ms that the leader lives.
-const LEARNER_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Learners do not elect: they need not hear several times a second that the leader lives.
+const LEARNER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How soon a node that could not be reached is tried again.
 const RETRY_UNREACHABLE: Duration = Duration::from_millis(200);
 const SNAPSHOT_PART_BYTES: usize = 128 * 1024;
@@ -89,8 +89,11 @@ impl Connection {
         if self.network.voters.load().contains(&self.to) {
             return false;
         }
-        self.heartbeat
-            .is_some_and(|(last, at)| last == heartbeat && at.elapsed() < LEARNER_HEARTBEAT)
+        self.heartbeat.is_some_and(|(last, at)| {
+            let is_fresh = at.elapsed() < LEARNER_HEARTBEAT;
+            // Behind a new way may be a new process, which knows of no leader yet.
+            last == heartbeat && is_fresh && self.network.transport.is_open_since(self.to, at)
+        })
     }
 
     async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, AskError> {

@@ -1,8 +1,11 @@
 //! How logs reach each other.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use thiserror::Error;
+use tokio::time::Instant;
 use troupe_protocol::id::NodeId;
 
 use crate::runtime::Deadline;
@@ -30,7 +33,16 @@ pub trait RaftTransport: Send + Sync + 'static {
         request: Bytes,
         deadline: Deadline,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Whether the way to a node has been open without interruption since then, so that the same process answers.
+    fn is_open_since(&self, to: NodeId, then: Instant) -> bool {
+        let _ = to;
+        then.elapsed() < UNKNOWN_WAY_TRUSTED_FOR
+    }
 }
+
+/// How long a transport that does not know better takes a way for uninterrupted.
+const UNKNOWN_WAY_TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reaches nobody: for a node that is alone.
 #[derive(Debug, Clone, Copy, Default)]
