@@ -22,7 +22,7 @@ pub struct ClusterConfig {
     pub voters_max: Bounded<1, 5>,
     /// How long a node may act for placed actors after a majority last confirmed it.
     pub lease_ms: Bounded<200, MINUTE_MS>,
-    /// Between two words of the log's leader to its followers.
+    /// Between two words of the log's leader to its followers, at least; it takes up to half as long again.
     pub heartbeat_ms: Bounded<20, { 10 * SECOND_MS }>,
     /// The shortest silence of the leader after which another is elected; the longest is twice that.
     pub election_timeout_ms: Bounded<100, MINUTE_MS>,
@@ -49,7 +49,7 @@ impl Default for ClusterConfig {
             advertise: HostPort::default(),
             voters_max: const { Bounded::new(5) },
             lease_ms: const { Bounded::new(1_100) },
-            heartbeat_ms: const { Bounded::new(100) },
+            heartbeat_ms: const { Bounded::new(130) },
             election_timeout_ms: const { Bounded::new(300) },
             detection_ms: const { Bounded::new(900) },
             voter_replace_ms: const { Bounded::new(30 * SECOND_MS) },

@@ -46,8 +46,8 @@ pub fn cluster(config: &ClusterConfig) -> ClusterSettings {
         },
         lease: LeaseTiming {
             lasts: lease,
-            renew_every: lease / 7,
-            round_serves: lease / 14,
+            renew_every: lease * 2 / 9,
+            round_serves: lease / 28,
             // voters keep to the leader they hear of for as long as the longest wait for an election
             silence_before_election: 2 * config.election_timeout_ms.millis(),
             ..LeaseTiming::default()

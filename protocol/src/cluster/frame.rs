@@ -2,8 +2,8 @@
 //!
 //! A link opens with a [`Hello`] from who dialled and a [`HelloAnswer`] from who was dialled, both JSON, so that any two
 //! versions can at least tell each other that they do not fit. Afterwards batches travel, in the version both agreed on:
-//! a [`BatchHead`] and then any number of [`Frame`]s. Integers are little-endian; lengths, numbers and times within frames
-//! take seven bits a byte (LEB128), since most are small and idle nodes exchange little else.
+//! a [`BatchHead`] and then any number of [`Frame`]s. Integers are little-endian; lengths, numbers and times take seven bits
+//! a byte (LEB128), since most are small and idle nodes exchange little else.
 //!
 //! Frames of large messages are cut: their encoded bytes travel in [`Frame::Begin`] and [`Frame::More`], so that small
 //! frames can go between the pieces. At most one large frame is under way in each direction of a link.
@@ -89,24 +89,27 @@ pub struct BatchHead {
     pub bulk_bytes_taken: u32,
 }
 
-/// The size of a [`BatchHead`] in bytes.
-pub const BATCH_HEAD_BYTES: usize = 16;
+/// The most bytes that a [`BatchHead`] takes.
+pub const BATCH_HEAD_BYTES_MAX: usize = 8 + 5 + 5;
 
 impl BatchHead {
     /// Writes the head.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.key.to_le_bytes());
-        out.extend_from_slice(&self.small_bytes_taken.to_le_bytes());
-        out.extend_from_slice(&self.bulk_bytes_taken.to_le_bytes());
+        put_varint(u64::from(self.small_bytes_taken), out);
+        put_varint(u64::from(self.bulk_bytes_taken), out);
     }
 
-    /// Writes the head over the first bytes of a batch, which were left free for it.
-    pub fn put_over(&self, batch: &mut [u8]) {
-        let mut head = Vec::with_capacity(BATCH_HEAD_BYTES);
+    /// Writes the head right before the frames of a batch, for which [`BATCH_HEAD_BYTES_MAX`] bytes were left free. Answers
+    /// where it begins.
+    pub fn put_before(&self, batch: &mut [u8]) -> usize {
+        let mut head = Vec::with_capacity(BATCH_HEAD_BYTES_MAX);
         self.put(&mut head);
-        if let Some(place) = batch.first_chunk_mut::<BATCH_HEAD_BYTES>() {
+        let begin = BATCH_HEAD_BYTES_MAX - head.len();
+        if let Some(place) = batch.get_mut(begin..BATCH_HEAD_BYTES_MAX) {
             place.copy_from_slice(&head);
         }
+        begin
     }
 
     /// The head of a batch, and its frames.
@@ -117,8 +120,8 @@ impl BatchHead {
         let mut rest = Reader(batch);
         let head = Self {
             key: rest.u64()?,
-            small_bytes_taken: rest.u32()?,
-            bulk_bytes_taken: rest.u32()?,
+            small_bytes_taken: rest.varint_u32()?,
+            bulk_bytes_taken: rest.varint_u32()?,
         };
         Ok((head, Frames(rest.0)))
     }
@@ -480,10 +483,6 @@ impl<'a> Reader<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, FrameError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
     fn u64(&mut self) -> Result<u64, FrameError> {
         self.array().map(u64::from_le_bytes)
     }
@@ -580,7 +579,7 @@ mod tests {
             let head = BatchHead { key: number, small_bytes_taken: 1, bulk_bytes_taken: u32::MAX };
             let mut batch = Vec::new();
             head.put(&mut batch);
-            prop_assert_eq!(batch.len(), BATCH_HEAD_BYTES);
+            prop_assert!(batch.len() <= BATCH_HEAD_BYTES_MAX);
             for frame in &frames {
                 let before = batch.len();
                 frame.put(&mut batch);
@@ -605,6 +604,20 @@ mod tests {
         let mut batch = Vec::new();
         Frame::Cancel { number: 1 }.put(&mut batch);
         assert_eq!(Frame::split(&batch[..batch.len() - 1]), Err(FrameError::Cut));
+    }
+
+    #[test]
+    fn a_head_goes_right_before_the_frames() {
+        let head = BatchHead {
+            key: 7,
+            small_bytes_taken: 300,
+            bulk_bytes_taken: 0,
+        };
+        let mut batch = vec![0; BATCH_HEAD_BYTES_MAX];
+        Frame::Cancel { number: 1 }.put(&mut batch);
+        let begin = head.put_before(&mut batch);
+        let (read, frames) = BatchHead::split(&batch[begin..]).unwrap();
+        assert_eq!((read, frames.count()), (head, 1));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(in crate::cluster) struct LeaseActor {
     /// Who asked this node for a lease before its turn as leader had begun: they need not ask again.
     early: Vec<Asked>,
     renewed_at: Option<Instant>,
+    /// Whether the last answer was a lease: the next renewal has time.
+    is_granted: bool,
     timer: Option<TimerHandle>,
 }
 
@@ -75,6 +77,7 @@ pub(in crate::cluster) fn child(handle: LeaseHandle, parts: LeaseParts) -> Child
             lessor: None,
             early: Vec::new(),
             renewed_at: None,
+            is_granted: false,
             timer: None,
         }
     })
@@ -207,10 +210,7 @@ impl LeaseActor {
         }
         let effects = self.with_lessor(|lessor| lessor.tick(now));
         self.perform(effects, ctx);
-        let renewal_due = self
-            .renewed_at
-            .is_none_or(|renewed_at| now.duration_since(renewed_at) >= self.parts.timing.renew_every);
-        if renewal_due {
+        if self.renewal_due().is_none_or(|due| due <= now) {
             self.renew(now, ctx);
         }
         let is_clearing = self
@@ -218,14 +218,19 @@ impl LeaseActor {
             .as_ref()
             .is_some_and(|(_, lessor)| lessor.is_clearing());
         let mut next = if is_clearing { TICK_CLEARING } else { TICK_MAX };
-        if let Some(renewed_at) = self.renewed_at {
-            let renewal_due = renewed_at + self.parts.timing.renew_every;
-            next = next.min(renewal_due.saturating_duration_since(now) + Duration::from_millis(1));
-        }
-        if let Some(until) = self.tenant.until() {
-            next = next.min(until.saturating_duration_since(now) + Duration::from_millis(1));
+        for due in [self.renewal_due(), self.tenant.until()].into_iter().flatten() {
+            next = next.min(due.saturating_duration_since(now) + Duration::from_millis(1));
         }
         self.timer = Some(ctx.send_after(next, LeaseMessage::Tick));
+    }
+
+    /// When the leader is to be asked again; nothing before it was asked at all.
+    fn renewal_due(&self) -> Option<Instant> {
+        let renew_every = match self.is_granted {
+            true => self.parts.timing.renew_every,
+            false => self.parts.timing.renew_every / 2,
+        };
+        Some(self.renewed_at? + renew_every)
     }
 
     fn asked(&mut self, asked: Asked, now: Instant, ctx: &Context<Self>) {
@@ -252,6 +257,7 @@ impl LeaseActor {
                 .reply
                 .send(Verdict::NotLeader(leader.map(|(leader, _)| leader)));
         }
+        self.is_granted = false;
         let Some((leader, term)) = leader else { return };
         if leader == self.parts.shared.node_id {
             self.catch_up(term, now, ctx);
@@ -350,19 +356,19 @@ impl LeaseActor {
             } else {
                 ask_leader(&links, leader, &renewal, deadline).await
             };
-            if let Some(verdict) = verdict {
-                own.tell(LeaseMessage::Answered {
-                    asked_at: now,
-                    verdict,
-                });
-            }
+            own.tell(LeaseMessage::Answered {
+                asked_at: now,
+                verdict,
+            });
         });
     }
 
-    fn answered(&mut self, asked_at: Instant, verdict: Verdict, now: Instant) {
-        let Verdict::Granted { lasts_us, cleared } = verdict else {
+    fn answered(&mut self, asked_at: Instant, verdict: Option<Verdict>, now: Instant) {
+        let Some(Verdict::Granted { lasts_us, cleared }) = verdict else {
+            self.is_granted = false;
             return;
         };
+        self.is_granted = true;
         let until = asked_at + Duration::from_micros(lasts_us);
         let lapses_before = self.tenant.view().lapses;
         let is_new = self.tenant.granted(until, now);

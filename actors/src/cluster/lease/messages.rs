@@ -25,8 +25,11 @@ pub(in crate::cluster) enum LeaseMessage {
     RoundDone { term: Term, confirmed: Option<Instant> },
     /// The hosts keep to what was allowed at this epoch, after so many lapses.
     Settled { epoch: Epoch, lapses: u64 },
-    /// The leader answers what was asked then.
-    Answered { asked_at: Instant, verdict: Verdict },
+    /// The leader answers what was asked then, or nothing came.
+    Answered {
+        asked_at: Instant,
+        verdict: Option<Verdict>,
+    },
     /// The leader says that an epoch is cleared.
     Cleared(Epoch),
     /// To the leader: a node asks for its lease.

@@ -55,7 +55,8 @@ pub struct LeaseTiming {
     pub lasts: Duration,
     /// What a node may take to stop when its lease has ended, and clocks may differ in speed meanwhile.
     pub grace: Duration,
-    /// How often a node renews.
+    /// How often a node renews a lease that it got; one that it did not get it asks for twice as often. This and
+    /// [`round_serves`](Self::round_serves) are how much older a lease may be than the last word of a leader that dies.
     pub renew_every: Duration,
     /// Between the begin of the last round of a leader and the election of its successor lies at least so much: voters
     /// grant no vote while they hear of a leader.
@@ -69,9 +70,9 @@ impl Default for LeaseTiming {
         Self {
             lasts: Duration::from_millis(1_100),
             grace: Duration::from_millis(150),
-            renew_every: Duration::from_millis(150),
+            renew_every: Duration::from_millis(244),
             silence_before_election: Duration::from_millis(600),
-            round_serves: Duration::from_millis(75),
+            round_serves: Duration::from_millis(40),
         }
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use troupe_protocol::cluster::frame::{BATCH_HEAD_BYTES, BatchHead, Frame};
+use troupe_protocol::cluster::frame::{BATCH_HEAD_BYTES_MAX, BatchHead, Frame};
 
 use super::settings::{BULK_FLIGHT_BYTES_MIN, PIECE_BYTES_MAX};
 
@@ -68,11 +68,26 @@ impl Large {
     }
 }
 
+/// A batch, with some room before its head.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    begin: usize,
+}
+
+impl std::ops::Deref for Batch {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.begin..]
+    }
+}
+
 impl Outbox {
     pub(super) fn new(key: u64) -> Self {
         Self {
             key,
-            small: vec![0; BATCH_HEAD_BYTES],
+            small: vec![0; BATCH_HEAD_BYTES_MAX],
             large: VecDeque::new(),
             is_corked: false,
             bulk_flight_bytes: 0,
@@ -116,24 +131,24 @@ impl Outbox {
 
     /// The next batch for the stream, if there is something to send. Asked for when the one before is written, so that
     /// what comes meanwhile gathers.
-    pub(super) fn next_batch(&mut self, bulk_flight_bytes_max: usize) -> Option<Vec<u8>> {
+    pub(super) fn next_batch(&mut self, bulk_flight_bytes_max: usize) -> Option<Batch> {
         if self.is_corked && self.small.len() < CORKED_BYTES_MAX {
             return None;
         }
-        let has_small = self.small.len() > BATCH_HEAD_BYTES;
+        let has_small = self.small.len() > BATCH_HEAD_BYTES_MAX;
         if !has_small && !self.put_piece(bulk_flight_bytes_max) && !self.has_much_to_tell() {
             return None;
         }
         let next = Vec::with_capacity(self.small.len().clamp(256, PIECE_BYTES_MAX));
-        let mut batch = std::mem::replace(&mut self.small, next);
-        self.small.resize(BATCH_HEAD_BYTES, 0);
+        let mut bytes = std::mem::replace(&mut self.small, next);
+        self.small.resize(BATCH_HEAD_BYTES_MAX, 0);
         let head = BatchHead {
             key: self.key,
             small_bytes_taken: std::mem::take(&mut self.small_bytes_taken),
             bulk_bytes_taken: std::mem::take(&mut self.bulk_bytes_taken),
         };
-        head.put_over(&mut batch);
-        Some(batch)
+        let begin = head.put_before(&mut bytes);
+        Some(Batch { bytes, begin })
     }
 
     /// Puts the next piece into the batch; alone, so that no small frame waits for its transfer. False if none may go.

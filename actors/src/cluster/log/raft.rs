@@ -97,7 +97,7 @@ pub struct LogSettings {
 impl Default for LogSettings {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 100,
+            heartbeat_ms: 130,
             election_min_ms: 300,
             election_max_ms: 600,
             voters_max: 5,

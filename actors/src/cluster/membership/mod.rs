@@ -40,6 +40,13 @@ pub struct DetectionTiming {
     pub back_after_max: Duration,
 }
 
+impl DetectionTiming {
+    /// The longest pause between two signs of life of a member that is heard without a pause: two of its renewals.
+    fn pause_max(&self) -> Duration {
+        self.silent_after * 2 / 3
+    }
+}
+
 impl Default for DetectionTiming {
     fn default() -> Self {
         Self {

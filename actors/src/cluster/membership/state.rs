@@ -68,7 +68,7 @@ impl Silence {
 
     /// A member asked for its lease.
     pub fn heard(&mut self, node: NodeId, has_lease: bool, now: Instant) {
-        let pause_max = self.timing.silent_after / 2;
+        let pause_max = self.timing.pause_max();
         let heard = self.of(node);
         let is_well = has_lease && now.saturating_duration_since(heard.last) <= pause_max;
         heard.well_since = match heard.well_since {
@@ -176,7 +176,7 @@ impl Silence {
         let heard = *self.of(node);
         let doublings = heard.ends.saturating_sub(1).min(16);
         let back_after = (timing.back_after * (1 << doublings)).min(timing.back_after_max);
-        let is_heard = now.saturating_duration_since(heard.last) < timing.silent_after / 2;
+        let is_heard = now.saturating_duration_since(heard.last) < timing.pause_max();
         let well_for = heard.well_since.map(|since| now.saturating_duration_since(since));
         is_heard && !heard.left && well_for.is_some_and(|well_for| well_for >= back_after)
     }
