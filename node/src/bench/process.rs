@@ -242,7 +242,7 @@ impl BenchNode {
 fn command_of(folder: &Path, setup: &NodeSetup) -> Result<Command, CliError> {
     let data = setup.data.to_string_lossy();
     let mut args = vec!["up", "--data", &data, "--listen", "127.0.0.1:0"];
-    args.extend(["--cluster-listen", "127.0.0.1:0", "--log", "error"]);
+    args.extend(["--cluster-listen", "127.0.0.1:0", "--log", "off"]);
     if !setup.name.is_empty() {
         args.extend(["--name", &setup.name]);
     }

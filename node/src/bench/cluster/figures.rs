@@ -1,8 +1,19 @@
-//! Distributions of times.
+//! Distributions of times, and the middle of what was measured several times.
 
 use std::time::Duration;
 
 use serde::Serialize;
+
+/// The middle one; of an even number, the mean of the two in the middle. NaN of none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    match (values.get(low), values.get(high)) {
+        (Some(low), Some(high)) => f64::midpoint(*low, *high),
+        _ => f64::NAN,
+    }
+}
 
 /// How a number of times are spread, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -44,5 +55,12 @@ mod tests {
         assert!((distribution.p99_ms - 199.0).abs() < 1e-9, "{distribution:?}");
         assert!((distribution.max_ms - 200.0).abs() < 1e-9, "{distribution:?}");
         assert_eq!(Distribution::of(Vec::new()).count, 0);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median([4.0, 1.0]) - 2.5).abs() < 1e-9);
+        assert!(median([]).is_nan());
     }
 }

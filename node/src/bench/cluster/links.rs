@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use troupe_actors::cluster::link::bench::{self, LinkRow, Way};
+use troupe_actors::cluster::link::bench::{self, LinkRow, Turn, Way};
 
-use super::ClusterArgs;
+use super::{ClusterArgs, bars::Bar, figures::median};
 use crate::cli::{
     error::CliError,
     output::{Output, Table},
@@ -13,8 +13,8 @@ use crate::cli::{
 /// Measures every way.
 pub async fn measure(args: &ClusterArgs, folder: &Path, output: Output) -> Result<Vec<LinkRow>, CliError> {
     output.note("links: asks of 100 B and 64 KiB");
-    let each = Duration::from_secs_f64(args.seconds);
-    let rows = bench::measure(&folder.join("links"), each).await;
+    let each = Duration::from_secs_f64(args.turn_seconds());
+    let rows = bench::measure(&folder.join("links"), args.turns, each).await;
     rows.map_err(|error| CliError::Failed(format!("links: {error}")))
 }
 
@@ -23,6 +23,7 @@ fn name(way: Way) -> &'static str {
         Way::PingPong => "TCP ping-pong",
         Way::MinimalRpc => "minimal RPC on TCP",
         Way::LibraryCall => "ractor_cluster's call",
+        Way::LocalAsk => "ask within a node",
         Way::Link => "link (TLS)",
         Way::LinkBehindBulk => "link (TLS) behind 32 MiB",
     }
@@ -32,32 +33,58 @@ fn name(way: Way) -> &'static str {
 pub fn in_words(rows: &[LinkRow]) -> String {
     let mut table = Table::new(&["ASK", "BYTES", "IN FLIGHT", "PER S", "P50 µs", "P99 µs"]);
     for row in rows {
+        let middle = |figure: fn(&Turn) -> f64| median(row.turns.iter().map(figure));
         table.row([
-            name(row.way).to_owned(),
-            row.bytes.to_string(),
-            row.in_flight.to_string(),
-            format!("{:.0}", row.asks_per_s),
-            format!("{:.1}", row.p50_us),
-            format!("{:.1}", row.p99_us),
+            name(row.case.way).to_owned(),
+            row.case.bytes.to_string(),
+            row.case.in_flight.to_string(),
+            format!("{:.0}", middle(|turn| turn.asks_per_s)),
+            format!("{:.1}", middle(|turn| turn.p50_us)),
+            format!("{:.1}", middle(|turn| turn.p99_us)),
         ]);
     }
-    format!("{}{}", table.or(""), ratios(rows))
+    table.or("")
 }
 
-/// The figures that there are bars for.
-fn ratios(rows: &[LinkRow]) -> String {
-    let find = |way: Way, in_flight: usize| {
-        rows.iter()
-            .find(|row| row.way == way && row.bytes == 100 && row.in_flight == in_flight)
+/// What is promised of asks of 100 bytes.
+pub fn bars(rows: &[LinkRow]) -> Vec<Bar> {
+    let turns = |way: Way, in_flight: usize| {
+        let of_case = rows
+            .iter()
+            .find(|row| row.case.way == way && row.case.bytes == 100 && row.case.in_flight == in_flight);
+        of_case.map_or(&[][..], |row| &row.turns)
     };
-    let rate = |way| find(way, 256).map_or(f64::NAN, |row| row.asks_per_s);
-    let latency = |way| find(way, 1).map_or(f64::NAN, |row| row.p50_us);
-    format!(
-        "100 B, 256 in flight: {:.1} x ractor_cluster's calls, {:.0} % of the minimal RPC\n\
-         100 B, 1 in flight: {:.2} x the time of ractor_cluster's call; behind 32 MiB of others' {:.1} x its own idle time\n",
-        rate(Way::Link) / rate(Way::LibraryCall),
-        100.0 * rate(Way::Link) / rate(Way::MinimalRpc),
-        latency(Way::Link) / latency(Way::LibraryCall),
-        latency(Way::LinkBehindBulk) / latency(Way::Link),
-    )
+    // Turn by turn, so that a slow moment of the machine is on both sides of the fraction.
+    let ratio = |way: Way, other: Way, in_flight: usize, figure: fn(&Turn) -> f64| {
+        let pairs = turns(way, in_flight).iter().zip(turns(other, in_flight));
+        median(pairs.map(|(turn, other)| figure(turn) / figure(other)))
+    };
+    let rate = |turn: &Turn| turn.asks_per_s;
+    let time = |turn: &Turn| turn.p50_us;
+    vec![
+        Bar::at_most(
+            "100 B ask, one at a time: p50 by that of ractor_cluster's call",
+            ratio(Way::Link, Way::LibraryCall, 1, time),
+            1.0,
+            "x",
+        ),
+        Bar::at_least(
+            "100 B asks, 256 in flight: rate by that of ractor_cluster's calls",
+            ratio(Way::Link, Way::LibraryCall, 256, rate),
+            2.0,
+            "x",
+        ),
+        Bar::at_least(
+            "100 B asks, 256 in flight: rate by that of a minimal RPC on TCP",
+            100.0 * ratio(Way::Link, Way::MinimalRpc, 256, rate),
+            60.0,
+            "%",
+        ),
+        Bar::at_most(
+            "100 B ask behind 32 MiB of others': p50 by that of an idle link",
+            ratio(Way::LinkBehindBulk, Way::Link, 1, time),
+            5.0,
+            "x",
+        ),
+    ]
 }

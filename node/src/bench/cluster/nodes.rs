@@ -125,11 +125,35 @@ impl Cluster {
         self.live().map(|(_, node)| cpu_time(node.pid)).sum()
     }
 
-    /// Ends all nodes in order.
-    pub async fn stop(self) {
+    /// Ends all nodes at once, and removes what they kept: nobody needs them any more.
+    pub async fn end(self) {
         for node in self.nodes.into_iter().flatten() {
-            node.stop().await;
+            node.kill().await;
         }
+        // What is left goes with the folder of the whole benchmark.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A cluster of each size, all of them running.
+pub async fn clusters(folder: &Path, sizes: &[usize]) -> Result<Vec<Cluster>, CliError> {
+    let mut clusters = Vec::new();
+    for &nodes in sizes {
+        match Cluster::start(folder, nodes).await {
+            Ok(cluster) => clusters.push(cluster),
+            Err(error) => {
+                end_all(clusters).await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(clusters)
+}
+
+/// Ends all of them.
+pub async fn end_all(clusters: Vec<Cluster>) {
+    for cluster in clusters {
+        cluster.end().await;
     }
 }
 

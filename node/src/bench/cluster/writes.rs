@@ -10,7 +10,11 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ClusterArgs, figures::Distribution, nodes::Cluster};
+use super::{
+    ClusterArgs,
+    figures::{Distribution, median},
+    nodes::{self, Cluster},
+};
 use crate::{
     bench::process::BenchNode,
     cli::{error::CliError, output::Output},
@@ -23,44 +27,69 @@ const WRITERS: [usize; 3] = [1, 16, 64];
 pub struct Row {
     pub nodes: usize,
     pub writers: usize,
+    /// The median of the turns.
     pub writes_per_s: f64,
+    /// Of all turns.
     pub latency: Distribution,
 }
 
-/// Measures every size.
-pub async fn measure(args: &ClusterArgs, folder: &Path, output: Output) -> Result<Vec<Row>, CliError> {
-    let mut rows = Vec::new();
-    for &nodes in &args.write_nodes {
-        output.note(&format!("writes: {nodes} nodes"));
-        let cluster = Cluster::start(folder, nodes).await?;
-        let measured = of_cluster(&cluster, nodes, args.seconds).await;
-        cluster.stop().await;
-        rows.extend(measured?);
-    }
-    Ok(rows)
+/// What a case has come to so far.
+#[derive(Default)]
+struct Case {
+    rates: Vec<f64>,
+    latencies: Vec<Duration>,
 }
 
-async fn of_cluster(cluster: &Cluster, nodes: usize, seconds: f64) -> Result<Vec<Row>, CliError> {
-    let first = cluster.first()?;
-    for writer in 0..WRITERS.into_iter().max().unwrap_or_default() {
-        let server = json!({ "name": format!("written-{writer}"), "command": "true", "enabled": false });
-        first.register(&server).await?;
+/// Measures every size, in turn.
+pub async fn measure(args: &ClusterArgs, folder: &Path, output: Output) -> Result<Vec<Row>, CliError> {
+    output.note(&format!("writes: {:?} nodes", args.write_nodes));
+    let clusters = nodes::clusters(folder, &args.write_nodes).await?;
+    let measured = of_clusters(&clusters, args).await;
+    nodes::end_all(clusters).await;
+    let cases = measured?;
+    let kinds = args
+        .write_nodes
+        .iter()
+        .flat_map(|nodes| WRITERS.map(|writers| (*nodes, writers)));
+    let rows = kinds.zip(cases).map(|((nodes, writers), case)| Row {
+        nodes,
+        writers,
+        writes_per_s: median(case.rates),
+        latency: Distribution::of(case.latencies),
+    });
+    Ok(rows.collect())
+}
+
+async fn of_clusters(clusters: &[Cluster], args: &ClusterArgs) -> Result<Vec<Case>, CliError> {
+    for cluster in clusters {
+        for writer in 0..WRITERS.into_iter().max().unwrap_or_default() {
+            let server = json!({ "name": format!("written-{writer}"), "command": "true", "enabled": false });
+            cluster.first()?.register(&server).await?;
+        }
     }
+    let mut cases: Vec<Case> = Vec::new();
+    cases.resize_with(clusters.len() * WRITERS.len(), Case::default);
+    for _ in 0..args.turns {
+        let each = clusters
+            .iter()
+            .flat_map(|cluster| WRITERS.map(|writers| (cluster, writers)));
+        for ((cluster, writers), case) in each.zip(&mut cases) {
+            turn(cluster, writers, args.turn_seconds(), case).await?;
+        }
+    }
+    Ok(cases)
+}
+
+async fn turn(cluster: &Cluster, writers: usize, seconds: f64, case: &mut Case) -> Result<(), CliError> {
     let live: Vec<&BenchNode> = cluster.live().map(|(_, node)| node).collect();
-    let mut rows = Vec::new();
-    for writers in WRITERS {
-        let began = Instant::now();
-        let until = began + Duration::from_secs_f64(seconds);
-        let writing = (0..writers).map(|writer| write_until(live[writer % live.len()], writer, until));
-        let latencies = try_join_all(writing).await?.concat();
-        rows.push(Row {
-            nodes,
-            writers,
-            writes_per_s: latencies.len() as f64 / began.elapsed().as_secs_f64(),
-            latency: Distribution::of(latencies),
-        });
-    }
-    Ok(rows)
+    let began = Instant::now();
+    let until = began + Duration::from_secs_f64(seconds);
+    let writing = (0..writers).map(|writer| write_until(live[writer % live.len()], writer, until));
+    let latencies = try_join_all(writing).await?.concat();
+    case.rates
+        .push(latencies.len() as f64 / began.elapsed().as_secs_f64());
+    case.latencies.extend(latencies);
+    Ok(())
 }
 
 /// Changes a server of its own again and again.
@@ -72,7 +101,7 @@ async fn write_until(node: &BenchNode, writer: usize, until: Instant) -> Result<
         if began >= until {
             return Ok(latencies);
         }
-        let body = json!({ "labels": [format!("v{}", latencies.len())] });
+        let body = json!({ "labels": [format!("v{}", fastrand::u32(..))] });
         node.send(Method::PATCH, &path, Some(&body)).await?;
         latencies.push(began.elapsed());
     }

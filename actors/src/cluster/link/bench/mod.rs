@@ -1,11 +1,13 @@
-//! What a link costs, beside the simplest that could do: measured between two nodes in this process, over loopback, one
-//! after the other in the same run.
+//! What a link costs, beside the simplest that could do: measured between two nodes in this process, over loopback, in
+//! turn and several times over, so that what else the machine does falls on all of them.
 //!
 //! - `wire`: a raw TCP ping-pong, and a minimal multiplexed RPC on TCP: neither encrypts, bounds nor notices anything
 //! - `library`: ractor_cluster's own remote call, on raw TCP as it comes
+//! - `local`: an ask from one actor of a node to another
 //! - here: our ask, encrypted, and a small ask behind the bulk of others
 
 mod library;
+mod local;
 mod wire;
 
 use std::future::Future;
@@ -41,15 +43,33 @@ const BULK_ASKS: usize = 128;
 const BULK_BYTES: usize = 256 * 1024;
 const ASK_WITHIN: Duration = Duration::from_secs(60);
 
-/// What was measured of one way to ask.
-#[derive(Debug, Clone, Serialize)]
-pub struct LinkRow {
+/// Before a case is measured for the first time.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// A way to ask, with how much and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Case {
     /// Which way.
     pub way: Way,
     /// Bytes of the request and of the answer.
     pub bytes: usize,
     /// Asks under way at once.
     pub in_flight: usize,
+}
+
+/// What was measured of a case.
+#[derive(Debug, Clone, Serialize)]
+pub struct LinkRow {
+    /// Which.
+    #[serde(flatten)]
+    pub case: Case,
+    /// One after the other; the same turn of two cases was measured at about the same time.
+    pub turns: Vec<Turn>,
+}
+
+/// What was measured in one turn of a case.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Turn {
     /// Answers a second.
     pub asks_per_s: f64,
     /// The time that half of the asks stayed within, in microseconds.
@@ -68,54 +88,98 @@ pub enum Way {
     MinimalRpc,
     /// ractor_cluster's own call.
     LibraryCall,
+    /// From actor to actor of one node.
+    LocalAsk,
     /// Ours.
     Link,
     /// Ours, small, while large ones of others are under way.
     LinkBehindBulk,
 }
 
-/// Measures all ways for so long each. `folder` is for the identities of the two nodes.
+/// Measures every case in so many turns, for so long in each. `folder` is for the identities of the two nodes.
 ///
 /// # Errors
 /// When the nodes cannot be set up, or an ask fails.
-pub async fn measure(folder: &Path, each: Duration) -> Result<Vec<LinkRow>, ActorError> {
-    let mut rows = Vec::new();
-    let pair = Pair::start(folder).await?;
-    let minimal = wire::MinimalRpc::start().await?;
-    let library = library::Library::start().await?;
-    for bytes in SIZES {
-        let mut ping_pong = wire::PingPong::start(bytes).await?;
-        rows.push(row(Way::PingPong, bytes, 1, ping_pong.measure(each).await?));
-        for in_flight in IN_FLIGHT {
-            let request = Bytes::from(vec![7; bytes]);
-            let ask = minimal.asker(request.clone());
-            rows.push(row(
-                Way::MinimalRpc,
-                bytes,
-                in_flight,
-                load(in_flight, each, ask).await?,
-            ));
-            let ask = library.asker(request.to_vec());
-            rows.push(row(
-                Way::LibraryCall,
-                bytes,
-                in_flight,
-                load(in_flight, each, ask).await?,
-            ));
-            let ask = pair.asker(request.clone());
-            rows.push(row(
-                Way::Link,
-                bytes,
-                in_flight,
-                load(in_flight, each, ask).await?,
-            ));
+pub async fn measure(folder: &Path, turns: u32, each: Duration) -> Result<Vec<LinkRow>, ActorError> {
+    let ground = Ground::start(folder).await?;
+    let mut rows: Vec<LinkRow> = cases()
+        .map(|case| LinkRow {
+            case,
+            turns: Vec::new(),
+        })
+        .collect();
+    for turn in 0..turns {
+        for row in &mut rows {
+            if turn == 0 {
+                ground.measure(row.case, WARM_UP).await?;
+            }
+            row.turns.push(ground.measure(row.case, each).await?.turn());
         }
     }
-    let behind = pair.ask_behind_bulk(each).await?;
-    rows.push(row(Way::LinkBehindBulk, SIZES[0], 1, behind));
-    library.stop();
-    pair.stop().await;
+    ground.stop().await;
     Ok(rows)
+}
+
+fn cases() -> impl Iterator<Item = Case> {
+    let of_size = |bytes| {
+        let case = move |way, in_flight| Case {
+            way,
+            bytes,
+            in_flight,
+        };
+        let multiplexed = [Way::LocalAsk, Way::MinimalRpc, Way::LibraryCall, Way::Link];
+        let loads = IN_FLIGHT.into_iter();
+        let asked = loads.flat_map(move |in_flight| multiplexed.map(|way| case(way, in_flight)));
+        std::iter::once(case(Way::PingPong, 1)).chain(asked)
+    };
+    let behind = Case {
+        way: Way::LinkBehindBulk,
+        bytes: SIZES[0],
+        in_flight: 1,
+    };
+    // Right after the same ask without the bulk.
+    let mut cases: Vec<Case> = SIZES.into_iter().flat_map(of_size).collect();
+    let idle = |case: &Case| case.way == Way::Link && case.bytes == SIZES[0] && case.in_flight == 1;
+    let place = cases.iter().position(idle).map_or(cases.len(), |at| at + 1);
+    cases.insert(place, behind);
+    cases.into_iter()
+}
+
+/// Everything that is measured.
+struct Ground {
+    pair: Pair,
+    minimal: wire::MinimalRpc,
+    library: library::Library,
+    local: local::Local,
+}
+
+impl Ground {
+    async fn start(folder: &Path) -> Result<Self, ActorError> {
+        Ok(Self {
+            pair: Pair::start(folder).await?,
+            minimal: wire::MinimalRpc::start().await?,
+            library: library::Library::start().await?,
+            local: local::Local::start().await?,
+        })
+    }
+
+    async fn measure(&self, case: Case, each: Duration) -> Result<Times, ActorError> {
+        let request = Bytes::from(vec![7; case.bytes]);
+        match case.way {
+            Way::PingPong => wire::PingPong::start(case.bytes).await?.measure(each).await,
+            Way::LocalAsk => load(case.in_flight, each, self.local.asker(request)).await,
+            Way::MinimalRpc => load(case.in_flight, each, self.minimal.asker(request)).await,
+            Way::LibraryCall => load(case.in_flight, each, self.library.asker(request.to_vec())).await,
+            Way::Link => load(case.in_flight, each, self.pair.asker(request)).await,
+            Way::LinkBehindBulk => self.pair.ask_behind_bulk(each).await,
+        }
+    }
+
+    async fn stop(self) {
+        self.library.stop();
+        self.local.stop().await;
+        self.pair.stop().await;
+    }
 }
 
 /// Times of asks, and how long all of them took.
@@ -124,20 +188,19 @@ struct Times {
     took: Duration,
 }
 
-fn row(way: Way, bytes: usize, in_flight: usize, mut times: Times) -> LinkRow {
-    times.each_us.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        let index = (times.each_us.len() as f64 * share) as usize;
-        let index = index.min(times.each_us.len().saturating_sub(1));
-        times.each_us.get(index).copied().unwrap_or(f64::NAN)
-    };
-    LinkRow {
-        way,
-        bytes,
-        in_flight,
-        asks_per_s: times.each_us.len() as f64 / times.took.as_secs_f64(),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
+impl Times {
+    fn turn(mut self) -> Turn {
+        self.each_us.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = (self.each_us.len() as f64 * share) as usize;
+            let index = index.min(self.each_us.len().saturating_sub(1));
+            self.each_us.get(index).copied().unwrap_or(f64::NAN)
+        };
+        Turn {
+            asks_per_s: self.each_us.len() as f64 / self.took.as_secs_f64(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+        }
     }
 }
 
