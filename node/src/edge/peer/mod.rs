@@ -13,10 +13,13 @@ mod server;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use troupe_protocol::{access::Principal, error::Code, id::NodeId};
+use troupe_actors::cluster::ClusterHandle;
+use troupe_protocol::{access::Principal, cluster::Membership, error::Code, id::NodeId};
 
 pub use client::{PeerConnections, PeerError, send, try_send};
 pub use server::child;
+#[cfg(test)]
+pub(super) use server::serve_connection;
 
 use super::{ApiError, ApiResult};
 
@@ -27,7 +30,8 @@ pub const PRINCIPAL: HeaderName = HeaderName::from_static("x-troupe-principal");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FromNode(pub NodeId);
 
-fn assert_principal(principal: &Principal) -> ApiResult<HeaderValue> {
+/// What says in [`PRINCIPAL`] who is behind a request.
+pub fn assert_principal(principal: &Principal) -> ApiResult<HeaderValue> {
     let unusable =
         |error: String| ApiError::new(Code::Internal, format!("a principal cannot travel: {error}"));
     let json = serde_json::to_vec(principal).map_err(|error| unusable(error.to_string()))?;
@@ -41,6 +45,24 @@ fn assert_principal(principal: &Principal) -> ApiResult<HeaderValue> {
 pub fn asserted_principal(headers: &HeaderMap) -> Option<Principal> {
     let json = URL_SAFE_NO_PAD.decode(headers.get(PRINCIPAL)?.as_bytes()).ok()?;
     serde_json::from_slice(&json).ok()
+}
+
+/// Resolves when a node that was a member is one no more.
+async fn removed(cluster: ClusterHandle, node: NodeId) {
+    let is_member = |membership: &Membership| membership.members.contains_key(&node);
+    membership_becomes(&cluster, &is_member).await;
+    membership_becomes(&cluster, |membership| !is_member(membership)).await;
+}
+
+/// Resolves when the membership is as wanted.
+async fn membership_becomes(cluster: &ClusterHandle, wanted: impl Fn(&Membership) -> bool) {
+    let mut epochs = cluster.epochs();
+    loop {
+        epochs.mark_unchanged();
+        if wanted(&cluster.membership()) || epochs.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

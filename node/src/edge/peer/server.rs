@@ -2,11 +2,17 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
-use axum::{Router, extract::Request, response::Response};
+use axum::{
+    Router,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{Mutex, mpsc},
     task::JoinSet,
 };
@@ -15,9 +21,10 @@ use troupe_actors::{
     cluster::link::HttpStream,
     runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, Message},
 };
+use troupe_protocol::{error::Code, id::NodeId};
 
-use super::FromNode;
-use crate::edge::{listener::ConnectionCounts, state::EdgeState};
+use super::{FromNode, removed};
+use crate::edge::{ApiError, listener::ConnectionCounts, state::EdgeState};
 
 const MAILBOX_MESSAGES_MAX: u32 = 16;
 /// Connections of other nodes at the same time; further ones wait.
@@ -98,7 +105,8 @@ async fn serve(state: EdgeState, router: Router, streams: PeerStreams, counts: C
             stream = streams.recv(), if connections.len() < CONNECTIONS_MAX => match stream {
                 Some(stream) => {
                     let counted = counts.enter();
-                    let serving = serve_connection(state.clone(), router.clone(), stream);
+                    let HttpStream { from, stream } = stream;
+                    let serving = serve_connection(state.clone(), router.clone(), from, stream);
                     connections.spawn(async move {
                         serving.await;
                         drop(counted);
@@ -111,20 +119,27 @@ async fn serve(state: EdgeState, router: Router, streams: PeerStreams, counts: C
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_connection(state: EdgeState, router: Router, accepted: HttpStream) {
-    let from = accepted.from;
+/// Serves a node for as long as it is a member: what it has open ends when it is removed.
+pub(in crate::edge) async fn serve_connection(
+    state: EdgeState,
+    router: Router,
+    from: NodeId,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
+    let answering = state.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(FromNode(from));
-        answer(router.clone(), request)
+        answer(answering.clone(), router.clone(), from, request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(state.config.edge.header_timeout_ms.millis())
-        .serve_connection(TokioIo::new(accepted.stream), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = removed(state.cluster.clone(), from) => Ok(()),
         () = state.stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -135,6 +150,22 @@ async fn serve_connection(state: EdgeState, router: Router, accepted: HttpStream
     }
 }
 
-async fn answer(router: Router, request: Request) -> Result<Response, Infallible> {
+async fn answer(
+    state: EdgeState,
+    router: Router,
+    from: NodeId,
+    request: Request,
+) -> Result<Response, Infallible> {
+    if !state.cluster.membership().members.contains_key(&from) {
+        return Ok(not_a_member(from));
+    }
     router.oneshot(request).await
+}
+
+fn not_a_member(from: NodeId) -> Response {
+    let detail = format!("node {from} is no member of this cluster");
+    let mut response = ApiError::new(Code::Forbidden, detail).into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }

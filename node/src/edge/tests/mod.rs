@@ -4,17 +4,24 @@
 
 mod access;
 mod api;
+mod peers;
 mod wire;
+
+use std::time::Duration;
 
 use axum::{Router, body::Body};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use troupe_actors::runtime::Deadline;
 use troupe_protocol::error::Problem;
 
-use crate::{config::Config, tree::Node};
+use crate::{
+    config::{Config, NameChoice},
+    tree::Node,
+};
 
 struct Bed {
     node: Node,
@@ -64,12 +71,25 @@ impl Bed {
     }
 
     async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start(change, None).await
+    }
+
+    /// A second node, in the cluster of this one.
+    async fn joined(&self) -> Self {
+        let within = Deadline::within(Duration::from_secs(20));
+        let invited = self.node.state.cluster.invite(within).await.unwrap();
+        Self::start(|_| {}, Some(invited.join)).await
+    }
+
+    async fn start(change: impl FnOnce(&mut Config), join: Option<SecretString>) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.node.data = folder.path().join("data").display().to_string();
+        config.node.name = NameChoice::parse(if join.is_some() { "second" } else { "first" }).unwrap();
         config.edge.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
-        let node = Node::start(config, None).await.unwrap();
+        let node = Node::start(config, join).await.unwrap();
         let key = node.first_start.as_ref().unwrap().key.expose_secret().to_owned();
         let host = node.state.config.edge.listen.to_string();
         Self {

@@ -1,0 +1,74 @@
+//! What nodes may ask of each other over HTTP.
+
+#![allow(clippy::disallowed_methods)]
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use troupe_protocol::{access::Principal, id::NodeId};
+
+use super::*;
+use crate::edge::peer;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The other end of a connection on which `node` speaks to the bed's.
+fn speak_as(bed: &Bed, node: NodeId) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let serving = peer::serve_connection(bed.node.state.clone(), bed.router.clone(), node, theirs);
+    tokio::spawn(serving);
+    ours
+}
+
+async fn say(connection: &mut DuplexStream, path: &str) {
+    let principal = peer::assert_principal(&Principal::node()).unwrap();
+    let principal = principal.to_str().unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nx-troupe-principal: {principal}\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+}
+
+/// What comes until `end` has come, or until the connection ends.
+async fn hear(connection: &mut DuplexStream, end: &str) -> String {
+    let mut heard = Vec::new();
+    let hearing = async {
+        loop {
+            let text = String::from_utf8_lossy(&heard);
+            if (!end.is_empty() && text.contains(end)) || connection.read_buf(&mut heard).await.unwrap() == 0
+            {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, hearing).await.unwrap();
+    String::from_utf8(heard).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_member_is_refused_and_its_connection_closed() {
+    let bed = Bed::new().await;
+    let mut stranger = speak_as(&bed, NodeId::from_ulid(ulid::Ulid::generate()));
+    say(&mut stranger, "/api/v1/keys").await;
+    let refused = hear(&mut stranger, "").await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    assert!(refused.contains("is no member of this cluster"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_has_open_ends_when_it_is_removed() {
+    let bed = Bed::new().await;
+    let other = bed.joined().await;
+    let id = other.node.state.node_id;
+    let mut waiting = speak_as(&bed, id);
+    say(&mut waiting, "/api/v1/keys").await;
+    assert!(
+        hear(&mut waiting, "admin@second")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let mut stream = speak_as(&bed, id);
+    say(&mut stream, "/api/v1/live/feed?topics=servers").await;
+    assert!(hear(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+
+    let within = Deadline::within(SOON);
+    bed.node.state.cluster.remove(id, within).await.unwrap();
+    hear(&mut waiting, "").await;
+    hear(&mut stream, "").await;
+}
