@@ -18,6 +18,8 @@ use super::problem::{ApiError, ApiResult};
 pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The budget is kept in units of so many bytes.
 const UNIT_BYTES: usize = 1024;
+/// Largest body of who has not shown who he is: below the budget's unit, so that strangers can hold none of it.
+pub const STRANGERS_BYTES_MAX: usize = UNIT_BYTES - 1;
 
 /// Of a body that is too large, so much is read and thrown away: a client that is in the middle of sending would see
 /// its connection reset instead of the refusal.
@@ -50,8 +52,8 @@ pub struct BodyLimits<'a> {
     pub bytes_max: usize,
     /// From the headers to the last byte.
     pub timeout: Duration,
-    /// The setting that raises `bytes_max`, for the refusal.
-    pub setting: &'static str,
+    /// The setting that raises `bytes_max`, or whom it is for; for the refusal.
+    pub because: &'static str,
     /// What all bodies may hold together.
     pub budget: &'a BodyBudget,
 }
@@ -187,7 +189,7 @@ fn too_large(length: Option<u64>, limits: &BodyLimits<'_>) -> ApiError {
     let given = length.map_or_else(String::new, |length| format!("{length} bytes; "));
     let detail = format!(
         "the body has {given}at most {} are taken ({})",
-        limits.bytes_max, limits.setting
+        limits.bytes_max, limits.because
     );
     ApiError::new(Code::BodyTooLarge, detail)
 }
@@ -240,7 +242,7 @@ mod tests {
         BodyLimits {
             bytes_max: 10_000,
             timeout: Duration::from_secs(5),
-            setting: "x.bytes_max",
+            because: "x.bytes_max",
             budget,
         }
     }

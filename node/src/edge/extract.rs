@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use troupe_protocol::error::Code;
 
 use super::{
-    body::{BodyLimits, read_body},
+    auth::Caller,
+    body::{BodyLimits, STRANGERS_BYTES_MAX, read_body},
     problem::{ApiError, ApiResult},
     state::EdgeState,
 };
@@ -19,17 +20,18 @@ impl<T: DeserializeOwned> FromRequest<EdgeState> for ApiJson<T> {
 
     async fn from_request(request: Request, state: &EdgeState) -> ApiResult<Self> {
         require_json(request.headers())?;
-        let limits = &state.config.edge;
-        let bytes = read_body(
-            request,
-            &BodyLimits {
-                bytes_max: limits.body_bytes_max.count(),
-                timeout: limits.body_timeout_ms.millis(),
-                setting: "edge.body_bytes_max",
-                budget: &state.bodies,
-            },
-        )
-        .await?;
+        let edge = &state.config.edge;
+        let (bytes_max, because) = match request.extensions().get::<Caller>() {
+            Some(_) => (edge.body_bytes_max.count(), "edge.body_bytes_max"),
+            None => (STRANGERS_BYTES_MAX, "from who has not signed in"),
+        };
+        let limits = BodyLimits {
+            bytes_max,
+            timeout: edge.body_timeout_ms.millis(),
+            because,
+            budget: &state.bodies,
+        };
+        let bytes = read_body(request, &limits).await?;
         parse_json(&bytes).map(Self)
     }
 }

@@ -181,7 +181,7 @@ async fn read_message(state: &EdgeState, parts: &Parts, body: axum::body::Body) 
     let limits = BodyLimits {
         bytes_max: state.config.mcp.body_bytes_max.count(),
         timeout: state.config.edge.body_timeout_ms.millis(),
-        setting: "mcp.body_bytes_max",
+        because: "mcp.body_bytes_max",
         budget: &state.bodies,
     };
     let mut request = Request::new(body);

@@ -1,6 +1,9 @@
 //! Who may do what: every path, every role, hosts and origins.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, convert::Infallible};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use super::*;
 use crate::edge::{
@@ -184,6 +187,21 @@ async fn a_browser_signs_in_and_needs_its_own_origin_for_changes() {
     )
     .await
     .problem(401, "T4001");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_take_the_memory_for_bodies() {
+    let bed = Bed::new().await;
+    let held = async |bytes| {
+        let unfinished = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes]))]);
+        let request = bed
+            .bare(Method::POST, "/api/v1/login")
+            .header(header::CONTENT_TYPE, "application/json");
+        let body = Body::from_stream(unfinished.chain(stream::pending()));
+        tokio::time::timeout(Duration::from_secs(2), bed.send(request.body(body).unwrap())).await
+    };
+    held(1_024).await.unwrap().problem(413, "T1004");
+    assert!(held(1_023).await.is_err(), "it is waited for the rest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
