@@ -75,6 +75,15 @@ impl NewAuditEvent {
         }
     }
 
+    /// It was begun, and how it ended is not known; why.
+    #[must_use]
+    pub fn unknown(self, reason: impl Display) -> Self {
+        Self {
+            outcome: AuditOutcome::Unknown,
+            ..self.detail(reason)
+        }
+    }
+
     /// More for a reader.
     #[must_use]
     pub fn detail(self, detail: impl Display) -> Self {

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - `actor`, `listener`, `stall`: connections and their bounds;
-//! - `origin`, `auth`, `rules`: is the request meant for us, who is it, may they;
+//! - `origin`, `auth`, `rules`, `audited`: is the request meant for us, who is it, may they, and what they did;
 //! - `trace`, `headers`, `problem`, `body`, `extract`: what all requests and answers have in common;
 //! - `api`: `/api/v1`, with its OpenAPI document; `live`: its WebSocket; `everywhere`: one answer of all nodes;
 //! - `mcp`: the MCP faces; `official`: `/v0.1`, the official registry API;
@@ -16,6 +16,7 @@
 pub mod actor;
 pub mod api;
 mod assets;
+mod audited;
 mod auth;
 mod body;
 mod errors_page;

@@ -1,6 +1,9 @@
 //! What every request handler can reach: the settings and the handles of the actors.
 
 use std::{
+    borrow::Cow,
+    fmt::Display,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,7 +20,7 @@ use troupe_actors::{
     health::HealthHandle,
     registry::RegistryHandle,
     router::RouterHandle,
-    runtime::{ActorPath, System},
+    runtime::{ActorPath, Deadline, System},
     session::{Gateway, SessionsHandle},
     upstream::UpstreamsHandle,
     vault::VaultHandle,
@@ -29,7 +32,9 @@ use troupe_protocol::{
 };
 
 use super::{
-    Caller, body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
+    Caller,
+    audited::{Audited, FailedSignIns},
+    body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
     peer::PeerConnections,
 };
 use crate::config::Config;
@@ -88,6 +93,7 @@ pub struct Shared {
     pub live: LiveChannels,
     /// Connections to other nodes.
     pub peers: PeerConnections,
+    failed_sign_ins: FailedSignIns,
     live_clients: Arc<AtomicUsize>,
     has_been_ready: AtomicBool,
     /// What the bodies of all requests in hand may hold together.
@@ -129,6 +135,7 @@ impl EdgeState {
             connections: ConnectionCounts::default(),
             live,
             peers: PeerConnections::default(),
+            failed_sign_ins: FailedSignIns::default(),
             live_clients: Arc::default(),
             has_been_ready: AtomicBool::new(false),
             bodies: BodyBudget::default(),
@@ -167,19 +174,39 @@ impl EdgeState {
         self.live_clients.load(Ordering::Relaxed)
     }
 
-    /// Writes down who did what, and how it ended.
-    pub fn audit<T, E: std::fmt::Display>(
+    /// To be made before somebody changes something: whatever becomes of the request, it is written down.
+    pub fn auditing(
+        &self,
+        caller: &Caller,
+        action: impl Into<Cow<'static, str>>,
+        subject: &str,
+    ) -> Audited {
+        Audited::begin(&self.audit_log, &caller.principal, action, subject)
+    }
+
+    /// Writes down who did what, and how it ended; for what is done at once.
+    pub fn audit<T, E: Display>(
         &self,
         caller: &Caller,
         action: &str,
         subject: &str,
         outcome: &Result<T, E>,
     ) {
-        let event = NewAuditEvent::new(&caller.principal, action.to_owned(), subject);
-        self.audit_log.record(match outcome {
-            Ok(_) => event,
-            Err(error) => event.failed(error),
-        });
+        self.auditing(caller, action.to_owned(), subject).ended(outcome);
+    }
+
+    /// Writes down that somebody could not sign in, if there were not too many of them.
+    pub fn audit_failed_sign_in(&self, from: Option<SocketAddr>, error: &impl Display) {
+        if self.failed_sign_ins.count(Instant::now()) {
+            let subject = from.map_or_else(String::new, |from| from.ip().to_string());
+            let event = NewAuditEvent::new(&Principal::anonymous(), "session.open", subject);
+            self.audit_log.record(event.refused(error));
+        }
+    }
+
+    /// For how long an actor may work on a request: the refusal is to come before the request's own time is over.
+    pub fn work_deadline(&self) -> Deadline {
+        Deadline::within(self.config.edge.request_timeout_ms.millis() * 9 / 10)
     }
 
     /// Writes down that somebody did something, and succeeded.

@@ -43,6 +43,8 @@ pub enum AuditOutcome {
     Refused,
     /// It was tried and failed.
     Failed,
+    /// It was begun, and how it ended is not known: who asked hung up, or the time was over.
+    Unknown,
 }
 
 /// Who did what to which subject, when, and how it ended. Never holds a key, a secret, or the arguments of a tool.

@@ -34,6 +34,7 @@ const BY_STATUS: Record<string, Tone> = {
   error: "bad",
   denied: "bad",
   refused: "warn",
+  unknown: "warn",
   succeeded: "ok",
   unhandled: "bad",
   post_mortem: "bad",

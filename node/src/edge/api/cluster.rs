@@ -4,7 +4,6 @@ use axum::{Json, extract::State, response::IntoResponse};
 use http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use troupe_actors::runtime::Deadline;
 use troupe_protocol::{
     api::{ClusterCounts, Invitation, MemberCommand, MemberCommandRequest, Severity, Warning},
     cluster::{ClusterStatus, ClusterWarning, Member, MemberState},
@@ -36,8 +35,9 @@ async fn show_cluster(State(state): State<EdgeState>) -> Json<ClusterStatus> {
     post, path = "/api/v1/cluster/invitations", tag = "cluster", responses((status = 201, body = Invitation))
 )]
 async fn invite(State(state): State<EdgeState>, caller: Caller) -> ApiResult<impl IntoResponse> {
-    let made = state.cluster.invite(deadline(&state)).await;
-    state.audit(&caller, "node.invite", "", &made);
+    let audited = state.auditing(&caller, "node.invite", "");
+    let made = state.cluster.invite(state.work_deadline()).await;
+    audited.ended(&made);
     let invitation = made?;
     Ok((
         StatusCode::CREATED,
@@ -72,14 +72,15 @@ async fn command_member(
     if matches!(command, MemberCommand::Drain | MemberCommand::Demote) {
         require_confirmation(request.confirm.as_deref(), &member, &command.to_string())?;
     }
-    let (cluster, within) = (&state.cluster, deadline(&state));
+    let (cluster, within) = (&state.cluster, state.work_deadline());
+    let audited = state.auditing(&caller, format!("node.{command}"), member.name.as_str());
     let done = match command {
         MemberCommand::Drain => cluster.drain(member.id, within).await,
         MemberCommand::Undrain => cluster.undrain(member.id, within).await,
         MemberCommand::Promote => cluster.promote(member.id, within).await,
         MemberCommand::Demote => cluster.demote(member.id, within).await,
     };
-    state.audit(&caller, &format!("node.{command}"), member.name.as_str(), &done);
+    audited.ended(&done);
     done?;
     Ok(Json(state.cluster.status().await))
 }
@@ -107,14 +108,11 @@ async fn remove_member(
 ) -> ApiResult<StatusCode> {
     let member = everywhere::member(&state, &id)?;
     require_confirmation(query.confirm.as_deref(), &member, "removing it")?;
-    let done = state.cluster.remove(member.id, deadline(&state)).await;
-    state.audit(&caller, "node.remove", member.name.as_str(), &done);
+    let audited = state.auditing(&caller, "node.remove", member.name.as_str());
+    let done = state.cluster.remove(member.id, state.work_deadline()).await;
+    audited.ended(&done);
     done?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn deadline(state: &EdgeState) -> Deadline {
-    Deadline::within(state.config.edge.request_timeout_ms.millis())
 }
 
 fn require_confirmation(given: Option<&str>, member: &Member, what: &str) -> ApiResult<()> {

@@ -120,11 +120,12 @@ async fn change_conversation(
     ApiJson(patch): ApiJson<ConversationPatch>,
 ) -> ApiResult<Json<ConversationSummary>> {
     let id = conversation(&id)?;
+    let audited = state.auditing(&caller, "conversation.change", &id.to_string());
     let changed = state
         .conversations
         .change(id, patch.title, patch.pinned, &caller.principal)
         .await;
-    state.audit(&caller, "conversation.change", &id.to_string(), &changed);
+    audited.ended(&changed);
     Ok(Json(changed?))
 }
 
@@ -139,8 +140,9 @@ async fn delete_conversation(
     ApiPath(id): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
     let id = conversation(&id)?;
+    let audited = state.auditing(&caller, "conversation.delete", &id.to_string());
     let deleted = state.conversations.delete(id, &caller.principal).await;
-    state.audit(&caller, "conversation.delete", &id.to_string(), &deleted);
+    audited.ended(&deleted);
     deleted?;
     Ok(StatusCode::NO_CONTENT)
 }

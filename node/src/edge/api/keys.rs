@@ -50,16 +50,12 @@ async fn create_key(
     caller: Caller,
     ApiJson(new): ApiJson<NewKey>,
 ) -> ApiResult<impl IntoResponse> {
+    let audited = state.auditing(&caller, "key.create", &format!("{} ({})", new.name, new.role));
     let made = state
         .access
-        .create_key(new.name.clone(), new.role, &caller.principal)
+        .create_key(new.name, new.role, &caller.principal)
         .await;
-    state.audit(
-        &caller,
-        "key.create",
-        &format!("{} ({})", new.name, new.role),
-        &made,
-    );
+    audited.ended(&made);
     let (info, key) = made?;
     Ok((
         StatusCode::CREATED,
@@ -92,8 +88,9 @@ async fn revoke_key(
         .into_iter()
         .find(|known| known.id == key)
         .map_or(id, |known| known.name);
+    let audited = state.auditing(&caller, "key.revoke", &name);
     let revoked = state.access.revoke(key).await;
-    state.audit(&caller, "key.revoke", &name, &revoked);
+    audited.ended(&revoked);
     revoked?;
     Ok(StatusCode::NO_CONTENT)
 }

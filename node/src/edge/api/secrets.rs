@@ -51,11 +51,12 @@ async fn put_secret(
     ApiJson(secret): ApiJson<PutSecret>,
 ) -> ApiResult<Json<SecretInfo>> {
     let name = secret_name(&name)?;
+    let audited = state.auditing(&caller, "secret.put", name.as_str());
     let put = state
         .vault
-        .put(name.clone(), SecretString::from(secret.value))
+        .put(name, SecretString::from(secret.value))
         .await;
-    state.audit(&caller, "secret.put", name.as_str(), &put);
+    audited.ended(&put);
     Ok(Json(put?))
 }
 
@@ -71,8 +72,9 @@ async fn remove_secret(
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
     let name = secret_name(&name)?;
+    let audited = state.auditing(&caller, "secret.remove", name.as_str());
     let removed = state.vault.remove(&name).await;
-    state.audit(&caller, "secret.remove", name.as_str(), &removed);
+    audited.ended(&removed);
     removed?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -61,8 +61,9 @@ async fn register_server(
     ApiJson(new): ApiJson<NewServer>,
 ) -> ApiResult<Response> {
     let subject = new.name.clone().unwrap_or_default();
+    let audited = state.auditing(&caller, "server.register", &subject);
     let registered = state.registry.register(new, &caller.principal).await;
-    state.audit(&caller, "server.register", &subject, &registered);
+    audited.ended(&registered);
     let name = registered?.name.clone();
     let location =
         HeaderValue::from_str(&format!("/api/v1/servers/{name}")).unwrap_or(HeaderValue::from_static("/"));
@@ -81,8 +82,9 @@ async fn import_servers(
     ApiJson(source): ApiJson<ImportSource>,
 ) -> ApiResult<Json<ImportReport>> {
     let format: &'static str = source.format.into();
+    let audited = state.auditing(&caller, "server.import", format);
     let report = state.registry.import(source, &caller.principal).await;
-    state.audit(&caller, "server.import", format, &report);
+    audited.ended(&report);
     Ok(Json(report?))
 }
 
@@ -117,8 +119,7 @@ async fn show_server(
     ApiQuery(reading): ApiQuery<Reading>,
 ) -> ApiResult<Json<ServerDetail>> {
     if reading.consistency == Consistency::Linearizable {
-        let within = state.config.edge.request_timeout_ms.millis();
-        state.registry.linearized_view(Deadline::within(within)).await?;
+        state.registry.linearized_view(state.work_deadline()).await?;
     }
     let mut detail = detail_of(&state, &reachable(&state, &name)?).await?;
     if !caller.principal.may(Role::Admin) {
@@ -145,8 +146,9 @@ async fn change_server(
         Some(false) => "server.disable",
         None => "server.change",
     };
+    let audited = state.auditing(&caller, action, name.as_str());
     let changed = state.registry.update(&name, patch).await;
-    state.audit(&caller, action, name.as_str(), &changed);
+    audited.ended(&changed);
     changed?;
     Ok(Json(detail_of(&state, &name).await?))
 }
@@ -162,8 +164,9 @@ async fn remove_server(
     ApiPath(name): ApiPath<String>,
 ) -> ApiResult<StatusCode> {
     let name = named(&name)?;
+    let audited = state.auditing(&caller, "server.remove", name.as_str());
     let removed = state.registry.remove(&name).await;
-    state.audit(&caller, "server.remove", name.as_str(), &removed);
+    audited.ended(&removed);
     removed?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -219,9 +222,8 @@ async fn test_server(
     let subject = new.name.clone().unwrap_or_default();
     let transport = transport_to_test(new)?;
     let deadline = Deadline::within(state.config.upstream.start_timeout_ms.millis());
-    let report = state.health.test(&transport, deadline).await;
     state.record(&caller.principal, "server.test", &subject);
-    Ok(Json(report))
+    Ok(Json(state.health.test(&transport, deadline).await))
 }
 
 /// Probes a registered server at once.

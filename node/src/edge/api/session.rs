@@ -1,8 +1,10 @@
 //! Signing in and out, and who one is.
 
+use std::net::SocketAddr;
+
 use axum::{
-    Json,
-    extract::State,
+    Extension, Json,
+    extract::{ConnectInfo, State},
     response::{AppendHeaders, IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -35,25 +37,17 @@ pub fn routes() -> OpenApiRouter<EdgeState> {
 )]
 async fn login(
     State(state): State<EdgeState>,
+    from: Option<Extension<ConnectInfo<SocketAddr>>>,
     ApiJson(request): ApiJson<LoginRequest>,
 ) -> ApiResult<Response> {
-    let (principal, token) = match (request.code, request.key) {
-        (Some(code), None) => state.access.redeem(code.trim()).await?,
-        (None, Some(key)) => {
-            let principal = state.access.authenticate(key.trim()).ok_or_else(|| {
-                ApiError::new(
-                    Code::Unauthenticated,
-                    "the key is unknown or revoked; `troupe key add` makes another",
-                )
-            })?;
-            let token = state.access.open_session(&principal).await?;
-            (principal, token)
-        }
-        _ => {
-            let detail = "body: give either `code` (of a login link) or `key`";
-            return Err(ApiError::new(Code::InvalidField, detail));
-        }
-    };
+    let signed_in = sign_in(&state, request).await;
+    if let Err(refused) = &signed_in
+        && refused.problem().status == StatusCode::UNAUTHORIZED
+    {
+        let from = from.map(|Extension(ConnectInfo(from))| from);
+        state.audit_failed_sign_in(from, &refused.problem().detail);
+    }
+    let (principal, token) = signed_in?;
     state.record(&principal, "session.open", &principal.name);
     let age_s = SESSION_AGE_MAX.as_secs();
     let cookie = set_cookie(&token, age_s);
@@ -62,6 +56,26 @@ async fn login(
         Json(who(&state, &principal)),
     )
         .into_response())
+}
+
+async fn sign_in(state: &EdgeState, request: LoginRequest) -> ApiResult<(Principal, SecretString)> {
+    match (request.code, request.key) {
+        (Some(code), None) => Ok(state.access.redeem(code.trim()).await?),
+        (None, Some(key)) => {
+            let principal = state.access.authenticate(key.trim()).ok_or_else(|| {
+                ApiError::new(
+                    Code::Unauthenticated,
+                    "the key is unknown or revoked; `troupe key add` makes another",
+                )
+            })?;
+            let token = state.access.open_session(&principal).await?;
+            Ok((principal, token))
+        }
+        _ => {
+            let detail = "body: give either `code` (of a login link) or `key`";
+            Err(ApiError::new(Code::InvalidField, detail))
+        }
+    }
 }
 
 /// Signs a browser out.
@@ -112,8 +126,9 @@ async fn login_link(State(state): State<EdgeState>, caller: Caller) -> ApiResult
         let detail = "a login link is made with a key, not with a browser session";
         return Err(ApiError::new(Code::Forbidden, detail));
     }
+    let audited = state.auditing(&caller, "session.link", &caller.principal.name);
     let code = state.access.mint_login_code(&caller.principal).await;
-    state.audit(&caller, "session.link", &caller.principal.name, &code);
+    audited.ended(&code);
     let url = state.login_url(code?.expose_secret());
     Ok(Json(LoginLink {
         url,

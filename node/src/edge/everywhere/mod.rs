@@ -178,8 +178,7 @@ async fn hand_over(state: &EdgeState, node: NodeId, request: Request) -> ApiResu
         request.extensions().get::<Caller>().cloned().ok_or_else(|| {
             ApiError::new(Code::Internal, "a request without a caller cannot be handed over")
         })?;
-    let within = Deadline::within(state.config.edge.request_timeout_ms.millis());
-    peer::send(state, node, request, &caller.principal, within).await
+    peer::send(state, node, request, &caller.principal, state.work_deadline()).await
 }
 
 /// What the other nodes answered, and which did not.

@@ -3,4 +3,4 @@
 /**
  * How an audited action ended.
  */
-export type AuditOutcome = "succeeded" | "refused" | "failed";
+export type AuditOutcome = "succeeded" | "refused" | "failed" | "unknown";
