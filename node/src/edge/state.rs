@@ -34,7 +34,10 @@ use troupe_protocol::{
 use super::{
     Caller,
     audited::{Audited, FailedSignIns},
-    body::BodyBudget, listener::ConnectionCounts, live::LiveChannels, origin::Neighbourhood,
+    body::BodyBudget,
+    listener::ConnectionCounts,
+    live::LiveChannels,
+    origin::Neighbourhood,
     peer::PeerConnections,
 };
 use crate::config::Config;
@@ -89,6 +92,8 @@ pub struct Shared {
     pub started: Instant,
     /// Open and refused connections.
     pub connections: ConnectionCounts,
+    /// Open connections of other nodes.
+    pub peer_connections: ConnectionCounts,
     /// Where events for live clients go.
     pub live: LiveChannels,
     /// Connections to other nodes.
@@ -133,6 +138,7 @@ impl EdgeState {
             neighbourhood,
             started: Instant::now(),
             connections: ConnectionCounts::default(),
+            peer_connections: ConnectionCounts::default(),
             live,
             peers: PeerConnections::default(),
             failed_sign_ins: FailedSignIns::default(),
@@ -175,23 +181,12 @@ impl EdgeState {
     }
 
     /// To be made before somebody changes something: whatever becomes of the request, it is written down.
-    pub fn auditing(
-        &self,
-        caller: &Caller,
-        action: impl Into<Cow<'static, str>>,
-        subject: &str,
-    ) -> Audited {
+    pub fn auditing(&self, caller: &Caller, action: impl Into<Cow<'static, str>>, subject: &str) -> Audited {
         Audited::begin(&self.audit_log, &caller.principal, action, subject)
     }
 
     /// Writes down who did what, and how it ended; for what is done at once.
-    pub fn audit<T, E: Display>(
-        &self,
-        caller: &Caller,
-        action: &str,
-        subject: &str,
-        outcome: &Result<T, E>,
-    ) {
+    pub fn audit<T, E: Display>(&self, caller: &Caller, action: &str, subject: &str, outcome: &Result<T, E>) {
         self.auditing(caller, action.to_owned(), subject).ended(outcome);
     }
 

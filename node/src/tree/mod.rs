@@ -154,14 +154,16 @@ impl Node {
         cluster::hand_over(&self.state.cluster, drain_within).await;
         let deadline = Instant::now() + self.state.config.node.shutdown_timeout_ms.millis();
         self.state.stopping.cancel();
+        // What other nodes hand on is work in hand as well.
+        let connections = || self.state.connections.open() + self.state.peer_connections.open();
         let drained = async {
-            while self.state.connections.open() > 0 {
+            while connections() > 0 {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         };
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
             tracing::warn!(
-                connections = self.state.connections.open(),
+                connections = connections(),
                 "cutting connections that did not end in time"
             );
         }

@@ -52,10 +52,7 @@ async fn put_secret(
 ) -> ApiResult<Json<SecretInfo>> {
     let name = secret_name(&name)?;
     let audited = state.auditing(&caller, "secret.put", name.as_str());
-    let put = state
-        .vault
-        .put(name, SecretString::from(secret.value))
-        .await;
+    let put = state.vault.put(name, SecretString::from(secret.value)).await;
     audited.ended(&put);
     Ok(Json(put?))
 }

@@ -24,7 +24,7 @@ use troupe_actors::{
 use troupe_protocol::{error::Code, id::NodeId};
 
 use super::{FromNode, removed};
-use crate::edge::{ApiError, listener::ConnectionCounts, state::EdgeState};
+use crate::edge::{ApiError, state::EdgeState};
 
 const MAILBOX_MESSAGES_MAX: u32 = 16;
 /// Connections of other nodes at the same time; further ones wait.
@@ -51,7 +51,6 @@ struct Peers {
     state: EdgeState,
     router: Router,
     streams: PeerStreams,
-    counts: ConnectionCounts,
 }
 
 /// The actor at `path`.
@@ -62,7 +61,6 @@ pub fn child(state: &EdgeState, path: ActorPath, router: Router, streams: PeerSt
         state: state.clone(),
         router: router.clone(),
         streams: Arc::clone(&streams),
-        counts: ConnectionCounts::default(),
     })
 }
 
@@ -71,12 +69,7 @@ impl Actor for Peers {
     const KIND: &'static str = "peers";
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
-        let serving = serve(
-            self.state.clone(),
-            self.router.clone(),
-            Arc::clone(&self.streams),
-            self.counts.clone(),
-        );
+        let serving = serve(self.state.clone(), self.router.clone(), Arc::clone(&self.streams));
         ctx.spawn_to_self("serve", async move {
             serving.await;
             PeersMessage::StreamsEnded
@@ -92,11 +85,11 @@ impl Actor for Peers {
     }
 
     fn snapshot(&self) -> serde_json::Value {
-        json!({ "connections": self.counts.open() })
+        json!({ "connections": self.state.peer_connections.open() })
     }
 }
 
-async fn serve(state: EdgeState, router: Router, streams: PeerStreams, counts: ConnectionCounts) {
+async fn serve(state: EdgeState, router: Router, streams: PeerStreams) {
     let mut streams = streams.lock().await;
     let mut connections = JoinSet::new();
     loop {
@@ -104,13 +97,8 @@ async fn serve(state: EdgeState, router: Router, streams: PeerStreams, counts: C
             Some(_) = connections.join_next() => {}
             stream = streams.recv(), if connections.len() < CONNECTIONS_MAX => match stream {
                 Some(stream) => {
-                    let counted = counts.enter();
                     let HttpStream { from, stream } = stream;
-                    let serving = serve_connection(state.clone(), router.clone(), from, stream);
-                    connections.spawn(async move {
-                        serving.await;
-                        drop(counted);
-                    });
+                    connections.spawn(serve_connection(state.clone(), router.clone(), from, stream));
                 }
                 None => break,
             },
@@ -126,6 +114,7 @@ pub(in crate::edge) async fn serve_connection(
     from: NodeId,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
+    let _counted = state.peer_connections.enter();
     let answering = state.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);

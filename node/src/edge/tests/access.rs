@@ -206,12 +206,23 @@ async fn strangers_cannot_take_the_memory_for_bodies() {
 
 /// What the newest events of the log of who did what say: action, subject and outcome.
 async fn audited(bed: &Bed) -> Vec<(String, String, String)> {
-    bed.node.state.audit_log.flush(Deadline::within(Duration::from_secs(10))).await.unwrap();
+    bed.node
+        .state
+        .audit_log
+        .flush(Deadline::within(Duration::from_secs(10)))
+        .await
+        .unwrap();
     let listed = bed.get("/api/v1/audit").await.json();
     let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
     let events = listed["items"].as_array().unwrap().iter();
     events
-        .map(|event| (text(event, "action"), text(event, "subject"), text(event, "outcome")))
+        .map(|event| {
+            (
+                text(event, "action"),
+                text(event, "subject"),
+                text(event, "outcome"),
+            )
+        })
         .collect()
 }
 
@@ -220,11 +231,18 @@ async fn who_hangs_up_is_written_down_all_the_same() {
     let bed = Bed::new().await;
     let key = json!({ "name": "eve", "role": "admin" }).to_string();
     let mut making = Box::pin(bed.post("/api/v1/keys", key));
-    assert!(futures::poll!(&mut making).is_pending(), "the actor has just been asked");
+    assert!(
+        futures::poll!(&mut making).is_pending(),
+        "the actor has just been asked"
+    );
     drop(making);
     let written = ("key.create", "eve (admin)", "unknown");
     let written = (written.0.to_owned(), written.1.to_owned(), written.2.to_owned());
-    assert!(audited(&bed).await.contains(&written), "{:?}", audited(&bed).await);
+    assert!(
+        audited(&bed).await.contains(&written),
+        "{:?}",
+        audited(&bed).await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +256,11 @@ async fn failed_sign_ins_are_written_down() {
         .await
         .problem(401, "T4001");
     let written = ("session.open".to_owned(), String::new(), "refused".to_owned());
-    assert!(audited(&bed).await.contains(&written), "{:?}", audited(&bed).await);
+    assert!(
+        audited(&bed).await.contains(&written),
+        "{:?}",
+        audited(&bed).await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,31 @@ async fn who_is_no_member_is_refused_and_its_connection_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_node_finishes_what_other_nodes_have_handed_on() {
+    let bed = Bed::new().await;
+    let mut connection = speak_as(&bed, bed.node.state.node_id);
+    let principal = peer::assert_principal(&Principal::node()).unwrap();
+    let principal = principal.to_str().unwrap();
+    let (begun, rest) = ("{\"name\": \"eve\", ", "\"role\": \"user\"}");
+    let length = begun.len() + rest.len();
+    let headers = format!(
+        "POST /api/v1/keys HTTP/1.1\r\nhost: node\r\nx-troupe-principal: {principal}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+    );
+    connection.write_all(headers.as_bytes()).await.unwrap();
+    hear(&mut connection, "100 Continue\r\n\r\n").await;
+    connection.write_all(begun.as_bytes()).await.unwrap();
+    let stopping = bed.node.state.stopping.clone();
+    let stopped = tokio::spawn(bed.node.shutdown());
+    stopping.cancelled().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    connection.write_all(rest.as_bytes()).await.unwrap();
+    let answer = hear(&mut connection, "").await;
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    stopped.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_has_open_ends_when_it_is_removed() {
     let bed = Bed::new().await;
     let other = bed.joined().await;
