@@ -19,7 +19,7 @@ use troupe_protocol::{access::Principal, cluster::Membership, error::Code, id::N
 pub use client::{PeerConnections, PeerError, send, try_send};
 pub use server::child;
 #[cfg(test)]
-pub(super) use server::serve_connection;
+pub(super) use server::{serve, serve_connection};
 
 use super::{ApiError, ApiResult};
 

@@ -7,6 +7,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
+use futures::{Stream, StreamExt, stream};
 use http::{HeaderValue, header};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,8 +28,10 @@ use super::{FromNode, removed};
 use crate::edge::{ApiError, state::EdgeState};
 
 const MAILBOX_MESSAGES_MAX: u32 = 16;
-/// Connections of other nodes at the same time; further ones wait.
+/// Connections of other nodes at the same time, besides one for the stream of each session.
 const CONNECTIONS_MAX: usize = 1_024;
+/// Connections beyond them that are told so at the same time; further ones are just closed.
+const REFUSALS_MAX: usize = 64;
 
 /// Streams that other nodes opened. They outlive a restart of the actor that serves them.
 pub type PeerStreams = Arc<Mutex<mpsc::Receiver<HttpStream>>>;
@@ -69,9 +72,13 @@ impl Actor for Peers {
     const KIND: &'static str = "peers";
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
-        let serving = serve(self.state.clone(), self.router.clone(), Arc::clone(&self.streams));
+        let (state, router, streams) = (self.state.clone(), self.router.clone(), Arc::clone(&self.streams));
+        let connections_max = CONNECTIONS_MAX + state.config.mcp.sessions_max.count();
         ctx.spawn_to_self("serve", async move {
-            serving.await;
+            let mut streams = streams.lock().await;
+            let streams = stream::poll_fn(|context| streams.poll_recv(context));
+            let streams = streams.map(|accepted| (accepted.from, accepted.stream));
+            serve(state, router, connections_max, streams).await;
             PeersMessage::StreamsEnded
         });
         Ok(())
@@ -89,20 +96,29 @@ impl Actor for Peers {
     }
 }
 
-async fn serve(state: EdgeState, router: Router, streams: PeerStreams) {
-    let mut streams = streams.lock().await;
+/// Serves the streams that come. Those beyond the most are told so rather than left to wait.
+pub(in crate::edge) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    state: EdgeState,
+    router: Router,
+    connections_max: usize,
+    mut streams: impl Stream<Item = (NodeId, S)> + Unpin,
+) {
+    let full = Router::new().fallback(async || refused(Code::TooManyRequests, "this node answers as many as it can"));
     let mut connections = JoinSet::new();
     loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            stream = streams.recv(), if connections.len() < CONNECTIONS_MAX => match stream {
-                Some(stream) => {
-                    let HttpStream { from, stream } = stream;
-                    connections.spawn(serve_connection(state.clone(), router.clone(), from, stream));
-                }
+        let (from, stream) = tokio::select! {
+            Some(_) = connections.join_next() => continue,
+            stream = streams.next() => match stream {
+                Some(stream) => stream,
                 None => break,
             },
-        }
+        };
+        let router = match connections.len() {
+            open if open < connections_max => &router,
+            open if open < connections_max + REFUSALS_MAX => &full,
+            _ => continue,
+        };
+        connections.spawn(serve_connection(state.clone(), router.clone(), from, stream));
     }
     while connections.join_next().await.is_some() {}
 }
@@ -146,14 +162,15 @@ async fn answer(
     request: Request,
 ) -> Result<Response, Infallible> {
     if !state.cluster.membership().members.contains_key(&from) {
-        return Ok(not_a_member(from));
+        let detail = format!("node {from} is no member of this cluster");
+        return Ok(refused(Code::Forbidden, detail));
     }
     router.oneshot(request).await
 }
 
-fn not_a_member(from: NodeId) -> Response {
-    let detail = format!("node {from} is no member of this cluster");
-    let mut response = ApiError::new(Code::Forbidden, detail).into_response();
+/// The last answer on a connection.
+fn refused(code: Code, detail: impl Into<String>) -> Response {
+    let mut response = ApiError::new(code, detail).into_response();
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     response

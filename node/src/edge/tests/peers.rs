@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+use futures::stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use troupe_protocol::{access::Principal, id::NodeId};
 
@@ -49,6 +50,23 @@ async fn who_is_no_member_is_refused_and_its_connection_closed() {
     let refused = hear(&mut stranger, "").await;
     assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
     assert!(refused.contains("is no member of this cluster"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_of_other_nodes_is_told_so() {
+    let bed = Bed::new().await;
+    let own = bed.node.state.node_id;
+    let (mut ours, theirs): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| tokio::io::duplex(64 * 1024))
+        .map(|(ours, theirs)| (ours, (own, theirs)))
+        .unzip();
+    let streams = stream::iter(theirs);
+    tokio::spawn(peer::serve(bed.node.state.clone(), bed.router.clone(), 1, streams));
+    for (connection, status) in ours.iter_mut().zip(["HTTP/1.1 200", "HTTP/1.1 429"]) {
+        say(connection, "/api/v1/keys").await;
+        let answer = hear(connection, "\r\n\r\n").await;
+        assert!(answer.starts_with(status), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
