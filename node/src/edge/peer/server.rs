@@ -1,6 +1,6 @@
 //! The actor that answers other nodes' HTTP requests.
 
-use std::{convert::Infallible, pin::pin, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -32,6 +32,9 @@ const MAILBOX_MESSAGES_MAX: u32 = 16;
 const CONNECTIONS_MAX: usize = 1_024;
 /// Connections beyond them that are told so at the same time; further ones are just closed.
 const REFUSALS_MAX: usize = 64;
+
+/// For a request's headers, and between requests: longer than another node keeps a connection to ask again on it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Streams that other nodes opened. They outlive a restart of the actor that serves them.
 pub type PeerStreams = Arc<Mutex<mpsc::Receiver<HttpStream>>>;
@@ -103,7 +106,8 @@ pub(in crate::edge) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 's
     connections_max: usize,
     mut streams: impl Stream<Item = (NodeId, S)> + Unpin,
 ) {
-    let full = Router::new().fallback(async || refused(Code::TooManyRequests, "this node answers as many as it can"));
+    let full = Router::new()
+        .fallback(|| async { refused(Code::TooManyRequests, "this node answers as many as it can") });
     let mut connections = JoinSet::new();
     loop {
         let (from, stream) = tokio::select! {
@@ -139,7 +143,7 @@ pub(in crate::edge) async fn serve_connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(state.config.edge.header_timeout_ms.millis())
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let outcome = tokio::select! {

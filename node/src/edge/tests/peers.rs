@@ -61,11 +61,28 @@ async fn one_connection_too_many_of_other_nodes_is_told_so() {
         .map(|(ours, theirs)| (ours, (own, theirs)))
         .unzip();
     let streams = stream::iter(theirs);
-    tokio::spawn(peer::serve(bed.node.state.clone(), bed.router.clone(), 1, streams));
+    tokio::spawn(peer::serve(
+        bed.node.state.clone(),
+        bed.router.clone(),
+        1,
+        streams,
+    ));
     for (connection, status) in ours.iter_mut().zip(["HTTP/1.1 200", "HTTP/1.1 429"]) {
         say(connection, "/api/v1/keys").await;
         let answer = hear(connection, "\r\n\r\n").await;
         assert!(answer.starts_with(status), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_another_node_outlives_the_pauses_that_clients_are_given() {
+    let bed = Bed::with(|config| config.edge.header_timeout_ms = crate::config::Bounded::new(100)).await;
+    let mut connection = speak_as(&bed, bed.node.state.node_id);
+    for _ in 0..2 {
+        say(&mut connection, "/api/v1/keys").await;
+        let answer = hear(&mut connection, "admin").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        tokio::time::sleep(Duration::from_millis(400)).await;
     }
 }
 
