@@ -140,11 +140,7 @@ impl Client {
         // Whole or not there: a half backup under the final name would be taken for one.
         let mut unfinished = file.as_os_str().to_owned();
         unfinished.push(".unfinished");
-        let mut options = tokio::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        options.mode(0o600);
-        let mut target = options.open(&unfinished).await.map_err(failed)?;
+        let mut target = new_private_file(Path::new(&unfinished)).await.map_err(failed)?;
         let (mut chunks, mut size_bytes) = (answer.bytes_stream(), 0);
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| self.unreachable(&error))?;
@@ -265,6 +261,19 @@ impl Client {
     }
 }
 
+/// A new file that only its owner may read. One that was there goes: it may be open to others, or lead elsewhere.
+async fn new_private_file(path: &Path) -> io::Result<tokio::fs::File> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    options.open(path).await
+}
+
 fn read_json(bytes: &[u8]) -> Result<Value, CliError> {
     serde_json::from_slice(bytes)
         .map_err(|error| CliError::Failed(format!("the node's answer is no JSON: {error}")))
@@ -290,5 +299,31 @@ fn key_of(folder: &Path) -> Result<Option<String>, CliError> {
             "cannot read the key in {}: {error}",
             path.display()
         ))),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_private_file_is_new_whatever_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, foreign) = (folder.path().join("x.unfinished"), folder.path().join("foreign"));
+        fs::write(&foreign, "theirs").unwrap();
+        symlink(&foreign, &path).unwrap();
+        for _ in 0..2 {
+            let mut file = new_private_file(&path).await.unwrap();
+            file.write_all(b"ours").await.unwrap();
+            file.flush().await.unwrap();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            assert!(metadata.is_file());
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "theirs");
     }
 }
