@@ -101,7 +101,7 @@ async fn examine(target: &Target, args: DoctorArgs) -> Vec<Check> {
         data: target.data.clone(),
         ..Flags::default()
     };
-    let config = match config::load(&flags, std::env::vars()) {
+    let config = match config::load(&flags, config::environment()) {
         Ok(config) => config,
         Err(error) => return vec![Check::new("settings", Verdict::Error, error.to_string())],
     };

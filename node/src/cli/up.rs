@@ -59,11 +59,7 @@ pub fn run(target: &Target, args: UpArgs) -> Result<ExitCode, CliError> {
         log: args.log,
         log_format: args.log_format,
     };
-    let config = config::load(
-        &flags,
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-    )?;
+    let config = config::load(&flags, config::environment())?;
     let join = args
         .join
         .filter(|join| !join.is_empty())

@@ -118,7 +118,13 @@ impl HostPort {
             return false;
         };
         let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-        is_port && url::Host::parse(host).is_ok()
+        let is_host = match url::Host::parse(host) {
+            Ok(url::Host::Ipv4(address)) => !address.is_unspecified(),
+            Ok(url::Host::Ipv6(address)) => !address.is_unspecified(),
+            Ok(url::Host::Domain(_)) => true,
+            Err(_) => false,
+        };
+        is_port && is_host
     }
 }
 

@@ -6,11 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use http::uri::Authority;
 use secrecy::SecretString;
 use toml::{Table, Value};
 
 use super::{
-    ClusterConfig, Config, ConfigError, ListenChoice, LogFilter, LogFormat, NameChoice, error::nearest,
+    ClusterConfig, Config, ConfigError, EdgeConfig, ListenChoice, LogFilter, LogFormat, NameChoice,
+    error::nearest,
 };
 
 /// Read when no file is named, if it is there.
@@ -36,6 +38,11 @@ pub struct Flags {
     pub log: Option<String>,
     /// `--log-format`
     pub log_format: Option<LogFormat>,
+}
+
+/// The variables of this process that are text, as settings are.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// The settings in force.
@@ -181,11 +188,27 @@ fn overlay_flags(config: &mut Config, flags: &Flags) -> Result<(), ConfigError> 
 /// A text that stands in a file of its own, so that it is in no settings file: a key, a passphrase.
 ///
 /// # Errors
-/// When the file cannot be read; `setting` is the one that names it.
+/// When the file cannot be read, or everybody on this machine can; `setting` is the one that names it.
 pub fn read_secret_file(setting: &str, file: &str) -> Result<SecretString, ConfigError> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| ConfigError::Conflict(format!("{setting}: cannot read {file}: {error}")))?;
+    let refused = |what: String| ConfigError::Conflict(format!("{setting}: {what}"));
+    let text = fs::read_to_string(file).map_err(|error| refused(format!("cannot read {file}: {error}")))?;
+    #[cfg(unix)]
+    if let Some(mode) = mode_for_everybody(Path::new(file)) {
+        return Err(refused(format!(
+            "{file} has mode {mode:o}: everybody on this machine can read it; chmod 600"
+        )));
+    }
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+}
+
+/// The mode of a file that everybody may read or change. (A group may be meant: that is how containers are given secrets.)
+#[cfg(unix)]
+fn mode_for_everybody(file: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    const EVERYBODY_MASK: u32 = 0o007;
+    let metadata = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    (mode & EVERYBODY_MASK != 0).then_some(mode)
 }
 
 /// What no single setting can say about itself.
@@ -202,7 +225,28 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "edge.open (--open) lets callers in without a key, so it is refused when listening on {listen}; allowed: a loopback address such as 127.0.0.1:7500, or keys"
         )));
     }
+    check_neighbourhood(&config.edge)?;
     check_cluster(&config.cluster)
+}
+
+/// An entry that is written otherwise than browsers and clients write it would never match.
+fn check_neighbourhood(edge: &EdgeConfig) -> Result<(), ConfigError> {
+    let is_host = |text: &str| text.trim_end_matches('/').parse::<Authority>().is_ok() && !text.contains('@');
+    let is_origin = |text: &str| {
+        let parts = text.split_once("://");
+        parts.is_some_and(|(scheme, host)| !scheme.is_empty() && is_host(host))
+    };
+    if let Some(host) = edge.hosts_allowed.iter().find(|host| !is_host(host)) {
+        return Err(ConfigError::Conflict(format!(
+            "edge.hosts_allowed: {host:?} is no host; allowed: a name or an address, with or without a port, such as troupe.example.org"
+        )));
+    }
+    if let Some(origin) = edge.origins_allowed.iter().find(|origin| !is_origin(origin)) {
+        return Err(ConfigError::Conflict(format!(
+            "edge.origins_allowed: {origin:?} is no origin; allowed: scheme and host, with or without a port, such as https://troupe.example.org"
+        )));
+    }
+    Ok(())
 }
 
 fn check_cluster(cluster: &ClusterConfig) -> Result<(), ConfigError> {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use bounded::Bounded;
 pub use cluster::{CLUSTER_LISTEN_DEFAULT, ClusterConfig, ListenChoice};
 pub use error::ConfigError;
-pub use load::{Flags, data_dir_default, load, read_secret_file};
+pub use load::{Flags, data_dir_default, environment, load, read_secret_file};
 pub use text::{HttpUrl, LogFilter, NameChoice};
 
 const KIB: u64 = 1024;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, Flags, error::nearest, load, load::parse};
+use super::{Config, ConfigError, Flags, error::nearest, load, load::parse, read_secret_file};
 
 const SHIPPED: &str = include_str!("../../../cluster.toml");
 
@@ -174,8 +174,53 @@ fn settings_of_the_cluster_that_do_not_go_together_are_refused() {
     assert!(refused("TROUPE_CLUSTER_ELECTION_TIMEOUT_MS", "150").contains("twice cluster.heartbeat_ms"));
     assert!(refused("TROUPE_CLUSTER_DETECTION_MS", "250").contains("at least half of cluster.lease_ms"));
     assert!(refused("TROUPE_CLUSTER_ADVERTISE", "here").contains("host:port"));
+    assert!(refused("TROUPE_CLUSTER_ADVERTISE", "0.0.0.0:7501").contains("host:port"));
+    assert!(refused("TROUPE_CLUSTER_ADVERTISE", "[::]:7501").contains("host:port"));
     assert!(refused("TROUPE_CLUSTER_LISTEN", "here").contains("allowed: an IP address and a port"));
     assert!(refused("TROUPE_NODE_NAME", "Node A").contains("a-z, 0-9 and -"));
+}
+
+#[test]
+fn hosts_and_origins_that_no_request_could_have_are_refused() {
+    let loaded = |name: &str, value: &str| load_with(&[(name, value)]);
+    for host in ["https://troupe.example.org", "a@troupe.example.org"] {
+        let refused = loaded("TROUPE_EDGE_HOSTS_ALLOWED", host).unwrap_err().to_string();
+        assert!(refused.contains("such as troupe.example.org"), "{refused}");
+    }
+    for origin in ["troupe.example.org", "https://troupe.example.org/ui", "null"] {
+        let refused = loaded("TROUPE_EDGE_ORIGINS_ALLOWED", origin)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("such as https://troupe.example.org"),
+            "{refused}"
+        );
+    }
+    loaded(
+        "TROUPE_EDGE_HOSTS_ALLOWED",
+        "troupe.example.org,a:7500,[::1]:7500",
+    )
+    .unwrap();
+    loaded(
+        "TROUPE_EDGE_ORIGINS_ALLOWED",
+        "https://troupe.example.org/,vscode-webview://a:1",
+    )
+    .unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_secret_that_everybody_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (mode, is_taken) in [(0o600, true), (0o640, true), (0o644, false)] {
+        file.as_file()
+            .set_permissions(PermissionsExt::from_mode(mode))
+            .unwrap();
+        let read = read_secret_file("vault.passphrase_file", path);
+        assert_eq!(read.is_ok(), is_taken, "{mode:o}");
+    }
 }
 
 #[test]
