@@ -4,6 +4,7 @@
 
 use futures::stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use troupe_actors::runtime::testkit::eventually;
 use troupe_protocol::{access::Principal, id::NodeId};
 
 use super::*;
@@ -109,6 +110,34 @@ async fn a_stopping_node_finishes_what_other_nodes_have_handed_on() {
     let answer = hear(&mut connection, "").await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     stopped.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_ends_when_its_node_is_lost() {
+    let bed = Bed::new().await;
+    let other = bed.joined().await;
+    let (state, id) = (&bed.node.state, other.node.state.node_id);
+    let is_up = || {
+        let membership = state.cluster.membership();
+        membership.eligible().any(|member| member.id == id)
+    };
+    eventually(SOON, is_up).await.unwrap();
+    let feed = Request::get("/api/v1/live/feed?topics=servers")
+        .body(Body::empty())
+        .unwrap();
+    let within = Deadline::within(SOON);
+    let answer = peer::send(state, id, feed, &Principal::node(), within)
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+
+    state.cluster.remove(id, within).await.unwrap();
+    let rest = tokio::time::timeout(SOON, answer.into_body().collect())
+        .await
+        .unwrap();
+    assert!(rest.unwrap_err().to_string().contains("was lost"));
+    let asked = peer::send(state, id, Request::new(Body::empty()), &Principal::node(), within).await;
+    assert_eq!(asked.unwrap_err().problem().code, "T8004");
 }
 
 #[tokio::test(flavor = "multi_thread")]
