@@ -2,8 +2,10 @@
 //!
 //! An invitation is a replicated record under the hash of its token. Whoever lets a newcomer in writes it into the record,
 //! guarded by its version, so that a token works for one node in the whole cluster; then the newcomer becomes a member. The
-//! record stays until it expires: a newcomer that was not told, or could not be made a member, may come again with it. It
-//! goes with the member when that is removed.
+//! record stays until it expires: a newcomer that was not told, or could not be made a member, may come again with it and
+//! with the key that it had then; nobody else can. It goes with the member when that is removed.
+//!
+//! Who has no token that is good learns nothing: what the cluster knows is looked at only behind the token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +20,13 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
 use super::identity::{
-    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, Refusal, TokenHash,
+    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, KeyFingerprint, Refusal,
+    TokenHash,
 };
 use super::link::ServiceError;
 use super::log::{LogError, LogHandle, MemberCommand, MemberRefusal};
 use crate::runtime::Deadline;
-use crate::store::{RecordBatch, ReplicatedTree, Store, WriteError};
+use crate::store::{RecordBatch, ReplicatedTree, Store, Versioned, WriteError};
 
 /// How long letting a newcomer in may take.
 const ADMIT_WITHIN: Duration = Duration::from_secs(8);
@@ -39,6 +42,9 @@ struct Invitation {
     /// For whom it works, once it was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     taken_by: Option<NodeId>,
+    /// And with which key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taken_with: Option<KeyFingerprint>,
 }
 
 /// An invitation for one newcomer. The string is told only here.
@@ -86,6 +92,7 @@ impl Admission {
         let invitation = Invitation {
             expires_at: join.valid_until().into(),
             taken_by: None,
+            taken_with: None,
         };
         let mut batch = RecordBatch::default();
         let put = self
@@ -140,7 +147,12 @@ impl Admission {
         written.map_err(|error| ServiceError::from(&error))
     }
 
-    async fn decide(&self, token: TokenHash, applicant: Applicant) -> Result<EnrolGrant, Refusal> {
+    async fn decide(
+        &self,
+        token: TokenHash,
+        key: KeyFingerprint,
+        applicant: Applicant,
+    ) -> Result<EnrolGrant, Refusal> {
         let deadline = Deadline::within(ADMIT_WITHIN);
         let (oldest, newest) = applicant.wire_versions;
         if newest < WIRE_VERSION_MIN || oldest > WIRE_VERSION_MAX {
@@ -153,6 +165,7 @@ impl Admission {
             .linearize(deadline)
             .await
             .map_err(|error| refused(&error))?;
+        let found = self.look_up(token, applicant.node, &key)?;
         let membership = Arc::clone(&self.log.membership().borrow());
         let holder = membership
             .members
@@ -166,7 +179,7 @@ impl Admission {
             });
             return Err(refused(&error));
         }
-        self.take(token, applicant.node, deadline).await?;
+        self.take(token, found, applicant.node, key, deadline).await?;
         let member = MemberCommand::Add(member_of(applicant));
         self.log
             .change(member, deadline)
@@ -178,34 +191,53 @@ impl Admission {
         })
     }
 
-    /// From now on the token works for this node alone.
-    async fn take(&self, token: TokenHash, node: NodeId, deadline: Deadline) -> Result<(), Refusal> {
-        let unknown = || {
-            let detail = "the join string is unknown or used up: make a new one with `troupe node invite`";
-            refusal(Code::JoinRefused, detail.to_owned())
-        };
-        let key = token.to_string();
+    /// The invitation of this token, if it may be used by this node with this key.
+    fn look_up(
+        &self,
+        token: TokenHash,
+        node: NodeId,
+        key: &KeyFingerprint,
+    ) -> Result<Versioned<Invitation>, Refusal> {
         let found = self
             .invitations
-            .get_versioned(&key)
+            .get_versioned(&token.to_string())
             .map_err(|error| refused(&error))?;
         let found = found.ok_or_else(unknown)?;
-        if found.value.expires_at.as_jiff() < jiff::Timestamp::now() {
+        let invitation = &found.value;
+        let is_open = invitation.taken_by.is_none();
+        let comes_again = invitation.taken_by == Some(node) && invitation.taken_with.as_ref() == Some(key);
+        if !is_open && !comes_again {
+            return Err(unknown());
+        }
+        if invitation.expires_at.as_jiff() < jiff::Timestamp::now() {
             let detail = "the join string has expired: make a new one with `troupe node invite`";
             return Err(refusal(Code::JoinRefused, detail.to_owned()));
         }
-        match found.value.taken_by {
-            None => {}
-            Some(holder) if holder == node => return Ok(()), // it comes again
-            Some(_) => return Err(unknown()),
+        Ok(found)
+    }
+
+    /// From now on the token works for this node with this key alone.
+    async fn take(
+        &self,
+        token: TokenHash,
+        found: Versioned<Invitation>,
+        node: NodeId,
+        key: KeyFingerprint,
+        deadline: Deadline,
+    ) -> Result<(), Refusal> {
+        if found.value.taken_by.is_some() {
+            return Ok(()); // it comes again
         }
         let taken = Invitation {
             taken_by: Some(node),
+            taken_with: Some(key),
             ..found.value
         };
+        let record = token.to_string();
         let mut batch = RecordBatch::default();
-        self.invitations.guard_into(&mut batch, &key, Some(found.version));
-        let put = self.invitations.put_into(&mut batch, &key, &taken);
+        self.invitations
+            .guard_into(&mut batch, &record, Some(found.version));
+        let put = self.invitations.put_into(&mut batch, &record, &taken);
         put.map_err(|error| refused(&error))?;
         match self.store.write_records(batch, deadline).await {
             Ok(()) => Ok(()),
@@ -219,12 +251,13 @@ impl EnrolDesk for Admission {
     fn admit(
         &self,
         token: TokenHash,
+        key: KeyFingerprint,
         applicant: Applicant,
     ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         let admission = self.clone();
         Box::pin(async move {
             let (node, name) = (applicant.node, applicant.name.clone());
-            let decided = admission.decide(token, applicant).await;
+            let decided = admission.decide(token, key, applicant).await;
             match &decided {
                 Ok(_) => tracing::info!(%node, %name, "a newcomer is a member now"),
                 Err(refusal) => {
@@ -234,6 +267,11 @@ impl EnrolDesk for Admission {
             decided
         })
     }
+}
+
+fn unknown() -> Refusal {
+    let detail = "the join string is unknown or used up: make a new one with `troupe node invite`";
+    refusal(Code::JoinRefused, detail.to_owned())
 }
 
 fn refusal(code: Code, detail: String) -> Refusal {

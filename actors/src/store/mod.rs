@@ -47,7 +47,8 @@ pub use engine::{Engine, EngineError, RawChange, RawRange, Tree};
 pub use error::StoreError;
 pub use raw_log::{Durable, LOG_ENTRY_BYTES_MAX, RawLog};
 pub use replicated::{
-    RecordBatch, ReplicatedState, ReplicatedTree, ReplicatedWrites, TreeChange, TreeFeed, WriteError,
+    RecordBatch, ReplicatedState, ReplicatedTree, ReplicatedWrites, TreeChange, TreeFeed, Versioned,
+    WriteError,
 };
 pub use tree::{
     BATCH_BYTES_MAX, BATCH_CHANGES_MAX, Change, KEY_BYTES_MAX, Migration, RECORD_BYTES_MAX, TypedTree,

@@ -33,6 +33,17 @@ pub(super) fn new_key() -> Result<KeyPair, IdentityError> {
     Ok(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
 }
 
+pub(super) fn key_from_pem(pem: &str) -> Result<KeyPair, IdentityError> {
+    Ok(KeyPair::from_pem(pem)?)
+}
+
+/// The SHA-256 of the public key in a certificate, in hex.
+pub(super) fn key_fingerprint(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    Ok(hex::encode(Sha256::digest(parsed.public_key().raw)))
+}
+
 /// The SHA-256 of a certificate.
 pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
     Sha256::digest(certificate.as_ref()).into()

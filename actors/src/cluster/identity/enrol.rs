@@ -62,12 +62,18 @@ pub struct Refusal {
     pub detail: String,
 }
 
+/// The SHA-256 of a newcomer's public key, in hex: once used, an invitation works for this key alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyFingerprint(pub(super) String);
+
 /// Decides about newcomers: checks a token, uses it up for the whole cluster, and says who the members are.
 pub trait EnrolDesk: Send + Sync + 'static {
-    /// Takes a newcomer with this token, or refuses it.
+    /// Takes a newcomer with this token, which has proven that it has this key, or refuses it.
     fn admit(
         &self,
         token: TokenHash,
+        key: KeyFingerprint,
         applicant: Applicant,
     ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>>;
 }
@@ -116,12 +122,17 @@ pub(super) struct Accepted {
     pub grant: EnrolGrant,
 }
 
-/// The newcomer's side: tries one address after the other until a member decides.
-pub(super) async fn apply(applicant: &Applicant, join: &JoinString) -> Result<Accepted, EnrolError> {
+/// The newcomer's side: tries one address after the other until a member decides. The key is kept by the caller: whoever
+/// comes again, because the answer was lost, is known by it.
+pub(super) async fn apply(
+    applicant: &Applicant,
+    join: &JoinString,
+    key_pem: &str,
+) -> Result<Accepted, EnrolError> {
     join.check_time(jiff::Timestamp::now())?;
     let mut failures = Vec::new();
     for address in join.addresses() {
-        match tokio::time::timeout(ENROL_WITHIN, apply_at(address, applicant, join)).await {
+        match tokio::time::timeout(ENROL_WITHIN, apply_at(address, applicant, join, key_pem)).await {
             Err(_) => failures.push(format!(
                 "{address} did not answer within {} s",
                 ENROL_WITHIN.as_secs()
@@ -133,7 +144,12 @@ pub(super) async fn apply(applicant: &Applicant, join: &JoinString) -> Result<Ac
     Err(EnrolError::Unreachable(failures.join("; ")))
 }
 
-async fn apply_at(address: &str, applicant: &Applicant, join: &JoinString) -> Result<Accepted, EnrolError> {
+async fn apply_at(
+    address: &str,
+    applicant: &Applicant,
+    join: &JoinString,
+    key_pem: &str,
+) -> Result<Accepted, EnrolError> {
     let unreachable = |error: std::io::Error| EnrolError::Unreachable(format!("{address}: {error}"));
     let broken = |error: std::io::Error| EnrolError::Protocol(address.to_owned(), error.to_string());
     let (configuration, name) = tls::newcomer(*join.fingerprint())?;
@@ -141,7 +157,7 @@ async fn apply_at(address: &str, applicant: &Applicant, join: &JoinString) -> Re
     let connector = tokio_rustls::TlsConnector::from(configuration);
     // A member that cannot prove who it is may be a leftover of another cluster: the next address may be right.
     let mut stream = connector.connect(name, tcp).await.map_err(unreachable)?;
-    let key = authority::new_key()?;
+    let key = authority::key_from_pem(key_pem)?;
     let application = Application {
         token: STANDARD.encode(join.token()),
         request: STANDARD.encode(authority::request(&key)?),
@@ -228,8 +244,13 @@ async fn decide(
         .authority()
         .sign_request(node, &request, jiff::Timestamp::now())
         .map_err(failed)?;
+    let key = authority::key_fingerprint(&certificate).map_err(failed)?;
     let grant = desk
-        .admit(TokenHash::of(&token), application.applicant.clone())
+        .admit(
+            TokenHash::of(&token),
+            KeyFingerprint(key),
+            application.applicant.clone(),
+        )
         .await?;
     Ok(Papers {
         certificate: authority::to_pem(&certificate),

@@ -41,7 +41,7 @@ use zeroize::Zeroizing;
 
 use crate::store::files;
 
-pub use enrol::{Applicant, ENROL_WITHIN, EnrolDesk, EnrolGrant, Refusal, answer_applicant};
+pub use enrol::{Applicant, ENROL_WITHIN, EnrolDesk, EnrolGrant, KeyFingerprint, Refusal, answer_applicant};
 pub use error::{EnrolError, IdentityError};
 pub use join::{INVITATION_VALID_FOR, JoinString, JoinStringError, TokenHash};
 pub use node_record::NodeRecord;
@@ -53,6 +53,8 @@ use tls::Configurations;
 /// The folder within the data folder.
 const FOLDER: &str = "cluster";
 const IDENTITY_FILE: &str = "identity.json";
+/// The key of a newcomer that has asked for a certificate and has none yet.
+const APPLICANT_KEY_FILE: &str = "applicant.key";
 const KEY_BYTES: usize = 32;
 
 /// A secret that every node of the cluster knows and nobody else.
@@ -163,7 +165,9 @@ impl ClusterIdentity {
         applicant: &Applicant,
         join: &JoinString,
     ) -> Result<(Arc<Self>, EnrolGrant), EnrolError> {
-        let accepted = enrol::apply(applicant, join).await?;
+        let key_file = data.join(FOLDER).join(APPLICANT_KEY_FILE);
+        let key_pem = applicant_key(data, &key_file)?;
+        let accepted = enrol::apply(applicant, join, &key_pem).await?;
         let certificate = accepted.certificate;
         let file = identity_file(data);
         write(
@@ -174,6 +178,7 @@ impl ClusterIdentity {
             &accepted.cluster_key,
             &certificate,
         )?;
+        files::remove(&key_file).map_err(IdentityError::File)?;
         let identity = Self::new(
             applicant.node,
             file,
@@ -298,6 +303,18 @@ impl ClusterIdentity {
 
 fn identity_file(data: &Path) -> PathBuf {
     data.join(FOLDER).join(IDENTITY_FILE)
+}
+
+/// The key with which this newcomer asks, kept before anybody hears of it: its invitation works for this key alone once
+/// it was used, and the answer may be lost.
+fn applicant_key(data: &Path, file: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    if let Some(kept) = files::read_private(file)? {
+        return Ok(Zeroizing::new(kept));
+    }
+    let pem = Zeroizing::new(authority::new_key()?.serialize_pem());
+    files::create_private_folder(&data.join(FOLDER))?;
+    files::write_private(file, pem.as_bytes())?;
+    Ok(pem)
 }
 
 fn write(

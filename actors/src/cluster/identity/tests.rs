@@ -24,7 +24,12 @@ fn now() -> jiff::Timestamp {
 struct Desk(Arc<Mutex<Vec<TokenHash>>>);
 
 impl EnrolDesk for Desk {
-    fn admit(&self, token: TokenHash, _: Applicant) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+    fn admit(
+        &self,
+        token: TokenHash,
+        _: KeyFingerprint,
+        _: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         let mut open = self.0.lock().unwrap();
         let found = open.iter().position(|known| *known == token);
         let decided = found.map(|at| {
@@ -51,10 +56,27 @@ fn applicant(number: u128) -> Applicant {
     }
 }
 
+/// Refuses all and remembers with which keys they came.
+#[derive(Clone, Default)]
+struct Doorman(Arc<Mutex<Vec<KeyFingerprint>>>);
+
+impl EnrolDesk for Doorman {
+    fn admit(
+        &self,
+        _: TokenHash,
+        key: KeyFingerprint,
+        _: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+        self.0.lock().unwrap().push(key);
+        let (code, detail) = (Code::JoinRefused, "not today".to_owned());
+        Box::pin(async move { Err(Refusal { code, detail }) })
+    }
+}
+
 /// A member that serves so many newcomers, and where.
 async fn member(
     identity: Arc<ClusterIdentity>,
-    desk: Desk,
+    desk: impl EnrolDesk,
     newcomers: usize,
 ) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -154,6 +176,25 @@ async fn a_newcomer_with_an_invitation_becomes_a_member_once() {
     assert!(
         matches!(again, Err(EnrolError::Refused { code: Code::JoinRefused, detail }) if detail.contains("used"))
     );
+}
+
+#[tokio::test]
+async fn a_newcomer_comes_again_with_the_key_that_it_had() {
+    let (data, newcomer_data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let other_data = tempfile::tempdir().unwrap();
+    let founder = ClusterIdentity::create(data.path(), node(1)).unwrap();
+    let doorman = Doorman::default();
+    let (address, _serving) = member(Arc::clone(&founder), doorman.clone(), 3).await;
+    let (join, _) = founder
+        .invite(vec![address], now(), INVITATION_VALID_FOR)
+        .unwrap();
+    for folder in [&newcomer_data, &newcomer_data, &other_data] {
+        let refused = ClusterIdentity::enrol(folder.path(), &applicant(2), &join).await;
+        assert!(matches!(refused, Err(EnrolError::Refused { .. })));
+    }
+    let keys = doorman.0.lock().unwrap();
+    assert_eq!(keys[0], keys[1], "the same newcomer");
+    assert_ne!(keys[0], keys[2], "another one that says the same name and id");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use troupe_protocol::id::{ActorPath, NodeId};
 
 use crate::cluster::dispatcher::{Owned, encode};
 use crate::cluster::identity::{
-    Applicant, EnrolDesk, EnrolGrant, JoinString, NodeRecord, Refusal, TokenHash,
+    Applicant, EnrolDesk, EnrolGrant, JoinString, KeyFingerprint, NodeRecord, Refusal, TokenHash,
 };
 use crate::cluster::link::{LinkContext, LinkService, LinksHandle, NodePort, Peer, Service};
 use crate::cluster::{
@@ -148,7 +148,12 @@ impl LinkService for Nobody {
 }
 
 impl EnrolDesk for Nobody {
-    fn admit(&self, _: TokenHash, _: Applicant) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+    fn admit(
+        &self,
+        _: TokenHash,
+        _: KeyFingerprint,
+        _: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         let (code, detail) = (Code::ShuttingDown, "gone".to_owned());
         Box::pin(async move { Err(Refusal { code, detail }) })
     }

@@ -12,7 +12,7 @@ use troupe_protocol::cluster::{Address, ClusterWarning, EntityKind, Generation, 
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 
-use super::identity::{Applicant, EnrolDesk, JoinString};
+use super::identity::{Applicant, EnrolDesk, JoinString, KeyFingerprint, TokenHash};
 use super::link::Peer;
 use super::{ClusterError, Whereabouts};
 use crate::runtime::Deadline;
@@ -222,11 +222,19 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
     };
     let cluster = bed.node(0).cluster.clone();
     let desk = &cluster.shared.reach.get().unwrap().admission;
-    let admit = async |applicant| desk.admit(join.token_hash(), applicant).await;
+    let key = |text: &str| -> KeyFingerprint { serde_json::from_value(text.into()).unwrap() };
+    let admit_with = async |with: &str, applicant| {
+        let admitted = desk.admit(join.token_hash(), key(with), applicant);
+        admitted.await
+    };
+    let admit = async |applicant| admit_with("its key", applicant).await;
     assert_eq!(admit(applicant(2, "beta")).await.unwrap().members.len(), 2);
     assert_eq!(admit(applicant(2, "beta")).await.unwrap().members.len(), 2);
     let other = admit(applicant(3, "gamma")).await.unwrap_err();
     assert!(other.detail.contains("used up"), "{}", other.detail);
+    let pretender = admit_with("another key", applicant(2, "beta")).await;
+    let refused = pretender.unwrap_err();
+    assert!(refused.detail.contains("used up"), "{}", refused.detail);
     let beta = applicant(2, "beta").node;
     let (removed, told) = std::sync::mpsc::sync_channel(1);
     cluster.before_removal(Arc::new(move |name| {
@@ -239,6 +247,32 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
     assert_eq!(removed.code, Code::JoinRefused);
     let membership = cluster.log().unwrap().membership();
     assert_eq!(membership.borrow().members.len(), 1);
+    bed.end().await;
+}
+
+/// Neither who the members are, nor what they are called.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_has_no_good_token_is_told_nothing_about_the_cluster() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    assert!(bed.node(0).cluster.ready(soon()).await);
+    let cluster = bed.node(0).cluster.clone();
+    let desk = &cluster.shared.reach.get().unwrap().admission;
+    let namesake = Applicant {
+        node: NodeId::from_ulid(ulid::Ulid(2)),
+        name: "alpha".parse().unwrap(),
+        generation: Generation(1),
+        version: String::new(),
+        wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
+        cluster_address: "127.0.0.1:9".to_owned(),
+        edge_address: String::new(),
+    };
+    let guessed: TokenHash = "ab".repeat(32).try_into().unwrap();
+    let key: KeyFingerprint = serde_json::from_value("a key".into()).unwrap();
+    let refused = desk.admit(guessed, key, namesake).await.unwrap_err();
+    assert!(refused.detail.contains("unknown"), "{}", refused.detail);
+    let told = refused.detail.contains("alpha") || refused.detail.contains(&bed.node(0).id().to_string());
+    assert!(!told, "{}", refused.detail);
     bed.end().await;
 }
 

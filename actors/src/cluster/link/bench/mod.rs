@@ -30,7 +30,8 @@ use super::{
     LinkContext, LinkService, LinkSettings, LinksHandle, NodePort, Peer, Service, ServiceError, links,
 };
 use crate::cluster::identity::{
-    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, Refusal, TokenHash,
+    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, KeyFingerprint, Refusal,
+    TokenHash,
 };
 use crate::runtime::{ActorError, Deadline, Root, SupervisorSpec, System, SystemConfig};
 
@@ -254,7 +255,12 @@ impl LinkService for Echo {
 struct OpenDesk;
 
 impl EnrolDesk for OpenDesk {
-    fn admit(&self, _: TokenHash, _: Applicant) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+    fn admit(
+        &self,
+        _: TokenHash,
+        _: KeyFingerprint,
+        _: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         Box::pin(std::future::ready(Ok(EnrolGrant::default())))
     }
 }

@@ -15,7 +15,8 @@ use troupe_protocol::wire::MESSAGE_BYTES_MAX;
 
 use super::bed::{Bed, id, within_s};
 use crate::cluster::identity::{
-    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, Refusal, TokenHash,
+    Applicant, ClusterIdentity, EnrolDesk, EnrolGrant, INVITATION_VALID_FOR, KeyFingerprint, Refusal,
+    TokenHash,
 };
 use crate::cluster::link::*;
 use crate::runtime::testkit::eventually;
@@ -253,7 +254,12 @@ async fn nodes_open_http_streams_to_each_other() {
 struct Desk(TokenHash);
 
 impl EnrolDesk for Desk {
-    fn admit(&self, token: TokenHash, _: Applicant) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
+    fn admit(
+        &self,
+        token: TokenHash,
+        _: KeyFingerprint,
+        _: Applicant,
+    ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         let is_known = token == self.0;
         Box::pin(async move {
             is_known.then(EnrolGrant::default).ok_or(Refusal {
