@@ -11,5 +11,5 @@ pub mod member;
 pub mod status;
 
 pub use address::{Address, EntityKind};
-pub use member::{Epoch, Generation, Member, MemberState, Membership, NodeName, Role};
+pub use member::{Epoch, Generation, Member, MemberState, Membership, NodeName, Role, is_local_only};
 pub use status::{ClusterStatus, ClusterWarning, LinkState, LinkStatus, LogStatus, MemberStatus};

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use troupe_protocol::{
     api::Invitation,
-    cluster::{ClusterStatus, LinkState, LinkStatus, MemberStatus, Role},
+    cluster::{ClusterStatus, LinkState, LinkStatus, MemberStatus, Role, is_local_only},
     id::NodeId,
 };
 
@@ -18,7 +18,8 @@ use super::{
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// Make a one-time string with which another machine joins: `troupe up --join STRING` there.
+    /// Make a one-time string with which another machine joins: `troupe up --cluster-listen ITS-ADDRESS:7501 --join
+    /// STRING` there.
     Invite,
     /// List the members: state, role, leader, links.
     List,
@@ -46,7 +47,10 @@ pub async fn run(client: &Client, command: NodeCommand, output: Output) -> Resul
     match command {
         NodeCommand::Invite => {
             let made = client.post(&["cluster", "invitations"], &json!({})).await?;
-            output.note("on the other machine, once, within the hour: troupe up --join");
+            let status = client.get(&["cluster"], &[]).await?;
+            for note in notes_for_newcomers(&status) {
+                output.note(&note);
+            }
             output.show(made, |made: Invitation| made.join)?;
         }
         NodeCommand::List => {
@@ -65,6 +69,24 @@ pub async fn run(client: &Client, command: NodeCommand, output: Output) -> Resul
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be known about a join string that this member makes.
+fn notes_for_newcomers(status: &Value) -> Vec<String> {
+    let mut notes = vec![
+        "on the other machine, once, within the hour: troupe up --cluster-listen ITS-ADDRESS:7501 --join STRING"
+            .to_owned(),
+    ];
+    let members = status["members"].as_array().map_or(&[][..], Vec::as_slice);
+    let own = members.iter().find(|member| member["is_self"] == true);
+    let address = own.and_then(|own| own["cluster_address"].as_str());
+    if let Some(address) = address.filter(|address| is_local_only(address)) {
+        notes.push(format!(
+            "this node listens for others at {address}, where only nodes on this machine (which need no \
+             --cluster-listen) reach it: for other machines start it with --cluster-listen ADDRESS:7501 and invite again"
+        ));
+    }
+    notes
 }
 
 /// Typing the command on a command line is the confirmation that the API asks for.
@@ -223,4 +245,21 @@ fn word(value: &impl serde::Serialize) -> String {
 
 fn micros(us: u64) -> String {
     format!("{:.1} ms", us as f64 / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_invites_from_a_node_that_no_other_machine_reaches_is_told() {
+        let at = |address: &str| {
+            let own = json!({ "is_self": true, "cluster_address": address });
+            let other = json!({ "is_self": false, "cluster_address": "127.0.0.1:7510" });
+            notes_for_newcomers(&json!({ "members": [other, own] })).join("\n")
+        };
+        assert!(at("127.0.0.1:7501").contains("at 127.0.0.1:7501"));
+        assert!(!at("192.0.2.7:7501").contains("at 192.0.2.7:7501"));
+        assert!(at("192.0.2.7:7501").contains("--cluster-listen"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -148,5 +149,41 @@ impl Membership {
         self.members
             .values()
             .filter(|member| member.state == MemberState::Up)
+    }
+}
+
+/// Whether an address (`host:port`) leads to nobody but the machine that it is used on: a loopback address, or none at
+/// all.
+pub fn is_local_only(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_local = |ip: IpAddr| ip.to_canonical().is_loopback() || ip.is_unspecified();
+    host.parse().map_or(host == "localhost", is_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_only_their_own_machine_reaches_are_told() {
+        for local in [
+            "127.0.0.1:7501",
+            "127.9.9.9:1",
+            "[::1]:7501",
+            "0.0.0.0:7501",
+            "[::]:1",
+            "localhost:7501",
+        ] {
+            assert!(is_local_only(local), "{local}");
+        }
+        for reached in [
+            "192.0.2.7:7501",
+            "[2001:db8::1]:7501",
+            "node-a.example:7501",
+            "10.0.0.1:1",
+        ] {
+            assert!(!is_local_only(reached), "{reached}");
+        }
     }
 }

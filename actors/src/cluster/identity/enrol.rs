@@ -4,6 +4,7 @@
 //! the member has the token checked and used up by the cluster, and answers with a certificate, the authority, the
 //! cluster key and what the cluster tells newcomers. Each message is JSON behind its length in 4 bytes (big-endian).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use troupe_protocol::cluster::{Generation, Member, NodeName};
+use troupe_protocol::cluster::{Generation, Member, NodeName, is_local_only};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 use zeroize::{Zeroize, Zeroizing};
@@ -187,20 +188,22 @@ async fn apply_at(
     }
 }
 
-/// The member's side: serves one newcomer on a stream whose TLS handshake is done. Says who was taken in.
+/// The member's side: serves one newcomer, which has come from this address, on a stream whose TLS handshake is done. Says
+/// who was taken in.
 ///
 /// # Errors
 /// When the newcomer does not keep to the protocol or is refused.
 pub async fn answer_applicant<S: AsyncRead + AsyncWrite + Unpin>(
     identity: &ClusterIdentity,
     desk: &dyn EnrolDesk,
+    from: IpAddr,
     mut stream: S,
 ) -> Result<NodeId, EnrolError> {
     let exchange = async {
         let broken = |error: std::io::Error| EnrolError::Protocol("a newcomer".to_owned(), error.to_string());
         let application: Application = receive(&mut stream).await.map_err(broken)?;
         let node = application.applicant.node;
-        let decided = decide(identity, desk, &application).await;
+        let decided = decide(identity, desk, from, &application).await;
         let (decision, outcome) = match decided {
             Ok(papers) => (Decision::Accepted(Box::new(papers)), Ok(node)),
             Err(Refusal { code, detail }) => {
@@ -226,12 +229,21 @@ pub async fn answer_applicant<S: AsyncRead + AsyncWrite + Unpin>(
 async fn decide(
     identity: &ClusterIdentity,
     desk: &dyn EnrolDesk,
+    from: IpAddr,
     application: &Application,
 ) -> Result<Papers, Refusal> {
     let refuse = |detail: &str| Refusal {
         code: Code::JoinRefused,
         detail: detail.to_owned(),
     };
+    let address = &application.applicant.cluster_address;
+    if is_local_only(address) && !from.to_canonical().is_loopback() {
+        return Err(refuse(&format!(
+            "other nodes cannot reach it: it listens for them at {address}, which is its own machine alone, and comes from \
+             {from}. Start it with --cluster-listen and an address of its machine, such as {from}:7501, or set \
+             cluster.advertise; the join string is still good"
+        )));
+    }
     let token = STANDARD.decode(&application.token).map(Zeroizing::new);
     let token = token.map_err(|_| refuse("the token is not base64"))?;
     let request = STANDARD

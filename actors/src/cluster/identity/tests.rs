@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
@@ -79,6 +80,16 @@ async fn member(
     desk: impl EnrolDesk,
     newcomers: usize,
 ) -> (String, tokio::task::JoinHandle<()>) {
+    member_reached_from(identity, desk, newcomers, Ipv4Addr::LOCALHOST.into()).await
+}
+
+/// The same, for newcomers that seem to come from this address.
+async fn member_reached_from(
+    identity: Arc<ClusterIdentity>,
+    desk: impl EnrolDesk,
+    newcomers: usize,
+    from: IpAddr,
+) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     #[expect(clippy::disallowed_methods, reason = "ends with the test")]
@@ -87,7 +98,7 @@ async fn member(
             let (tcp, _) = listener.accept().await.unwrap();
             let acceptor = TlsAcceptor::from(identity.server_configuration(Protocol::Enrol));
             if let Ok(stream) = acceptor.accept(tcp).await {
-                let _ = answer_applicant(&identity, &desk, stream).await;
+                let _ = answer_applicant(&identity, &desk, from, stream).await;
             }
         }
     });
@@ -195,6 +206,31 @@ async fn a_newcomer_comes_again_with_the_key_that_it_had() {
     let keys = doorman.0.lock().unwrap();
     assert_eq!(keys[0], keys[1], "the same newcomer");
     assert_ne!(keys[0], keys[2], "another one that says the same name and id");
+}
+
+#[tokio::test]
+async fn a_newcomer_that_others_cannot_reach_is_told_so_and_keeps_its_invitation() {
+    let (data, newcomer_data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let founder = ClusterIdentity::create(data.path(), node(1)).unwrap();
+    let desk = Desk::default();
+    let elsewhere: IpAddr = [192, 0, 2, 8].into();
+    let (address, _serving) = member_reached_from(Arc::clone(&founder), desk.clone(), 3, elsewhere).await;
+    let (join, hash) = founder
+        .invite(vec![address], now(), INVITATION_VALID_FOR)
+        .unwrap();
+    desk.0.lock().unwrap().push(hash);
+    let mut newcomer = applicant(2);
+    for unreachable in ["127.0.0.1:7501", "0.0.0.0:7501"] {
+        newcomer.cluster_address = unreachable.to_owned();
+        let refused = ClusterIdentity::enrol(newcomer_data.path(), &newcomer, &join).await;
+        assert!(
+            matches!(refused, Err(EnrolError::Refused { code: Code::JoinRefused, detail }) if detail.contains("--cluster-listen"))
+        );
+    }
+    newcomer.cluster_address = "192.0.2.8:7501".to_owned();
+    ClusterIdentity::enrol(newcomer_data.path(), &newcomer, &join)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -47,11 +47,12 @@ pub(super) enum HandshakeError {
 
 /// Serves a connection that was accepted, as far as it goes without an open link.
 pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), HandshakeError> {
+    let from = tcp.peer_addr()?.ip();
     let (protocol, stream) = within(HANDSHAKE_WITHIN, accept_tls(&shared, tcp)).await?;
     match protocol {
         Protocol::Enrol => {
             let desk = shared.desk.read().clone().ok_or(HandshakeError::NotReady)?;
-            match answer_applicant(&shared.identity, desk.as_ref(), stream).await {
+            match answer_applicant(&shared.identity, desk.as_ref(), from, stream).await {
                 Ok(node) => tracing::info!(%node, "a node has joined the cluster"),
                 Err(error) => tracing::warn!(%error, "a node was not taken into the cluster"),
             }

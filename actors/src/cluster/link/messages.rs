@@ -128,7 +128,8 @@ impl LinksHandle {
         *self.shared.desk.write() = Some(desk);
     }
 
-    /// Says which nodes there are: the whole set, at each change of it. Of two nodes the one with the lower id dials.
+    /// Says which nodes there are: the whole set, at each change of it. Of two nodes the one with the lower id dials
+    /// first.
     /// Links to nodes that are no longer among them are closed and not accepted again.
     pub fn connect_to(&self, peers: Vec<Peer>) {
         // Refused only when the node is stopping or hopelessly behind; the next change brings the whole set again.

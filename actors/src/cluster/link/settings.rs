@@ -39,6 +39,9 @@ pub(super) const HANDSHAKES_MAX: usize = 128;
 pub(super) const HTTP_STREAMS_MAX: usize = 256;
 /// The pause before the first repeated attempt to dial.
 pub(super) const REDIAL_MS_MIN: u64 = 50;
+/// How much later than it would the node with the higher id dials: the other one does so at once, and two at the same time
+/// would end each other's.
+pub(super) const HIGHER_ID_DIALS_AFTER: Duration = Duration::from_secs(2);
 /// A link that was open for so long was no failure: the next attempt follows at once.
 pub(super) const PROVEN_AFTER: Duration = Duration::from_secs(2);
 /// Frames up to this size go ahead of larger ones.

@@ -10,7 +10,7 @@ use troupe_protocol::id::NodeId;
 use super::connection::PeerStart;
 use super::error::ServiceError;
 use super::messages::Peer;
-use super::settings::{PROVEN_AFTER, REDIAL_MS_MIN};
+use super::settings::{HIGHER_ID_DIALS_AFTER, PROVEN_AFTER, REDIAL_MS_MIN};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,11 +107,13 @@ impl LinksState {
         effects
     }
 
-    /// Of two nodes the one with the lower id dials.
+    /// Of two nodes the one with the lower id dials at once, the other when no link has come of that: the address that the
+    /// first one knows may be wrong.
     fn dial(&mut self, node: NodeId, after: Duration) -> Option<Effect> {
-        if self.own > node {
-            return None;
-        }
+        let after = match self.own > node {
+            true => after + HIGHER_ID_DIALS_AFTER,
+            false => after,
+        };
         let wanted = self.peers.get_mut(&node)?;
         self.attempts += 1;
         wanted.attempt = Some(self.attempts);
@@ -291,14 +293,22 @@ mod tests {
     }
 
     #[test]
-    fn only_nodes_with_higher_ids_are_dialled() {
+    fn nodes_with_higher_ids_are_dialled_at_once_and_others_when_they_have_not_dialled() {
         let mut state = state();
         let effects = state.connect_to(vec![peer(4), peer(5), peer(6)]);
-        assert_eq!(dialled(&effects), [(node(6), 1, Duration::ZERO)]);
+        assert_eq!(
+            dialled(&effects),
+            [(node(4), 1, HIGHER_ID_DIALS_AFTER), (node(6), 2, Duration::ZERO)]
+        );
+        assert!(state.is_due(node(4), 1), "nothing has come");
+        state.opened(start(4, 1, 1), 10);
+        assert!(!state.is_due(node(4), 1), "it has dialled");
+        let (_, effect) = state.ended(node(4), 10, Duration::from_secs(60));
+        assert_eq!(dialled(&[effect.unwrap()])[0].2, HIGHER_ID_DIALS_AFTER);
         assert_eq!(
             state.connect_to(vec![peer(4), peer(6)]),
             [],
-            "the attempt is under way"
+            "the attempts are under way"
         );
     }
 

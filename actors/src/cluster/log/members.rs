@@ -1,5 +1,7 @@
 //! How the membership changes, pure: the same on every node.
 
+use std::collections::btree_map::Entry;
+
 use troupe_protocol::cluster::{Epoch, Member, MemberState, Membership, Role};
 use troupe_protocol::id::NodeId;
 
@@ -87,10 +89,20 @@ fn add(membership: &mut Membership, member: &Member) -> Result<(), MemberRefusal
             holder: member.id,
         });
     }
-    membership
-        .members
-        .entry(member.id)
-        .or_insert_with(|| member.clone());
+    match membership.members.entry(member.id) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(member.clone());
+        }
+        // It was added and is not up yet: since it began anew it may be found elsewhere.
+        Entry::Occupied(mut known) if member.generation >= known.get().generation => {
+            let known = known.get_mut();
+            known.generation = member.generation;
+            known.cluster_address.clone_from(&member.cluster_address);
+            known.edge_address.clone_from(&member.edge_address);
+            known.version.clone_from(&member.version);
+        }
+        Entry::Occupied(_) => {}
+    }
     Ok(())
 }
 
@@ -167,6 +179,19 @@ mod tests {
         apply(&mut membership, down.clone());
         assert_eq!(membership.epoch, Epoch(2));
         assert_eq!(after(&membership, &down).unwrap(), None);
+    }
+
+    #[test]
+    fn a_newcomer_that_comes_again_is_found_where_it_is_now() {
+        let mut membership = Membership::default();
+        let mut newcomer = node(1, Role::Learner);
+        apply(&mut membership, MemberCommand::Add(newcomer.clone()));
+        newcomer.generation = Generation(2);
+        newcomer.cluster_address = "192.0.2.7:7501".to_owned();
+        apply(&mut membership, MemberCommand::Add(newcomer.clone()));
+        assert_eq!(membership.members[&id(1)], newcomer);
+        let former = after(&membership, &MemberCommand::Add(node(1, Role::Learner))).unwrap();
+        assert_eq!(former, None, "an earlier start changes nothing");
     }
 
     #[test]
