@@ -99,6 +99,16 @@ async fn a_restarted_node_takes_the_place_of_its_former_self_that_still_seems_al
 }
 
 #[tokio::test]
+async fn a_node_that_others_look_for_in_the_wrong_place_finds_them() {
+    let bed = Bed::new();
+    let (one, two) = (bed.node(1).await, bed.node(2).await);
+    one.knows(&[(2, "127.0.0.1:1")]);
+    two.knows(&[(1, &one.address)]);
+    one.is_linked_to(2).await;
+    assert_eq!(one.ask(2, "hello").await.unwrap(), "hello");
+}
+
+#[tokio::test]
 async fn a_copy_of_a_running_node_is_refused_clearly() {
     let bed = Bed::new();
     let (one, two) = bed.pair().await;
