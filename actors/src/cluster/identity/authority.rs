@@ -65,9 +65,11 @@ pub(super) fn certificate_from_pem(pem: &str) -> Result<Certificate, IdentityErr
         .map_err(|error| IdentityError::Certificate(error.to_string()))
 }
 
-/// Whether a third or less of a certificate's time is left.
+/// Whether a third or less of a certificate's time is left; or more than it ever has: it was made while the clock was
+/// ahead, and may not be valid for others yet.
 pub(super) fn is_renewal_due(valid_until_s: i64, now: jiff::Timestamp) -> bool {
-    valid_until_s - now.as_second() <= VALID_DAYS * DAY_S / 3
+    let left_s = valid_until_s - now.as_second();
+    left_s <= VALID_DAYS * DAY_S / 3 || left_s > (VALID_DAYS + 1) * DAY_S
 }
 
 impl Authority {

@@ -252,7 +252,8 @@ impl ClusterIdentity {
         authority::fingerprint(self.authority.certificate()) == *join.fingerprint()
     }
 
-    /// Renews the certificate when a third of its time is left. True when it did.
+    /// Renews the certificate when a third of its time is left, or when it was made while the clock was ahead. True when it
+    /// did.
     ///
     /// # Errors
     /// When the new one cannot be made or kept; the old one stays in use.

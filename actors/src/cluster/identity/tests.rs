@@ -270,6 +270,16 @@ fn a_certificate_is_renewed_when_a_third_of_its_time_is_left() {
 }
 
 #[test]
+fn a_certificate_from_a_clock_that_was_ahead_is_replaced_when_the_clock_is_right() {
+    let data = tempfile::tempdir().unwrap();
+    let identity = ClusterIdentity::create(data.path(), node(1)).unwrap();
+    let day = |days: i64| jiff::Timestamp::from_second(now().as_second() + days * 24 * 3600).unwrap();
+    assert!(identity.renew_if_due(day(40)).unwrap());
+    assert!(identity.renew_if_due(day(0)).unwrap());
+    assert!(!identity.renew_if_due(day(0)).unwrap(), "the new one is right");
+}
+
+#[test]
 fn bad_join_strings_are_told_apart() {
     let data = tempfile::tempdir().unwrap();
     let identity = ClusterIdentity::create(data.path(), node(1)).unwrap();
