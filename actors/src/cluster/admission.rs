@@ -267,6 +267,12 @@ impl EnrolDesk for Admission {
             decided
         })
     }
+
+    fn knows(&self, token: TokenHash) -> bool {
+        let found = self.invitations.get(&token.to_string());
+        // One that was used gives no right to be waited for.
+        matches!(found, Ok(Some(invitation)) if invitation.taken_by.is_none())
+    }
 }
 
 fn unknown() -> Refusal {

@@ -77,6 +77,9 @@ pub trait EnrolDesk: Send + Sync + 'static {
         key: KeyFingerprint,
         applicant: Applicant,
     ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>>;
+
+    /// Whether this node knows of an unused invitation with this token, as far as it can tell without asking others.
+    fn knows(&self, token: TokenHash) -> bool;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,10 +142,29 @@ pub(super) async fn apply(
                 ENROL_WITHIN.as_secs()
             )),
             Ok(Err(EnrolError::Unreachable(reason))) => failures.push(reason),
+            Ok(Err(error)) if is_of_this_member(&error) => failures.push(format!("{address}: {error}")),
             Ok(decided) => return decided,
         }
     }
     Err(EnrolError::Unreachable(failures.join("; ")))
+}
+
+/// Whether another member may do better: this one is starting, stopping, or has no majority with it. Whoever has been
+/// taken in without being told may come again.
+fn is_of_this_member(error: &EnrolError) -> bool {
+    match error {
+        EnrolError::Protocol(..) => true,
+        EnrolError::Refused { code, .. } => matches!(
+            code,
+            Code::NoQuorum
+                | Code::WriteOutcomeUnknown
+                | Code::NodeUnreachable
+                | Code::PeerOverloaded
+                | Code::DeadlineExceeded
+                | Code::ShuttingDown
+        ),
+        _ => false,
+    }
 }
 
 async fn apply_at(
@@ -189,7 +211,7 @@ async fn apply_at(
 }
 
 /// The member's side: serves one newcomer, which has come from this address, on a stream whose TLS handshake is done. Says
-/// who was taken in.
+/// who was taken in. `known` is called when the newcomer shows a token that is known.
 ///
 /// # Errors
 /// When the newcomer does not keep to the protocol or is refused.
@@ -197,12 +219,16 @@ pub async fn answer_applicant<S: AsyncRead + AsyncWrite + Unpin>(
     identity: &ClusterIdentity,
     desk: &dyn EnrolDesk,
     from: IpAddr,
+    known: impl FnOnce(),
     mut stream: S,
 ) -> Result<NodeId, EnrolError> {
     let exchange = async {
         let broken = |error: std::io::Error| EnrolError::Protocol("a newcomer".to_owned(), error.to_string());
         let application: Application = receive(&mut stream).await.map_err(broken)?;
         let node = application.applicant.node;
+        if token_of(&application).is_ok_and(|token| desk.knows(TokenHash::of(&token))) {
+            known();
+        }
         let decided = decide(identity, desk, from, &application).await;
         let (decision, outcome) = match decided {
             Ok(papers) => (Decision::Accepted(Box::new(papers)), Ok(node)),
@@ -226,6 +252,10 @@ pub async fn answer_applicant<S: AsyncRead + AsyncWrite + Unpin>(
         .unwrap_or_else(|_| Err(timed_out()))
 }
 
+fn token_of(application: &Application) -> Result<Zeroizing<Vec<u8>>, base64::DecodeError> {
+    STANDARD.decode(&application.token).map(Zeroizing::new)
+}
+
 async fn decide(
     identity: &ClusterIdentity,
     desk: &dyn EnrolDesk,
@@ -244,8 +274,7 @@ async fn decide(
              cluster.advertise; the join string is still good"
         )));
     }
-    let token = STANDARD.decode(&application.token).map(Zeroizing::new);
-    let token = token.map_err(|_| refuse("the token is not base64"))?;
+    let token = token_of(application).map_err(|_| refuse("the token is not base64"))?;
     let request = STANDARD
         .decode(&application.request)
         .map_err(|_| refuse("the signing request is not base64"))?;

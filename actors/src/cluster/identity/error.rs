@@ -61,8 +61,8 @@ pub enum EnrolError {
     /// The join string cannot be used.
     #[error(transparent)]
     Join(#[from] JoinStringError),
-    /// None of the members that the join string names can be reached.
-    #[error("no member of the cluster can be reached: {0}")]
+    /// None of the members that the join string names can be reached and decides.
+    #[error("no member of the cluster can take this node in: {0}")]
     Unreachable(String),
     /// The member refused.
     #[error("the cluster refused: {detail}")]

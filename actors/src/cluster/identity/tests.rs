@@ -43,6 +43,10 @@ impl EnrolDesk for Desk {
         };
         Box::pin(async move { decided.ok_or(refusal) })
     }
+
+    fn knows(&self, token: TokenHash) -> bool {
+        self.0.lock().unwrap().contains(&token)
+    }
 }
 
 fn applicant(number: u128) -> Applicant {
@@ -72,6 +76,10 @@ impl EnrolDesk for Doorman {
         let (code, detail) = (Code::JoinRefused, "not today".to_owned());
         Box::pin(async move { Err(Refusal { code, detail }) })
     }
+
+    fn knows(&self, _: TokenHash) -> bool {
+        false
+    }
 }
 
 /// A member that serves so many newcomers, and where.
@@ -98,7 +106,7 @@ async fn member_reached_from(
             let (tcp, _) = listener.accept().await.unwrap();
             let acceptor = TlsAcceptor::from(identity.server_configuration(Protocol::Enrol));
             if let Ok(stream) = acceptor.accept(tcp).await {
-                let _ = answer_applicant(&identity, &desk, from, stream).await;
+                let _ = answer_applicant(&identity, &desk, from, || (), stream).await;
             }
         }
     });

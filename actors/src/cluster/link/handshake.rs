@@ -16,6 +16,7 @@ use super::actor::LinksMessage;
 use super::connection::{Agreement, Connection, PeerStart};
 use super::error::ServiceError;
 use super::messages::{HttpStream, NodeStream, Peer};
+use super::port::Proof;
 use super::session::{self, SessionStart};
 use super::settings::HANDSHAKE_WITHIN;
 use super::shared::{Ground, Shared};
@@ -46,13 +47,14 @@ pub(super) enum HandshakeError {
 }
 
 /// Serves a connection that was accepted, as far as it goes without an open link.
-pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), HandshakeError> {
+pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream, proof: Proof) -> Result<(), HandshakeError> {
     let from = tcp.peer_addr()?.ip();
     let (protocol, stream) = within(HANDSHAKE_WITHIN, accept_tls(&shared, tcp)).await?;
     match protocol {
         Protocol::Enrol => {
             let desk = shared.desk.read().clone().ok_or(HandshakeError::NotReady)?;
-            match answer_applicant(&shared.identity, desk.as_ref(), from, stream).await {
+            let known = || proof.give();
+            match answer_applicant(&shared.identity, desk.as_ref(), from, known, stream).await {
                 Ok(node) => tracing::info!(%node, "a node has joined the cluster"),
                 Err(error) => tracing::warn!(%error, "a node was not taken into the cluster"),
             }
@@ -61,6 +63,7 @@ pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), Ha
         Protocol::Http => {
             let from = peer_of(&stream)?;
             refuse_removed(&shared, from)?;
+            proof.give();
             let handed_over = shared.http.send(HttpStream { from, stream });
             match tokio::time::timeout(HANDSHAKE_WITHIN, handed_over).await {
                 Ok(Ok(())) => Ok(()),
@@ -70,6 +73,7 @@ pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream) -> Result<(), Ha
             }
         }
         Protocol::Link => {
+            proof.give();
             let connection = within(HANDSHAKE_WITHIN, welcome(&shared, stream)).await?;
             announce(&shared, connection)
         }

@@ -157,6 +157,10 @@ impl EnrolDesk for Nobody {
         let (code, detail) = (Code::ShuttingDown, "gone".to_owned());
         Box::pin(async move { Err(Refusal { code, detail }) })
     }
+
+    fn knows(&self, _: TokenHash) -> bool {
+        false
+    }
 }
 
 pub struct Node {

@@ -263,6 +263,10 @@ impl EnrolDesk for OpenDesk {
     ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
         Box::pin(std::future::ready(Ok(EnrolGrant::default())))
     }
+
+    fn knows(&self, _: TokenHash) -> bool {
+        true
+    }
 }
 
 struct Running {

@@ -250,8 +250,11 @@ async fn nodes_open_http_streams_to_each_other() {
     ));
 }
 
-/// Takes the token it knows.
-struct Desk(TokenHash);
+/// Takes the token it knows, after a while.
+struct Desk {
+    token: TokenHash,
+    takes: Duration,
+}
 
 impl EnrolDesk for Desk {
     fn admit(
@@ -260,14 +263,61 @@ impl EnrolDesk for Desk {
         _: KeyFingerprint,
         _: Applicant,
     ) -> BoxFuture<'static, Result<EnrolGrant, Refusal>> {
-        let is_known = token == self.0;
+        let (is_known, takes) = (token == self.token, self.takes);
         Box::pin(async move {
+            tokio::time::sleep(takes).await;
             is_known.then(EnrolGrant::default).ok_or(Refusal {
                 code: Code::JoinRefused,
                 detail: "unknown token".to_owned(),
             })
         })
     }
+
+    fn knows(&self, token: TokenHash) -> bool {
+        token == self.token
+    }
+}
+
+fn newcomer() -> Applicant {
+    Applicant {
+        node: id(2),
+        name: "beta".parse().unwrap(),
+        generation: troupe_protocol::cluster::Generation(1),
+        version: "0.1.0".to_owned(),
+        wire_versions: (1, 1),
+        cluster_address: "127.0.0.1:1".to_owned(),
+        edge_address: "127.0.0.1:2".to_owned(),
+    }
+}
+
+/// The first member that the join string names is starting: nobody decides about newcomers there yet.
+#[tokio::test]
+async fn a_newcomer_goes_on_to_the_next_member_and_strangers_do_not_end_its_enrolment() {
+    let bed = Bed::new();
+    let (starting, member) = (bed.node(1).await, bed.node(3).await);
+    let (join, token) = bed
+        .identity(3)
+        .invite(
+            vec![starting.address.clone(), member.address.clone()],
+            jiff::Timestamp::now(),
+            INVITATION_VALID_FOR,
+        )
+        .unwrap();
+    let takes = Duration::from_secs(1);
+    member.links.enrol_with(Arc::new(Desk { token, takes }));
+    let data = tempfile::tempdir().unwrap();
+    let applicant = newcomer();
+    let enrolling = ClusterIdentity::enrol(data.path(), &applicant, &join);
+    let strangers = async {
+        tokio::time::sleep(takes / 2).await;
+        let mut connections = Vec::new();
+        for _ in 0..300 {
+            connections.push(tokio::net::TcpStream::connect(&member.address).await.unwrap());
+        }
+        connections
+    };
+    let (enrolled, _connections) = tokio::join!(enrolling, strangers);
+    enrolled.unwrap();
 }
 
 #[tokio::test]
@@ -282,18 +332,12 @@ async fn a_newcomer_joins_over_the_node_port() {
             INVITATION_VALID_FOR,
         )
         .unwrap();
-    one.links.enrol_with(Arc::new(Desk(hash)));
+    one.links.enrol_with(Arc::new(Desk {
+        token: hash,
+        takes: Duration::ZERO,
+    }));
     let data = tempfile::tempdir().unwrap();
-    let applicant = Applicant {
-        node: id(2),
-        name: "beta".parse().unwrap(),
-        generation: troupe_protocol::cluster::Generation(1),
-        version: "0.1.0".to_owned(),
-        wire_versions: (1, 1),
-        cluster_address: "127.0.0.1:1".to_owned(),
-        edge_address: "127.0.0.1:2".to_owned(),
-    };
-    let (identity, _) = ClusterIdentity::enrol(data.path(), &applicant, &join)
+    let (identity, _) = ClusterIdentity::enrol(data.path(), &newcomer(), &join)
         .await
         .unwrap();
     let two = super::bed::Node::start(identity, 1, "127.0.0.1:0", LinkSettings::default()).await;
