@@ -252,8 +252,8 @@ codes! {
         "Another member of the cluster has this name.",
         "Choose another with --name, or remove the old member with `troupe node remove`.";
     JoinRefused = 8007, 403, "join refused",
-        "The join string is unknown, used up, or older than its time allows.",
-        "Make a new one with `troupe node invite`.";
+        "The cluster does not take the node: its join string is unknown, used up or too old, the other nodes cannot reach it where it listens, or it was removed.",
+        "Do as the detail says; `troupe node invite` makes a new join string.";
     PlacedElsewhere = 8008, 503, "placed elsewhere",
         "What was asked for is moving between nodes, and no node could be asked in time.",
         "Try again.";
@@ -269,6 +269,9 @@ codes! {
     WireVersionUnsupported = 8012, 409, "wire version unsupported",
         "The other node's program speaks no version of the wire that this one speaks.",
         "Upgrade nodes one version at a time.";
+    ClusterSettingsDiffer = 8013, 409, "cluster settings differ",
+        "The nodes of a cluster need the same cluster.lease_ms and cluster.election_timeout_ms, and these differ.",
+        "Give all nodes the same; to change them, stop all nodes first.";
 }
 
 impl Code {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::frame::{ClusterTiming, WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 use troupe_protocol::cluster::{Member, MemberState, Role};
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::NodeId;
@@ -63,15 +63,18 @@ pub(super) struct Admission {
     log: LogHandle,
     store: Store,
     invitations: ReplicatedTree<Invitation>,
+    /// What newcomers must have alike.
+    timing: ClusterTiming,
 }
 
 impl Admission {
-    pub fn new(identity: Arc<ClusterIdentity>, log: LogHandle, store: Store) -> Self {
+    pub fn new(identity: Arc<ClusterIdentity>, log: LogHandle, store: Store, timing: ClusterTiming) -> Self {
         Self {
             identity,
             log,
             invitations: store.replicated("invitations", 1),
             store,
+            timing,
         }
     }
 
@@ -166,6 +169,7 @@ impl Admission {
             .await
             .map_err(|error| refused(&error))?;
         let found = self.look_up(token, applicant.node, &key)?;
+        self.compare_timing(&applicant)?;
         let membership = Arc::clone(&self.log.membership().borrow());
         let holder = membership
             .members
@@ -189,6 +193,20 @@ impl Admission {
         Ok(EnrolGrant {
             members: membership.members.values().cloned().collect(),
         })
+    }
+
+    /// Nobody would have a link to it.
+    fn compare_timing(&self, applicant: &Applicant) -> Result<(), Refusal> {
+        match applicant.timing {
+            Some(theirs) if theirs != self.timing => {
+                let detail = format!(
+                    "the newcomer has {theirs} ([cluster] in its cluster.toml), the cluster {}: start it with the same",
+                    self.timing
+                );
+                Err(refusal(Code::ClusterSettingsDiffer, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The invitation of this token, if it may be used by this node with this key.

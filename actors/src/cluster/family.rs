@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::frame::{ClusterTiming, WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 use troupe_protocol::cluster::{Epoch, Member, MemberState, Role};
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::id::{ActorPath, NodeId};
@@ -138,7 +138,10 @@ pub async fn start(parts: ClusterParts) -> Result<StartedCluster, ClusterStartEr
         Arc::clone(&identity),
         parts.record.generation,
         parts.port.clone(),
-        parts.settings.link.clone(),
+        LinkSettings {
+            timing: Some(timing_of(&parts.settings)),
+            ..parts.settings.link.clone()
+        },
     );
     let log = LogHandle::open(
         node_id,
@@ -154,7 +157,12 @@ pub async fn start(parts: ClusterParts) -> Result<StartedCluster, ClusterStartEr
 
     let tenant = Tenant::new(node_id, Arc::clone(&log.membership().borrow()));
     let shared = Arc::new(Shared::new(tenant.view()));
-    let admission = Admission::new(Arc::clone(&identity), log.clone(), parts.store.clone());
+    let admission = Admission::new(
+        Arc::clone(&identity),
+        log.clone(),
+        parts.store.clone(),
+        timing_of(&parts.settings),
+    );
     links.enrol_with(Arc::new(admission.clone()));
     let reach = Reach {
         links: links.clone(),
@@ -242,6 +250,7 @@ async fn enter(parts: &ClusterParts) -> Result<(Arc<ClusterIdentity>, Entry), Cl
         wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
         cluster_address: parts.cluster_address.clone(),
         edge_address: parts.edge_address.clone(),
+        timing: Some(timing_of(&parts.settings)),
     };
     let (identity, grant) = ClusterIdentity::enrol(&parts.data, &applicant, join).await?;
     let others = grant.members.into_iter().filter(|member| member.id != node);
@@ -250,6 +259,14 @@ async fn enter(parts: &ClusterParts) -> Result<(Arc<ClusterIdentity>, Entry), Cl
     };
     kept.put(ENTRY_KEY, &entry).await?;
     Ok((identity, entry))
+}
+
+/// What all nodes of a cluster must have alike.
+fn timing_of(settings: &ClusterSettings) -> ClusterTiming {
+    ClusterTiming {
+        lease_ms: u64::try_from(settings.lease.lasts.as_millis()).unwrap_or(u64::MAX),
+        election_timeout_ms: settings.log.election_min_ms,
+    }
 }
 
 fn own_member(parts: &ClusterParts) -> Member {

@@ -38,6 +38,31 @@ pub struct Hello {
     pub dispatcher: u64,
     /// Random, drawn for this link: each batch to it says this number, so that it cannot come over another link.
     pub key: u64,
+    /// On which times its leases rest; nothing when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<ClusterTiming>,
+}
+
+/// The settings that all nodes of a cluster need alike: from its own ones a node tells when the lease of another is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterTiming {
+    /// How long a lease lasts.
+    pub lease_ms: u64,
+    /// The shortest silence of the leader after which another is elected.
+    pub election_timeout_ms: u64,
+}
+
+impl std::fmt::Display for ClusterTiming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            lease_ms,
+            election_timeout_ms,
+        } = self;
+        write!(
+            f,
+            "lease_ms = {lease_ms} and election_timeout_ms = {election_timeout_ms}"
+        )
+    }
 }
 
 /// What the node that was dialled says to a [`Hello`].

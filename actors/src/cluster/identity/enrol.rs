@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use troupe_protocol::cluster::frame::ClusterTiming;
 use troupe_protocol::cluster::{Generation, Member, NodeName, is_local_only};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
@@ -45,6 +46,9 @@ pub struct Applicant {
     pub cluster_address: String,
     /// Where people and clients will reach it, as `host:port`.
     pub edge_address: String,
+    /// On which times its leases rest; nothing when it does not say.
+    #[serde(default)]
+    pub timing: Option<ClusterTiming>,
 }
 
 /// What the cluster tells a newcomer.

@@ -58,6 +58,7 @@ fn applicant(number: u128) -> Applicant {
         wire_versions: (1, 1),
         cluster_address: "127.0.0.1:1".to_owned(),
         edge_address: "127.0.0.1:2".to_owned(),
+        timing: None,
     }
 }
 

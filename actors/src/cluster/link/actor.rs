@@ -12,7 +12,7 @@ use troupe_protocol::id::NodeId;
 
 use super::connection::Connection;
 use super::error::ServiceError;
-use super::handshake;
+use super::handshake::{self, HandshakeError};
 use super::messages::{LinkEvent, Peer};
 use super::port::{self, NodePort};
 use super::pulse;
@@ -45,6 +45,8 @@ pub(super) enum LinksMessage {
         node: NodeId,
         attempt: u64,
         error: String,
+        /// Whether the peer was reached and there must be no link.
+        is_refusal: bool,
     },
     /// Somebody knows that a node is gone.
     Cut { node: NodeId, reason: String },
@@ -101,10 +103,14 @@ impl Links {
         ctx.spawn("dial", async move {
             let dialled = handshake::dial(&shared, &peer).await;
             if let Err(error) = dialled {
-                let error = format!("{}: {error}", peer.address);
-                let node = peer.id;
+                let failed = LinksMessage::DialFailed {
+                    node: peer.id,
+                    attempt,
+                    error: format!("{}: {error}", peer.address),
+                    is_refusal: matches!(error, HandshakeError::Refused(_)),
+                };
                 // An overloaded actor finds the link missing at its next tick.
-                let _ = mailbox.tell(LinksMessage::DialFailed { node, attempt, error });
+                let _ = mailbox.tell(failed);
             }
         });
     }
@@ -179,6 +185,11 @@ impl Links {
 
     fn standing(&self, node: NodeId, change: impl FnOnce(&mut Standing)) {
         change(self.shared.board.lock().entry(node).or_default());
+    }
+
+    fn last_error(&self, node: NodeId) -> Option<String> {
+        let board = self.shared.board.lock();
+        board.get(&node).and_then(|standing| standing.last_error.clone())
     }
 
     /// Keeps why a link is down; of nodes that are no peers nothing is kept.
@@ -260,7 +271,15 @@ impl Actor for Links {
             LinksMessage::Opened(connection) => self.opened(connection, ctx),
             LinksMessage::Ended(connection) => self.ended(&connection, ctx),
             LinksMessage::DialDue { peer, attempt } => self.dial(peer, attempt, ctx),
-            LinksMessage::DialFailed { node, attempt, error } => {
+            LinksMessage::DialFailed {
+                node,
+                attempt,
+                error,
+                is_refusal,
+            } => {
+                if is_refusal && self.last_error(node).as_ref() != Some(&error) {
+                    tracing::warn!(%node, error, "there is no link to a node");
+                }
                 self.note_error(node, error);
                 let effect = self.state.dial_failed(node, attempt);
                 self.carry_out(effect, ctx);

@@ -20,7 +20,7 @@ use super::port::Proof;
 use super::session::{self, SessionStart};
 use super::settings::HANDSHAKE_WITHIN;
 use super::shared::{Ground, Shared};
-use super::state::negotiate;
+use super::state::{compare_timing, negotiate};
 use super::transport;
 use crate::cluster::identity::{Protocol, answer_applicant, node_of, server_name};
 use crate::runtime::Deadline;
@@ -225,6 +225,7 @@ fn agree(
     }
     refuse_removed(shared, certified)?;
     let wire_version = negotiate(shared.settings.wire_versions, theirs).map_err(HandshakeError::Refused)?;
+    compare_timing(shared.settings.timing, theirs).map_err(HandshakeError::Refused)?;
     Ok(Agreement {
         peer: PeerStart {
             node: theirs.node,

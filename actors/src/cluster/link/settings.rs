@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::frame::{ClusterTiming, WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 
 /// How links behave. The defaults suit one machine and a data centre alike.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct LinkSettings {
     pub redial_ms_max: u64,
     /// Versions of the wire to offer, from oldest to newest.
     pub wire_versions: (u16, u16),
+    /// What peers must have alike, if anything.
+    pub timing: Option<ClusterTiming>,
 }
 
 impl Default for LinkSettings {
@@ -27,6 +29,7 @@ impl Default for LinkSettings {
             window_bytes: 1024 * 1024,
             redial_ms_max: 2_000,
             wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
+            timing: None,
         }
     }
 }

@@ -148,6 +148,7 @@ impl Shared {
             instance: self.own.instance,
             dispatcher: ground.dispatcher,
             key: fastrand::u64(1..),
+            timing: self.settings.timing,
         }
     }
 

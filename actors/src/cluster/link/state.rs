@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use troupe_protocol::cluster::frame::{Hello, common_version};
+use troupe_protocol::cluster::frame::{ClusterTiming, Hello, common_version};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 
@@ -231,6 +231,23 @@ pub(super) fn negotiate(ours: (u16, u16), hello: &Hello) -> Result<u16, ServiceE
     })
 }
 
+/// Refuses a peer whose times differ: neither could tell when a lease that the other gave is over.
+///
+/// # Errors
+/// When they differ.
+pub(super) fn compare_timing(ours: Option<ClusterTiming>, hello: &Hello) -> Result<(), ServiceError> {
+    match (ours, hello.timing) {
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            let detail = format!(
+                "node {} has {theirs}, this node {ours}: all nodes need the same, and a change needs all of them stopped",
+                hello.node
+            );
+            Err(ServiceError::new(Code::ClusterSettingsDiffer, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Doubling from [`REDIAL_MS_MIN`], with up to half of it left to chance so that nodes do not dial in step.
 fn pause(failures: u32, ms_max: u64) -> Duration {
     if failures == 0 {
@@ -277,6 +294,7 @@ mod tests {
             instance,
             dispatcher: 1,
             key: 1,
+            timing: None,
         }
     }
 

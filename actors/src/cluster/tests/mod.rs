@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use troupe_protocol::cluster::frame::{WIRE_VERSION_MAX, WIRE_VERSION_MIN};
+use troupe_protocol::cluster::frame::{ClusterTiming, WIRE_VERSION_MAX, WIRE_VERSION_MIN};
 use troupe_protocol::cluster::{Address, ClusterWarning, EntityKind, Generation, MemberState};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
@@ -219,6 +219,7 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
         wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
         cluster_address: "127.0.0.1:9".to_owned(),
         edge_address: String::new(),
+        timing: None,
     };
     let cluster = bed.node(0).cluster.clone();
     let desk = &cluster.shared.reach.get().unwrap().admission;
@@ -232,6 +233,15 @@ async fn a_newcomer_may_come_again_with_its_join_string_until_it_is_removed_and_
     assert_eq!(admit(applicant(2, "beta")).await.unwrap().members.len(), 2);
     let other = admit(applicant(3, "gamma")).await.unwrap_err();
     assert!(other.detail.contains("used up"), "{}", other.detail);
+    let hasty = Applicant {
+        timing: Some(ClusterTiming {
+            lease_ms: 1,
+            election_timeout_ms: 1,
+        }),
+        ..applicant(2, "beta")
+    };
+    let refused = admit(hasty).await.unwrap_err();
+    assert_eq!(refused.code, Code::ClusterSettingsDiffer);
     let pretender = admit_with("another key", applicant(2, "beta")).await;
     let refused = pretender.unwrap_err();
     assert!(refused.detail.contains("used up"), "{}", refused.detail);
@@ -266,6 +276,7 @@ async fn who_has_no_good_token_is_told_nothing_about_the_cluster() {
         wire_versions: (WIRE_VERSION_MIN, WIRE_VERSION_MAX),
         cluster_address: "127.0.0.1:9".to_owned(),
         edge_address: String::new(),
+        timing: None,
     };
     let guessed: TokenHash = "ab".repeat(32).try_into().unwrap();
     let key: KeyFingerprint = serde_json::from_value("a key".into()).unwrap();

@@ -298,6 +298,7 @@ impl Pair {
             wire_versions: LinkSettings::default().wire_versions,
             cluster_address: String::new(),
             edge_address: String::new(),
+            timing: None,
         };
         let (newcomer, _) = ClusterIdentity::enrol(&folder.join("two"), &applicant, &join).await?;
         let two = Running::start(newcomer).await?;

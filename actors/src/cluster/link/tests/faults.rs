@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use troupe_protocol::cluster::frame::ClusterTiming;
+
 use super::bed::{Bed, Wire, id, within_s};
 use crate::cluster::link::*;
 
@@ -135,6 +137,28 @@ async fn versions_of_the_wire_that_do_not_meet_are_refused_clearly() {
     one.knows(&[(2, &two.address)]);
     one.complains(2, "T8012").await;
     assert!(!one.links.is_up(id(2)) && !two.links.is_up(id(1)));
+}
+
+#[tokio::test]
+async fn nodes_whose_leases_last_differently_have_no_link_and_say_why() {
+    let bed = Bed::new();
+    let with = |lease_ms| LinkSettings {
+        timing: Some(ClusterTiming {
+            lease_ms,
+            election_timeout_ms: 300,
+        }),
+        ..LinkSettings::default()
+    };
+    let one = bed.start(1, 1, "127.0.0.1:0", with(1_100)).await;
+    let two = bed.start(2, 1, "127.0.0.1:0", with(5_000)).await;
+    one.knows(&[(2, &two.address)]);
+    one.complains(2, "T8013").await;
+    let error = one.error_of(2).unwrap();
+    assert!(error.contains("1100") && error.contains("5000"), "{error}");
+    assert!(!one.links.is_up(id(2)));
+    let three = bed.start(3, 1, "127.0.0.1:0", with(1_100)).await;
+    one.knows(&[(3, &three.address)]);
+    one.is_linked_to(3).await;
 }
 
 #[tokio::test]

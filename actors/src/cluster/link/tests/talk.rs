@@ -287,6 +287,7 @@ fn newcomer() -> Applicant {
         wire_versions: (1, 1),
         cluster_address: "127.0.0.1:1".to_owned(),
         edge_address: "127.0.0.1:2".to_owned(),
+        timing: None,
     }
 }
 
