@@ -1,15 +1,18 @@
 //! The actor through which this node is and stays a member: it says that it has started, and keeps the links going to all
-//! who are members.
+//! who are members. Beside it the gate, through which nobody else comes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use troupe_protocol::cluster::{Member, Membership};
+use troupe_protocol::error::Code;
 use troupe_protocol::id::{ActorPath, NodeId};
 
-use super::link::{LinksHandle, Peer};
+use super::handle::Shared;
+use super::link::{Gate, LinksHandle, Peer, ServiceError};
 use super::log::{LogHandle, MemberCommand};
 use crate::runtime::{Actor, ActorError, ChildSpec, Context, Deadline, Mailbox, Message, System};
 
@@ -55,6 +58,38 @@ pub(super) struct Entrance {
     is_announced: bool,
 }
 
+/// Lets members in. A certificate alone is not enough: that of a removed node is as good as it was, and whoever has the
+/// authority's key makes one.
+pub(super) struct MembersOnly {
+    pub memberships: watch::Receiver<Arc<Membership>>,
+    /// Not owned: it refers to the links, which own this.
+    pub shared: Weak<Shared>,
+}
+
+impl Gate for MembersOnly {
+    fn let_in(&self, node: NodeId) -> Result<(), ServiceError> {
+        let membership = Arc::clone(&self.memberships.borrow());
+        let knows_all = self.shared.upgrade().is_some_and(|shared| shared.lease.is_held());
+        may_come_in(&membership, node, knows_all)
+    }
+}
+
+/// Without a lease this node may lag behind: whom it does not know may have joined since, and be the one that tells it.
+fn may_come_in(membership: &Membership, node: NodeId, knows_all: bool) -> Result<(), ServiceError> {
+    if membership.members.contains_key(&node) {
+        return Ok(());
+    }
+    if membership.removed.contains_key(&node) {
+        let detail = format!("node {node} was removed from the cluster");
+        return Err(ServiceError::new(Code::JoinRefused, detail));
+    }
+    if !knows_all {
+        return Ok(());
+    }
+    let detail = format!("node {node} is no member of the cluster");
+    Err(ServiceError::new(Code::NodeNotFound, detail))
+}
+
 /// The entrance's actor, for the cluster's supervisor.
 pub(super) fn child(system: &System, path: ActorPath, parts: EntranceParts) -> ChildSpec {
     let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
@@ -92,9 +127,6 @@ impl Actor for Entrance {
             EntranceMessage::Applied(membership) => {
                 let peers = peers_of(&self.parts, &membership);
                 self.peers = peers.len();
-                self.parts
-                    .links
-                    .refuse(membership.removed.keys().copied().collect());
                 self.parts.links.connect_to(peers);
             }
             EntranceMessage::Announced => self.is_announced = true,
@@ -165,5 +197,43 @@ fn started(own: &Member) -> MemberCommand {
         cluster_address: own.cluster_address.clone(),
         edge_address: own.edge_address.clone(),
         version: own.version.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use troupe_protocol::cluster::{Epoch, Generation, MemberState, Role};
+    use ulid::Ulid;
+
+    use super::*;
+
+    #[test]
+    fn members_come_in_and_strangers_only_where_they_may_have_joined_since() {
+        let node = |number| NodeId::from_ulid(Ulid(number));
+        let member = Member {
+            id: node(1),
+            name: "alpha".parse().unwrap(),
+            generation: Generation(1),
+            role: Role::Voter,
+            state: MemberState::Up,
+            cluster_address: String::new(),
+            edge_address: String::new(),
+            version: String::new(),
+            joined_at: jiff::Timestamp::UNIX_EPOCH.into(),
+        };
+        let membership = Membership {
+            members: BTreeMap::from([(node(1), member)]),
+            removed: BTreeMap::from([(node(2), Epoch(3))]),
+            ..Membership::default()
+        };
+        for knows_all in [true, false] {
+            may_come_in(&membership, node(1), knows_all).unwrap();
+            let removed = may_come_in(&membership, node(2), knows_all).unwrap_err();
+            assert_eq!(removed.code, Code::JoinRefused);
+        }
+        let stranger = may_come_in(&membership, node(3), true).unwrap_err();
+        assert_eq!(stranger.code, Code::NodeNotFound);
+        may_come_in(&membership, node(3), false).unwrap();
     }
 }

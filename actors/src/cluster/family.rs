@@ -15,7 +15,7 @@ use troupe_protocol::id::{ActorPath, NodeId};
 
 use super::admission::Admission;
 use super::dispatcher::{Answerer, EntityService, ObserveService, ObserveTopic, encode};
-use super::entrance::{self, EntranceParts};
+use super::entrance::{self, EntranceParts, MembersOnly};
 use super::handle::{ClusterHandle, Reach, Shared};
 use super::identity::{Applicant, ClusterIdentity, EnrolError, IdentityError, JoinString, NodeRecord};
 use super::lease::{self, LeaseHandle, LeaseParts, LeaseService, LeaseTiming, Tenant};
@@ -172,6 +172,10 @@ pub async fn start(parts: ClusterParts) -> Result<StartedCluster, ClusterStartEr
         voters_max: parts.settings.log.voters_max,
     };
     let _ = shared.reach.set(reach); // it is set only here
+    links.guard_with(Arc::new(MembersOnly {
+        memberships: log.membership(),
+        shared: Arc::downgrade(&shared),
+    }));
     let lease = LeaseHandle::new(&system, path.child("lease"));
     let membership = MembershipHandle::new(&system, path.child("membership"));
     serve(&links, &log, &shared, &lease, &system, &path.child("dispatcher"));

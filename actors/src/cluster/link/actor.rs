@@ -217,6 +217,12 @@ impl Links {
         for connection in live.values().filter(|connection| connection.has_ended()) {
             self.ended(connection, ctx);
         }
+        // One that came in while this node knew less than now.
+        for node in live.keys() {
+            if let Err(refusal) = self.shared.let_in(*node) {
+                self.cut(*node, &refusal.detail);
+            }
+        }
         self.shared.sweep();
         match self.shared.identity.renew_if_due(jiff::Timestamp::now()) {
             Ok(true) => tracing::info!("this node's certificate was renewed"),

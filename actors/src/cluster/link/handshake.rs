@@ -62,7 +62,7 @@ pub(super) async fn accept(shared: Arc<Shared>, tcp: TcpStream, proof: Proof) ->
         }
         Protocol::Http => {
             let from = peer_of(&stream)?;
-            refuse_removed(&shared, from)?;
+            shared.let_in(from).map_err(HandshakeError::Refused)?;
             proof.give();
             let handed_over = shared.http.send(HttpStream { from, stream });
             match tokio::time::timeout(HANDSHAKE_WITHIN, handed_over).await {
@@ -152,6 +152,9 @@ async fn introduce(shared: &Arc<Shared>, peer: &Peer) -> Result<Arc<Connection>,
         HelloAnswer::Welcome(hello) => hello,
         HelloAnswer::Refused { code, detail } => {
             let code = code.parse().unwrap_or(Code::NodeUnreachable);
+            if code == Code::JoinRefused {
+                shared.dismissed.send_replace(Some(detail.clone()));
+            }
             return Err(HandshakeError::Refused(ServiceError::new(code, detail)));
         }
     };
@@ -187,18 +190,6 @@ async fn welcome(shared: &Arc<Shared>, mut stream: NodeStream) -> Result<Arc<Con
     }
 }
 
-/// Its certificate is as good as it was; it is no member any more.
-fn refuse_removed(shared: &Shared, node: NodeId) -> Result<(), HandshakeError> {
-    if !shared.removed.load().contains(&node) {
-        return Ok(());
-    }
-    let detail = format!("node {node} was removed from the cluster");
-    Err(HandshakeError::Refused(ServiceError::new(
-        Code::JoinRefused,
-        detail,
-    )))
-}
-
 async fn admit(shared: &Shared, hello: &Hello) -> Result<(), HandshakeError> {
     let hello = Box::new(hello.clone());
     let deadline = Deadline::within(HANDSHAKE_WITHIN);
@@ -223,7 +214,7 @@ fn agree(
             certified,
         });
     }
-    refuse_removed(shared, certified)?;
+    shared.let_in(certified).map_err(HandshakeError::Refused)?;
     let wire_version = negotiate(shared.settings.wire_versions, theirs).map_err(HandshakeError::Refused)?;
     compare_timing(shared.settings.timing, theirs).map_err(HandshakeError::Refused)?;
     Ok(Agreement {

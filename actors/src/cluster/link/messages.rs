@@ -1,10 +1,9 @@
 //! How the rest of the node talks to other nodes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use troupe_protocol::cluster::{Generation, LinkStatus};
 use troupe_protocol::id::NodeId;
@@ -12,7 +11,7 @@ use troupe_protocol::wire::MESSAGE_BYTES_MAX;
 
 use super::actor::LinksMessage;
 use super::connection::Connection;
-use super::error::LinkError;
+use super::error::{LinkError, ServiceError};
 use super::handshake;
 use super::service::{LinkContext, LinkService, Service};
 use super::shared::Shared;
@@ -56,6 +55,15 @@ pub struct HttpStream {
     pub from: NodeId,
     /// The stream.
     pub stream: NodeStream,
+}
+
+/// Decides which other nodes may have connections to this one.
+pub trait Gate: Send + Sync + 'static {
+    /// Lets a node in whose certificate is good, or says why not.
+    ///
+    /// # Errors
+    /// Why it may not come in: it is told so.
+    fn let_in(&self, node: NodeId) -> Result<(), ServiceError>;
 }
 
 /// This node's links to all others. Cheap to clone.
@@ -136,10 +144,14 @@ impl LinksHandle {
         let _ = self.shared.mailbox.tell(LinksMessage::ConnectTo(peers));
     }
 
-    /// Says who was removed from the cluster: the whole set, at each change of it and before [`connect_to`](Self::connect_to).
-    /// Their connections are not accepted, whatever certificates they have.
-    pub fn refuse(&self, removed: BTreeSet<NodeId>) {
-        self.shared.removed.store(Arc::new(removed));
+    /// Says who decides which nodes may have connections. Without it all may that have a certificate of the cluster.
+    pub fn guard_with(&self, gate: Arc<dyn Gate>) {
+        *self.shared.gate.write() = Some(gate);
+    }
+
+    /// What another node said when it refused this one because it was removed from the cluster; nothing when none did.
+    pub fn dismissed(&self) -> watch::Receiver<Option<String>> {
+        self.shared.dismissed.subscribe()
     }
 
     /// Ends the connection to a node that is known to be gone, so that nobody waits for its answers; another is tried.
@@ -212,6 +224,11 @@ impl LinksHandle {
             }
             Err(_) => Err(LinkError::DeadlineExceeded { node: to }),
         }
+    }
+
+    /// Takes no notice of what has been said until now of this node's removal: a majority knows better.
+    pub fn forget_dismissal(&self) {
+        self.shared.dismissed.send_replace(None);
     }
 
     fn connection(&self, to: NodeId) -> Result<Arc<Connection>, LinkError> {

@@ -51,7 +51,7 @@ use crate::cluster::identity::ClusterIdentity;
 use crate::runtime::{ChildSpec, Mailbox, System, mailbox};
 
 pub use error::{LinkError, ServiceError};
-pub use messages::{HttpStream, LinkEvent, LinksHandle, NodeStream, Peer};
+pub use messages::{Gate, HttpStream, LinkEvent, LinksHandle, NodeStream, Peer};
 pub use port::NodePort;
 pub use service::{LinkContext, LinkService, Service};
 pub use settings::LinkSettings;

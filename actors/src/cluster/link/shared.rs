@@ -1,18 +1,19 @@
 //! What the handle, the actor and the connections of a node's links have in common.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use troupe_protocol::cluster::frame::Hello;
 use troupe_protocol::cluster::{LinkState, LinkStatus};
 use troupe_protocol::id::NodeId;
 
 use super::actor::LinksMessage;
 use super::connection::{Connection, PeerStart};
-use super::messages::{HttpStream, LinkEvent};
+use super::error::ServiceError;
+use super::messages::{Gate, HttpStream, LinkEvent};
 use super::service::{LinkService, SERVICES_MAX, Service};
 use super::session::Supervisor;
 use super::settings::LinkSettings;
@@ -66,8 +67,10 @@ pub(super) struct Shared {
     pub ground: RwLock<Option<Ground>>,
     /// The connection of each link that has one. Written by the actor only.
     pub live: ArcSwap<HashMap<NodeId, Arc<Connection>>>,
-    /// Who was removed from the cluster.
-    pub removed: ArcSwap<BTreeSet<NodeId>>,
+    /// Who of those with a certificate may come in.
+    pub gate: RwLock<Option<Arc<dyn Gate>>>,
+    /// What the first peer said that refused this node because it was removed.
+    pub dismissed: watch::Sender<Option<String>>,
     by_key: RwLock<HashMap<u64, Arc<Connection>>>,
     /// Written by the actor only.
     pub board: Mutex<BTreeMap<NodeId, Standing>>,
@@ -99,7 +102,8 @@ impl Shared {
             desk: RwLock::default(),
             ground: RwLock::default(),
             live: ArcSwap::default(),
-            removed: ArcSwap::default(),
+            gate: RwLock::default(),
+            dismissed: watch::Sender::default(),
             by_key: RwLock::default(),
             board: Mutex::default(),
         })
@@ -110,6 +114,14 @@ impl Shared {
         let live = self.live.load();
         let connection = live.get(&node).filter(|connection| !connection.has_ended());
         connection.cloned()
+    }
+
+    /// Whether a node may come in. Its certificate is good; so is that of one that was removed.
+    pub(super) fn let_in(&self, node: NodeId) -> Result<(), ServiceError> {
+        match self.gate.read().as_ref() {
+            Some(gate) => gate.let_in(node),
+            None => Ok(()),
+        }
     }
 
     /// The connection whose batches carry this key.
