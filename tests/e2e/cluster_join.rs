@@ -145,6 +145,29 @@ async fn a_join_string_admits_one_node_and_garbage_none() {
 }
 
 #[tokio::test]
+async fn a_removed_node_ends_and_its_folder_does_not_come_back() {
+    let mut cluster = Cluster::start(2).await;
+    let name = Cluster::name(1);
+    cluster.nodes[0].cli(&["node", "remove", &name]).await.ok();
+    let code = cluster.nodes[1].wait_exit(REFUSED_WITHIN).await;
+    let said = cluster.nodes[1].log();
+    assert!(code.is_some_and(|code| code != 0), "exit code {code:?}: {said}");
+    assert!(said.contains("removed from its cluster"), "{said}");
+
+    let string = cluster.invite(0).await;
+    for string in [None, Some(string)] {
+        if let Some(string) = &string {
+            cluster.nodes[1].join_at_start(string);
+        }
+        let said = cluster.nodes[1].start_refused(REFUSED_WITHIN).await;
+        assert!(
+            said.contains("T8007") && said.contains("removed from its cluster"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_second_node_of_the_same_name_is_refused() {
     let cluster = Cluster::start(2).await;
     let mut namesake = cluster.create(1, |options| options);

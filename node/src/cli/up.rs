@@ -5,7 +5,7 @@ use std::{fs, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode}
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-use troupe_protocol::observe::ExitReason;
+use troupe_protocol::{error::Code, observe::ExitReason};
 
 use super::{
     Target,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Flags, LogConfig, LogFormat},
-    tree::{Node, StartError},
+    tree::{Node, REMOVED, StartError},
 };
 
 /// Libraries that tell of each election and session at the level `info`: heard only when a filter names them.
@@ -117,10 +117,17 @@ async fn serve(config: Config, join: Option<SecretString>) -> Result<ExitCode, C
     let url = format!("http://{}", node.state.config.edge.listen);
     let node_file = NodeFileGuard::write(&node, &url)?;
     greet(&node, &url).await;
+    let removed = node.removed();
     tokio::select! {
         reason = node.ended() => {
             drop(node_file);
             Ok(gave_up(&reason))
+        }
+        () = removed => {
+            tracing::error!("stopping: {REMOVED}");
+            finish(node).await?;
+            drop(node_file);
+            Err(CliError::Failed(format!("{}: {REMOVED}", Code::JoinRefused)))
         }
         signal = &mut stop => {
             tracing::info!(signal, "stopping: what is in hand finishes");

@@ -7,14 +7,14 @@ use troupe_actors::{
     cluster::{
         self, ClusterHandle, ClusterParts, ClusterStartError, StartedCluster,
         identity::{ClusterIdentity, EnrolError, JoinString, NodeRecord},
-        link::NodePort,
+        link::{LinksHandle, NodePort},
         log::LogHandle,
     },
     runtime::{ActorPath, Deadline, System},
     store::Store,
 };
 use troupe_protocol::{
-    cluster::{Epoch, MemberState, NodeName},
+    cluster::{Epoch, MemberState, Membership, NodeName},
     id::NodeId,
 };
 
@@ -25,6 +25,8 @@ use crate::config::{Config, ConfigError};
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait of a node that comes back for a majority that knows what was acknowledged.
 const COME_BACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a running node that a member calls removed may find a majority that does not: that member may lag behind.
+const DISMISSED_AFTER: Duration = Duration::from_secs(5);
 
 /// A cluster that this node takes part in, before its actors start.
 pub struct Entered {
@@ -102,7 +104,7 @@ fn refuse_other_cluster(
     data: &Path,
 ) -> Result<(), StartError> {
     if identity.is_invited_by(join) {
-        tracing::info!("this node is a member already: --join is not needed any more");
+        tracing::info!("this node has its place in this cluster already: --join is not used");
         return Ok(());
     }
     Err(StartError::Config(ConfigError::Conflict(format!(
@@ -113,19 +115,50 @@ fn refuse_other_cluster(
 
 /// Waits until this node knows what its cluster has agreed on: what it had acknowledged itself before it died may not be
 /// applied yet. A node that comes back and reaches no majority goes on with what it has.
-pub async fn catch_up(log: &LogHandle, own: NodeId) -> Result<(), StartError> {
+pub async fn catch_up(log: &LogHandle, links: &LinksHandle, own: NodeId) -> Result<(), StartError> {
     let mut memberships = log.membership();
     if memberships.borrow().epoch > Epoch(0) {
-        if let Err(error) = log.linearize(Deadline::within(COME_BACK_TIMEOUT)).await {
-            tracing::warn!(%error, "no majority yet: this node goes on with what it has");
+        let Err(error) = log.linearize(Deadline::within(COME_BACK_TIMEOUT)).await else {
+            return Ok(());
+        };
+        if was_removed(&memberships.borrow(), links, own) {
+            return Err(StartError::Removed);
         }
+        tracing::warn!(%error, "no majority yet: this node goes on with what it has");
         return Ok(());
     }
     let deadline = Deadline::within(CATCH_UP_TIMEOUT);
     let is_member = memberships.wait_for(|membership| membership.members.contains_key(&own));
     let _ = tokio::time::timeout_at(deadline.instant(), is_member).await; // if not, linearizing fails and says why
-    log.linearize(deadline).await.map_err(StartError::CatchUp)?;
-    Ok(())
+    match log.linearize(deadline).await {
+        Ok(_) => Ok(()),
+        Err(_) if was_removed(&memberships.borrow(), links, own) => Err(StartError::Removed),
+        Err(error) => Err(StartError::CatchUp(error)),
+    }
+}
+
+/// Whether the cluster has removed this node, as far as it has been told.
+fn was_removed(membership: &Membership, links: &LinksHandle, own: NodeId) -> bool {
+    let knows_itself = membership.removed.contains_key(&own) && !membership.members.contains_key(&own);
+    knows_itself || links.dismissed().borrow().is_some()
+}
+
+/// Ends when this node, which runs, has been removed from its cluster.
+pub async fn removed(cluster: ClusterHandle) {
+    let Some(links) = cluster.links() else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(DISMISSED_AFTER).await;
+        if cluster.holds_lease() || !was_removed(&cluster.membership(), links, cluster.node_id()) {
+            links.forget_dismissal();
+            continue;
+        }
+        tokio::time::sleep(DISMISSED_AFTER).await;
+        if !cluster.holds_lease() {
+            return;
+        }
+    }
 }
 
 /// What the cluster calls this node.

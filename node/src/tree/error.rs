@@ -10,9 +10,12 @@ use troupe_actors::{
     store::{StoreError, WriteError},
     vault::VaultError,
 };
-use troupe_protocol::error::Coded;
+use troupe_protocol::error::{Code, Coded};
 
 use crate::config::ConfigError;
+
+/// What is said of a node that the cluster has removed.
+pub const REMOVED: &str = "this node was removed from its cluster, which it can join anew only with a fresh folder: --data DIR --join STRING";
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum StartError {
     /// What the others have agreed on could not be had.
     #[error("{code}: this node is new and has not got the state of the cluster: {error}", code = .0.code(), error = .0)]
     CatchUp(LogError),
+    /// The cluster has removed this node.
+    #[error("{}: {REMOVED}", Code::JoinRefused)]
+    Removed,
     /// The vault.
     #[error(transparent)]
     Vault(#[from] VaultError),

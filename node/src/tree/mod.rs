@@ -36,7 +36,7 @@ use troupe_actors::{
 };
 use troupe_protocol::{cluster::NodeName, observe::ExitReason};
 
-pub use error::StartError;
+pub use error::{REMOVED, StartError};
 
 use crate::{config::Config, edge::EdgeState};
 use cluster::{Entered, Entrance};
@@ -90,6 +90,7 @@ impl Node {
             child,
             http,
             identity,
+            links,
             log,
             ..
         } = started;
@@ -109,7 +110,7 @@ impl Node {
             root,
         };
         let raised = async {
-            cluster::catch_up(&log, record.id).await?;
+            cluster::catch_up(&log, &links, record.id).await?;
             let node_name = cluster::name_of(&cluster, &record, &config)?;
             let first_start = prepare(&store, &node_name, has_joined).await?;
             let ground = Ground {
@@ -144,6 +145,11 @@ impl Node {
     /// Waits until the tree ends by itself, which it only does when a supervisor gives up.
     pub async fn ended(&mut self) -> ExitReason {
         self.foundation.root.ended().await
+    }
+
+    /// Waits until the cluster has removed this node.
+    pub fn removed(&self) -> impl Future<Output = ()> + use<> {
+        cluster::removed(self.state.cluster.clone())
     }
 
     /// Ends in order: others take over what runs here, no new requests are taken, those in hand finish, then every actor
