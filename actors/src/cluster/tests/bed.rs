@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::cluster::{
     start,
 };
 use crate::runtime::{Deadline, Root, SupervisorSpec, System, SystemConfig};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How many addresses there are.
 pub const KEYS: usize = 24;
@@ -178,6 +179,21 @@ impl Node {
     }
 }
 
+/// Opens a store as soon as its former owner, which ends in tasks of its own, has let go of the folder.
+async fn open_store(folder: PathBuf) -> Store {
+    let began = Instant::now();
+    loop {
+        let folder = folder.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&folder));
+        match opened.await.unwrap() {
+            Err(StoreError::InUse { .. }) if began.elapsed() < Duration::from_secs(5) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct Bed {
     nodes: Vec<Node>,
@@ -228,10 +244,7 @@ impl Bed {
         let system = System::new(SystemConfig::default());
         let folder = data.path().to_owned();
         let record = NodeRecord::begin_start(&folder, None, Some(name.parse().unwrap())).unwrap();
-        let store = tokio::task::spawn_blocking(move || Store::open(&folder))
-            .await
-            .unwrap();
-        let store = store.unwrap();
+        let store = open_store(folder).await;
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         let port = NodePort::bind(any).await.unwrap();
         let join: Option<JoinString> = join.map(|join| join.parse().unwrap());
