@@ -31,7 +31,8 @@ pub enum NodeCommand {
     Promote(Which),
     /// Let a member follow without a vote.
     Demote(Which),
-    /// Remove a member for good, such as a machine that is lost. It can come back only by joining anew.
+    /// Remove a member for good, such as a machine that is gone. It can join again only with a fresh data folder. A
+    /// machine in foreign hands means a new cluster: it holds the cluster's keys.
     Remove(Which),
 }
 

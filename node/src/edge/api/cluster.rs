@@ -94,8 +94,9 @@ struct RemoveQuery {
     confirm: Option<String>,
 }
 
-/// Removes a member for good: it is believed nothing any more, and can come back only by joining anew. For machines
-/// that are trusted or destroyed: one in foreign hands still has the cluster's keys, and only a new cluster has others.
+/// Removes a member for good: no other node speaks with it any more, and it can join again only with a fresh data folder.
+/// For machines that are trusted or destroyed: one in foreign hands still has the cluster's keys, and only a new cluster
+/// has others.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/members/{id}", tag = "cluster",
     params(("id" = String, Path, description = "the member's name or id"), RemoveQuery),
