@@ -23,6 +23,8 @@ use crate::cli::{
 const TICK: Duration = Duration::from_millis(10);
 /// How long a child may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// What is killed on purpose need not be complained of, neither by nodes nor by the libraries they are made of.
+const SILENT: &str = "off,openraft=off,ractor=off,ractor_cluster=off";
 /// How long a node may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -128,6 +130,8 @@ pub struct NodeSetup {
     pub name: String,
     /// What it joins with, the first time.
     pub join: Option<String>,
+    /// Where it listens for other nodes, who look for it there after a restart too; anywhere when it is empty.
+    pub cluster_listen: String,
     /// The administrator's key of the cluster it joins; a node that joins none makes its own.
     pub key: Option<String>,
 }
@@ -242,7 +246,12 @@ impl BenchNode {
 fn command_of(folder: &Path, setup: &NodeSetup) -> Result<Command, CliError> {
     let data = setup.data.to_string_lossy();
     let mut args = vec!["up", "--data", &data, "--listen", "127.0.0.1:0"];
-    args.extend(["--cluster-listen", "127.0.0.1:0", "--log", "off"]);
+    let anywhere = "127.0.0.1:0";
+    let cluster_listen = match setup.cluster_listen.as_str() {
+        "" => anywhere,
+        chosen => chosen,
+    };
+    args.extend(["--cluster-listen", cluster_listen, "--log", SILENT]);
     if !setup.name.is_empty() {
         args.extend(["--name", &setup.name]);
     }

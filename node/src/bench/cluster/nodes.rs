@@ -37,6 +37,7 @@ impl Cluster {
             let mut setup = NodeSetup {
                 data: cluster.folder.join(format!("data-{number}")),
                 name: format!("bench-{number}"),
+                cluster_listen: free_address()?,
                 ..NodeSetup::default()
             };
             if let Some(first) = cluster.nodes.first().and_then(Option::as_ref) {
@@ -155,6 +156,13 @@ pub async fn end_all(clusters: Vec<Cluster>) {
     for cluster in clusters {
         cluster.end().await;
     }
+}
+
+/// An address on which nobody listens now.
+fn free_address() -> Result<String, CliError> {
+    let bound = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let address = bound.map_err(|error| CliError::Failed(format!("no free port: {error}")))?;
+    Ok(address.to_string())
 }
 
 /// The cluster as this node sees it.
