@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -193,7 +194,7 @@ pub async fn start(parts: ClusterParts) -> Result<StartedCluster, ClusterStartEr
             silence_before_election: Duration::from_millis(parts.settings.log.election_max_ms),
             ..parts.settings.lease
         },
-        started_at: Instant::now(),
+        own_round_at: Arc::new(Mutex::new(Instant::now())),
     };
     let entrance_parts = EntranceParts {
         log: log.clone(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 use troupe_protocol::id::NodeId;
@@ -10,7 +11,7 @@ use troupe_protocol::observe::ExitReason;
 use troupe_protocol::wire;
 
 use super::LeaseTiming;
-use super::lessor::{Effect, Lessor};
+use super::lessor::{Effect, Lessor, TurnBegin};
 use super::messages::{LeaseHandle, LeaseMessage};
 use super::tenant::Tenant;
 use super::wire::{Notice, Renewal, Verdict};
@@ -38,8 +39,9 @@ pub(in crate::cluster) struct LeaseParts {
     pub links: LinksHandle,
     pub membership: MembershipHandle,
     pub timing: LeaseTiming,
-    /// When this process began to take part.
-    pub started_at: Instant,
+    /// The last round on the strength of which this node gave leases, whichever life of the actor did; when this process
+    /// began to take part, if there was none.
+    pub own_round_at: Arc<Mutex<Instant>>,
 }
 
 /// Owned state, made anew after a restart: a node without a lease that has to settle first.
@@ -137,6 +139,9 @@ impl Actor for LeaseActor {
             LeaseMessage::Answered { asked_at, verdict } => self.answered(asked_at, verdict, now),
             LeaseMessage::Cleared(epoch) => {
                 if self.tenant.clear(epoch) {
+                    let mut own_round_at = self.parts.own_round_at.lock();
+                    *own_round_at = confirmed.map_or(*own_round_at, |at| at.max(*own_round_at));
+                    drop(own_round_at);
                     self.publish();
                 }
             }
@@ -285,7 +290,12 @@ impl LeaseActor {
             return;
         }
         let applied = Arc::clone(&self.parts.log.membership().borrow());
-        let mut lessor = Lessor::new(self.parts.timing, elected_at, self.parts.started_at, &applied);
+        let begin = TurnBegin {
+            elected_at,
+            after_silence: self.parts.log.elected_after_silence(term),
+            own_round_at: *self.parts.own_round_at.lock(),
+        };
+        let mut lessor = Lessor::new(self.parts.timing, begin, &applied);
         let now = Instant::now();
         let effects = lessor.tick(now);
         self.lessor = Some((term, lessor));

@@ -1,6 +1,7 @@
 //! The leader's side of leases, pure: who gets one, and when an epoch is cleared. One for each turn as leader.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use troupe_protocol::cluster::{Epoch, Membership};
@@ -45,6 +46,18 @@ struct Waiting<W> {
     to: W,
 }
 
+/// How a turn as leader began.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cluster) struct TurnBegin {
+    /// The election was before that.
+    pub elected_at: Instant,
+    /// Whether voters had heard of no leader for [`LeaseTiming::silence_before_election`] then.
+    pub after_silence: bool,
+    /// No round on the strength of which this node gave leases in earlier turns was later: the last one, or the start of the
+    /// process.
+    pub own_round_at: Instant,
+}
+
 /// The leader's side of leases.
 pub(in crate::cluster) struct Lessor<W> {
     timing: LeaseTiming,
@@ -66,11 +79,14 @@ pub(in crate::cluster) struct Lessor<W> {
 }
 
 impl<W> Lessor<W> {
-    /// A turn that began with an election before `elected_at`, by a node that has since applied all that was committed
-    /// before. `started_at` is when this process started.
-    pub fn new(timing: LeaseTiming, elected_at: Instant, started_at: Instant, applied: &Membership) -> Self {
-        let others_over_at = elected_at + timing.lasts.saturating_sub(timing.silence_before_election);
-        let own_former_over_at = started_at + timing.lasts;
+    /// A turn that began as said, by a node that has since applied all that was committed before.
+    pub fn new(timing: LeaseTiming, begin: TurnBegin, applied: &Membership) -> Self {
+        let silence = match begin.after_silence {
+            true => timing.silence_before_election,
+            false => Duration::ZERO,
+        };
+        let others_over_at = begin.elected_at + timing.lasts.saturating_sub(silence);
+        let own_former_over_at = begin.own_round_at + timing.lasts;
         Self {
             timing,
             earlier_turns_over_at: others_over_at.max(own_former_over_at) + timing.grace,

@@ -16,12 +16,14 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
 use super::LeaseTiming;
-use super::lessor::{Effect, Lessor};
+use super::lessor::{Effect, Lessor, TurnBegin};
 use super::tenant::Tenant;
 use super::wire::{Renewal, Verdict};
 use crate::cluster::placement::{View, Whereabouts};
 
 const NODES: usize = 4;
+/// The first so many vote; the others follow.
+const VOTERS: usize = 3;
 const ADDRESSES: usize = 12;
 
 fn id(node: usize) -> NodeId {
@@ -74,7 +76,7 @@ enum Event {
         at: usize,
         epoch: Epoch,
     },
-    /// A majority answers the leader's round, or not any more.
+    /// The voters answer the leader's round, or not any more.
     RoundReached {
         at: usize,
         term: u64,
@@ -105,8 +107,22 @@ enum Event {
     },
 }
 
+/// A node as one that votes.
+#[derive(Default)]
+struct Voter {
+    term: u64,
+    leads: bool,
+    /// When it last followed a leader.
+    heard_at: u64,
+    /// When others last followed it as a leader: what was sent then.
+    followed_at: u64,
+}
+
 struct Node {
     tenant: Tenant,
+    voter: Voter,
+    /// The last round on the strength of which it gave leases.
+    own_round_at: u64,
     turn: Option<(u64, Lessor<(usize, u64)>)>,
     /// The addresses for which something acts.
     acting: BTreeSet<usize>,
@@ -125,9 +141,6 @@ struct World {
     memberships: Vec<Arc<Membership>>,
     term: u64,
     leader: usize,
-    /// When a majority last heard the leader, and since when it hears no more.
-    heard_at: u64,
-    election_at: Option<u64>,
     with_pauses: bool,
     /// Whether messages are lost and late.
     is_rough: bool,
@@ -150,6 +163,8 @@ impl World {
         let memberships = vec![membership(1, &(0..NODES).collect())];
         let node = |node: usize| Node {
             tenant: Tenant::new(id(node), Arc::clone(&memberships[0])),
+            voter: Voter::default(),
+            own_round_at: 0,
             turn: None,
             acting: BTreeSet::new(),
             settling: 0,
@@ -166,8 +181,6 @@ impl World {
             memberships: memberships.clone(),
             term: 0,
             leader: 0,
-            heard_at: 0,
-            election_at: None,
             with_pauses,
             is_rough: true,
             cuts: VecDeque::new(),
@@ -198,11 +211,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, event: Event) {
-        let is_cut = self
-            .cuts
-            .iter()
-            .any(|(a, b, until)| *a == from && *b == to && *until > self.now);
-        if is_cut || (self.is_rough && self.rng.u8(..) < 10) {
+        if self.is_cut(from, to) || (self.is_rough && self.rng.u8(..) < 10) {
             return;
         }
         let slow = self.is_rough && self.rng.u8(..) < 20;
@@ -210,23 +219,108 @@ impl World {
         self.after(0, delay_max, event);
     }
 
+    fn is_cut(&self, from: usize, to: usize) -> bool {
+        let is_it = |(a, b, until): &(usize, usize, u64)| *a == from && *b == to && *until > self.now;
+        from != to && self.cuts.iter().any(is_it)
+    }
+
+    fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].paused_until > self.now
+    }
+
+    /// Whether a node is there for another.
+    fn answers(&self, node: usize, to: usize) -> bool {
+        !self.is_cut(node, to) && !self.is_cut(to, node) && !self.is_paused(node)
+    }
+
+    /// Anybody leads that is able to, whatever the voters say.
     fn elect(&mut self) {
-        let old = (self.leader, self.term);
-        self.term += 1;
         let able: Vec<usize> = (0..NODES)
             .filter(|node| self.nodes[*node].paused_until != u64::MAX)
             .collect();
-        self.leader = able[self.rng.usize(..able.len())];
-        self.after(
-            0,
-            900,
-            Event::Deposed {
-                at: old.0,
-                term: old.1,
-            },
-        );
-        let (at, term) = (self.leader, self.term);
+        let elected = able[self.rng.usize(..able.len())];
+        let term = self.term + 1;
+        for node in able {
+            self.hears_of(node, term);
+        }
+        self.leads(elected, term);
+    }
+
+    fn leads(&mut self, at: usize, term: u64) {
+        (self.leader, self.term) = (at, term);
+        self.nodes[at].voter.leads = true;
         self.after(0, self.catching_up_ms_max, Event::Elected { at, term });
+    }
+
+    /// A node hears of a term. If it led in an earlier one, it finds out a little later that it leads no more.
+    fn hears_of(&mut self, node: usize, term: u64) {
+        let voter = &mut self.nodes[node].voter;
+        let former = std::mem::replace(&mut voter.term, term);
+        if former < term && std::mem::take(&mut voter.leads) {
+            let deposed = Event::Deposed {
+                at: node,
+                term: former,
+            };
+            self.after(0, 50, deposed);
+        }
+    }
+
+    /// Whether a node may vote: it has followed no leader for a while, nor was it followed.
+    fn is_free(&self, node: usize) -> bool {
+        let silence = self.timing.silence_before_election.as_millis() as u64;
+        let voter = &self.nodes[node].voter;
+        self.now >= voter.heard_at.max(voter.followed_at) + silence
+    }
+
+    /// A node wants to lead. It stands as soon as it knows of no leader, and asks for votes when it is free.
+    fn stand(&mut self, node: usize) {
+        let silence = self.timing.silence_before_election.as_millis() as u64;
+        let voter = &self.nodes[node].voter;
+        if voter.leads || self.is_paused(node) || self.now < voter.heard_at + silence {
+            return;
+        }
+        let term = voter.term + 1;
+        self.hears_of(node, term);
+        if !self.is_free(node) {
+            return;
+        }
+        let mut votes = 1;
+        for other in (0..VOTERS).filter(|other| *other != node) {
+            let theirs = self.nodes[other].voter.term;
+            if !self.answers(other, node) {
+                continue;
+            }
+            if theirs < term && self.is_free(other) {
+                self.hears_of(other, term);
+                votes += 1;
+            } else if theirs > term {
+                return self.hears_of(node, theirs);
+            }
+        }
+        if votes > VOTERS / 2 {
+            self.leads(node, term);
+        }
+    }
+
+    /// Those who can follow a leader's round do so; one that knows a later term deposes it.
+    fn follow(&mut self, leader: usize, term: u64, sent_ms: u64) -> bool {
+        let mut followers = usize::from(leader < VOTERS);
+        for other in (0..NODES).filter(|other| *other != leader) {
+            if !self.answers(other, leader) {
+                continue;
+            }
+            let theirs = self.nodes[other].voter.term;
+            if theirs > term {
+                self.hears_of(leader, theirs);
+                return false;
+            }
+            self.hears_of(other, term);
+            self.nodes[other].voter.heard_at = self.now;
+            let followed_at = &mut self.nodes[leader].voter.followed_at;
+            *followed_at = sent_ms.max(*followed_at);
+            followers += usize::from(other < VOTERS);
+        }
+        followers > VOTERS / 2
     }
 
     fn change_membership(&mut self) {
@@ -361,24 +455,31 @@ impl World {
                 }
             }
             Event::RoundReached { at, term, sent_ms } => {
-                // Whoever is about to be followed by another is heard no more.
-                let confirmed = term == self.term && self.election_at.is_none();
-                if confirmed {
-                    self.heard_at = self.now;
-                }
+                let leads = self.nodes[at].voter.term == term;
+                let confirmed = leads && self.follow(at, term, sent_ms);
                 let confirmed = confirmed.then(|| self.instant(sent_ms));
                 self.after(0, self.delay_ms_max, Event::RoundDone { at, term, confirmed });
             }
             Event::RoundDone { at, term, confirmed } => {
-                let turn = self.nodes[at].turn.as_mut().filter(|(turn, _)| *turn == term);
+                let (node, start) = (&mut self.nodes[at], self.start);
+                let turn = node.turn.as_mut().filter(|(turn, _)| *turn == term);
+                if let Some(sent_at) = confirmed.filter(|_| turn.is_some()) {
+                    let sent_ms = sent_at.duration_since(start).as_millis() as u64;
+                    node.own_round_at = node.own_round_at.max(sent_ms);
+                }
                 let effects = turn.map(|(_, lessor)| lessor.round_done(confirmed, now));
                 self.perform(at, effects.unwrap_or_default());
             }
             Event::Apply { at, epoch } => self.apply(at, epoch),
-            Event::Elected { at, term } if term == self.term => {
+            Event::Elected { at, term } if term == self.nodes[at].voter.term => {
                 self.apply(at, self.memberships.len());
                 let applied = self.memberships.last().unwrap();
-                let lessor = Lessor::new(self.timing, now, self.start, applied);
+                let begin = TurnBegin {
+                    elected_at: now,
+                    after_silence: true,
+                    own_round_at: self.instant(self.nodes[at].own_round_at),
+                };
+                let lessor = Lessor::new(self.timing, begin, applied);
                 self.nodes[at].turn = Some((term, lessor));
                 for node in 0..NODES {
                     self.after(0, self.delay_ms_max, Event::LearnsLeader(node));
@@ -436,13 +537,16 @@ impl World {
     }
 
     fn disturb(&mut self) {
-        if self.rng.u32(..1_500) == 0 && self.election_at.is_none() {
-            let silence = self.timing.silence_before_election.as_millis() as u64;
-            self.election_at = Some(self.heard_at + silence + self.rng.u64(1..400));
+        for node in 0..VOTERS {
+            if self.rng.u32(..150) == 0 {
+                self.stand(node);
+            }
         }
-        if self.election_at.is_some_and(|at| at <= self.now) {
-            self.election_at = None;
-            self.elect();
+        if self.rng.u32(..1_500) == 0 {
+            self.restart_lessor();
+        }
+        if self.rng.u32(..1_000) == 0 {
+            self.cut_off();
         }
         if self.rng.u32(..800) == 0 {
             self.change_membership();
@@ -460,6 +564,24 @@ impl World {
             let at = self.rng.usize(..NODES);
             self.nodes[at].paused_until = self.now + self.rng.u64(10..2_000);
             self.nodes[at].was_paused = true;
+        }
+    }
+
+    /// One node can talk to nobody; whoever could not before can.
+    fn cut_off(&mut self) {
+        let alone = self.rng.usize(..NODES);
+        let until = self.now + self.rng.u64(100..2_000);
+        let others = (0..NODES).filter(|other| *other != alone);
+        self.cuts = others
+            .flat_map(|other| [(alone, other, until), (other, alone, until)])
+            .collect();
+    }
+
+    /// The leader's actor ends, and begins its turn anew.
+    fn restart_lessor(&mut self) {
+        let at = self.leader;
+        if let Some((term, _)) = self.nodes[at].turn.take() {
+            self.after(0, self.catching_up_ms_max, Event::Elected { at, term });
         }
     }
 
@@ -584,6 +706,28 @@ fn without_disturbance_everything_is_owned_and_a_loss_is_made_good_soon() {
         ADDRESSES,
         "all addresses are acted for by the others"
     );
+}
+
+/// As one that was the only voter.
+#[test]
+fn who_was_elected_without_a_silence_before_lets_whole_leases_run_out() {
+    let timing = LeaseTiming::default();
+    let start = Instant::now();
+    let elected_at = start + Duration::from_secs(60);
+    let clears_after = |after_silence: bool| {
+        let begin = TurnBegin {
+            elected_at,
+            after_silence,
+            own_round_at: start,
+        };
+        let members = membership(1, &(0..NODES).collect());
+        let mut lessor: Lessor<()> = Lessor::new(timing, begin, &members);
+        (0..).find(|ms| !lessor.tick(elected_at + Duration::from_millis(*ms)).is_empty())
+    };
+    let whole = (timing.lasts + timing.grace).as_millis() as u64;
+    let silence = timing.silence_before_election.as_millis() as u64;
+    assert_eq!(clears_after(false), Some(whole));
+    assert_eq!(clears_after(true), Some(whole - silence));
 }
 
 /// Voters are free to vote after the silence, and stand a moment later. Then the leases which the dead leader gave must

@@ -104,7 +104,7 @@ impl Core {
         let network = Network {
             own,
             transport,
-            quorum: Arc::new(QuorumClock::default()),
+            quorum: Arc::new(QuorumClock::new(settings.silence_before_election())),
             voters: Arc::new(ArcSwap::default()),
         };
         let config = settings.raft().map_err(|error| stopped(&error))?;
@@ -245,14 +245,18 @@ impl Core {
         }
     }
 
-    /// A leader that a majority follows grants nobody its vote. openraft has followers refuse while they hear of a leader,
-    /// and has nothing of the kind for the leader itself; with both, whoever is elected knows that no round of its
-    /// predecessor began later than `election_max_ms` before.
+    /// A leader that a majority follows grants nobody its vote, nor does it for a while when it has been deposed. openraft has
+    /// followers refuse while they hear of a leader, and has nothing of the kind for the leader itself; with both, whoever is
+    /// elected knows that no round of its predecessor began later than `election_max_ms` before.
     pub(super) fn refuse_vote(&self) -> Option<openraft::raft::VoteResponse<RaftNode>> {
-        let (leader, _) = self.leader_now()?;
-        let followed_lately = Duration::from_millis(self.settings.election_max_ms);
-        let is_followed = self.quorum_at().is_some_and(|at| at.elapsed() < followed_lately);
-        if leader != self.own || !is_followed {
+        let leads = self.leader_now().is_some_and(|(leader, _)| leader == self.own);
+        let is_free = if leads {
+            let silence = self.settings.silence_before_election();
+            self.quorum_at().is_none_or(|at| at.elapsed() >= silence)
+        } else {
+            self.network.quorum.free_at() <= Instant::now()
+        };
+        if is_free {
             return None;
         }
         let metrics = self.raft.metrics();
@@ -262,6 +266,16 @@ impl Core {
             metrics.last_applied,
             false,
         ))
+    }
+
+    /// Whether the leader of this term was elected by voters that had heard of no leader for a while. A voter which is the only
+    /// one elects itself at once.
+    pub(super) fn elected_after_silence(&self, term: Term) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let configured = &metrics.membership_config;
+        let is_as_at_election = configured.log_id().is_none_or(|at| at.leader_id.term < term.0);
+        is_as_at_election && configured.voter_ids().count() > 1
     }
 
     /// The link to a node has ended; when that node leads, another may have to.

@@ -12,7 +12,7 @@ use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
 use super::backup::{self, BackupHeader, Restored};
-use super::command::{Command, MemberCommand, Written};
+use super::command::{Command, MemberCommand, Term, Written};
 use super::core::{Core, Leader};
 use super::error::LogError;
 use super::raft::LogSettings;
@@ -124,6 +124,12 @@ impl LogHandle {
     pub async fn confirm_leadership_now(&self, deadline: Deadline) -> Result<Confirmation, LogError> {
         serve::speak(&self.core).await?;
         serve::confirm_leadership(&self.core, deadline).await
+    }
+
+    /// Whether the leader of this term was surely elected after a silence of `election_max_ms`: no round of a leader before it
+    /// began later than that before its election.
+    pub fn elected_after_silence(&self, term: Term) -> bool {
+        self.core.elected_after_silence(term)
     }
 
     /// The link to a node has ended: if it leads, it may be gone, and another should be elected as soon as voters are free

@@ -179,6 +179,8 @@ impl RaftNetwork<Types> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<RaftNode>, RPCError<RaftNode, EmptyNode, RaftError<RaftNode>>> {
         let deadline = Deadline::within(option.hard_ttl());
+        // openraft has a leader that was deposed, or is back, stand sooner than that.
+        tokio::time::sleep_until(self.network.quorum.free_at()).await;
         let answer = self.ask(&Question::Vote(rpc), deadline).await;
         let VoteAnswer(answer) = answer.map_err(rpc_error)?;
         Ok(answer)

@@ -1,6 +1,7 @@
 //! When a majority last answered the leader: measured from before it was asked, so that it is never too late.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -13,18 +14,30 @@ use super::command::Term;
 pub(super) struct QuorumClock {
     answers: Mutex<HashMap<NodeId, (Term, Instant)>>,
     changes: watch::Sender<u64>,
-}
-
-impl Default for QuorumClock {
-    fn default() -> Self {
-        Self {
-            answers: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
-    }
+    opened_at: Instant,
+    /// How long whoever took part in a round votes for nobody else.
+    silence: Duration,
 }
 
 impl QuorumClock {
+    /// Of a node that was opened just now.
+    pub(super) fn new(silence: Duration) -> Self {
+        Self {
+            answers: Mutex::default(),
+            changes: watch::Sender::new(0),
+            opened_at: Instant::now(),
+            silence,
+        }
+    }
+
+    /// From when on this node, in case it has led, is free to vote and to stand: each round that made it grant leases had
+    /// its own voice too. That holds after it was deposed; and after a restart, which it may have led until.
+    pub(super) fn free_at(&self) -> Instant {
+        let answers = self.answers.lock();
+        let last_led = answers.values().max();
+        last_led.map_or(self.opened_at, |(_, followed_at)| *followed_at) + self.silence
+    }
+
     /// A node has answered what the leader of this term sent to it at that moment.
     pub(super) fn answered(&self, node: NodeId, term: Term, sent_at: Instant) {
         let mut answers = self.answers.lock();
@@ -82,8 +95,22 @@ mod tests {
     }
 
     #[test]
+    fn who_has_led_votes_for_nobody_else_for_a_while() {
+        let silence = Duration::from_millis(600);
+        let clock = QuorumClock::new(silence);
+        let opened_at = clock.opened_at;
+        let at = |ms| opened_at + Duration::from_millis(ms);
+        assert_eq!(clock.free_at(), at(600), "it may have led until it was restarted");
+        clock.answered(id(2), Term(1), at(900));
+        clock.answered(id(3), Term(1), at(800));
+        assert_eq!(clock.free_at(), at(1_500));
+        clock.answered(id(3), Term(3), at(1_600));
+        assert_eq!(clock.free_at(), at(2_200));
+    }
+
+    #[test]
     fn a_majority_of_every_group_counts() {
-        let clock = QuorumClock::default();
+        let clock = QuorumClock::new(Duration::ZERO);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let quorum = |groups: &[BTreeSet<NodeId>]| clock.quorum_at(id(1), Term(2), groups, at(100));

@@ -113,6 +113,11 @@ impl Default for LogSettings {
 const PAYLOAD_ENTRIES_MAX: u64 = 256;
 
 impl LogSettings {
+    /// How long voters that have heard of a leader vote for no other.
+    pub(super) fn silence_before_election(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+
     /// A leader that has not heard of a majority for so long takes no writes.
     pub(super) fn quorum_lost_after(&self) -> Duration {
         Duration::from_millis(self.election_max_ms * 2)

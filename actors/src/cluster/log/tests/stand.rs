@@ -108,3 +108,33 @@ async fn a_voter_that_has_just_started_grants_nobody_its_vote() {
     tokio::time::sleep(FREE_AFTER + Duration::from_millis(200)).await;
     assert!(ask(term + 9).await, "it is free by now");
 }
+
+/// It may give leases on the strength of a round in which it was heard a moment before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_deposed_grants_nobody_its_vote_for_a_while() {
+    let world = World::of(3, patient()).await;
+    let leader = world.leader().await;
+    let others = others_than(&world, leader);
+    let (deposer, follower) = (others[0], others[1]);
+    let mut entries = world.nodes[&leader].log.core.entries.clone();
+    let last = entries.get_log_state().await.unwrap().last_log_id;
+    let term = world.nodes[&leader].log.status().term;
+    world.cut(&[deposer], &[leader, follower]);
+    eventually("the one that hears nothing stands", || {
+        world.nodes[&deposer].log.status().term > term
+    })
+    .await;
+    let followed_at = Instant::now();
+    world.heal();
+    world.cut(&[follower], &[leader, deposer]);
+    eventually("the leader is deposed", || !world.nodes[&leader].leads()).await;
+    assert!(followed_at.elapsed() < FREE_AFTER / 2, "too late to see anything");
+    let vote = Vote::new(term + 9, RaftNode(id(deposer)));
+    let question = encoding::encode(&Question::Vote(VoteRequest::new(vote, last))).unwrap();
+    let answer = world.nodes[&leader]
+        .log
+        .answer(id(deposer), question.into())
+        .await;
+    let VoteAnswer(answer) = encoding::decode(&answer.unwrap()).unwrap();
+    assert!(!answer.vote_granted, "it has voted at once");
+}
