@@ -68,6 +68,11 @@ impl Net {
         }
     }
 
+    /// Has a node's lease end. Nobody tells its hosts.
+    pub fn lose_lease(&self, number: usize) {
+        self.nodes[number].shared.lease.set(None);
+    }
+
     /// The next epoch, at which these nodes are up: nodes that can be reached learn of it, give away what they no longer
     /// own, and only then may act for what has come to them.
     pub async fn up(&self, up: &[usize]) {

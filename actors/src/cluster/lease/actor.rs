@@ -57,6 +57,8 @@ pub(in crate::cluster) struct LeaseActor {
     /// Whether the last answer was a lease: the next renewal has time.
     is_granted: bool,
     timer: Option<TimerHandle>,
+    /// When the next tick is due.
+    tick_at: Option<Instant>,
 }
 
 /// A node asks for its lease.
@@ -81,6 +83,7 @@ pub(in crate::cluster) fn child(handle: LeaseHandle, parts: LeaseParts) -> Child
             renewed_at: None,
             is_granted: false,
             timer: None,
+            tick_at: None,
         }
     })
 }
@@ -98,14 +101,17 @@ impl Actor for LeaseActor {
             memberships.mark_changed();
             leaders.mark_changed();
             loop {
-                let message = tokio::select! {
+                tokio::select! {
                     Ok(()) = memberships.changed() => {
-                        LeaseMessage::Applied(Arc::clone(&memberships.borrow_and_update()))
+                        memberships.mark_unchanged();
+                        own.tell_surely(|| LeaseMessage::Applied(Arc::clone(&memberships.borrow()))).await;
                     }
-                    Ok(()) = leaders.changed() => LeaseMessage::LeaderChanged(*leaders.borrow_and_update()),
+                    Ok(()) = leaders.changed() => {
+                        leaders.mark_unchanged();
+                        own.tell_surely(|| LeaseMessage::LeaderChanged(*leaders.borrow())).await;
+                    }
                     else => break,
-                };
-                own.tell(message);
+                }
             }
         });
         ctx.mailbox().tell(LeaseMessage::Tick)?;
@@ -116,6 +122,12 @@ impl Actor for LeaseActor {
         let now = Instant::now();
         match message {
             LeaseMessage::Tick => self.tick(now, ctx),
+            // A tick that found the mailbox full is lost, and those that would have followed it.
+            _ if self.tick_at.is_some_and(|tick_at| tick_at + TICK_MAX < now) => self.tick(now, ctx),
+            _ => {}
+        }
+        match message {
+            LeaseMessage::Tick => {}
             LeaseMessage::Applied(membership) => {
                 let effects = self.with_lessor(|lessor| lessor.applied(&membership, now));
                 if self.tenant.adopt(membership) {
@@ -127,6 +139,9 @@ impl Actor for LeaseActor {
             LeaseMessage::CaughtUp { term, elected_at } => self.caught_up(term, elected_at, ctx),
             LeaseMessage::RoundDone { term, confirmed } => {
                 if self.lessor.as_ref().is_some_and(|(turn, _)| *turn == term) {
+                    let mut own_round_at = self.parts.own_round_at.lock();
+                    *own_round_at = confirmed.map_or(*own_round_at, |at| at.max(*own_round_at));
+                    drop(own_round_at);
                     let effects = self.with_lessor(|lessor| lessor.round_done(confirmed, now));
                     self.perform(effects, ctx);
                 }
@@ -139,9 +154,6 @@ impl Actor for LeaseActor {
             LeaseMessage::Answered { asked_at, verdict } => self.answered(asked_at, verdict, now),
             LeaseMessage::Cleared(epoch) => {
                 if self.tenant.clear(epoch) {
-                    let mut own_round_at = self.parts.own_round_at.lock();
-                    *own_round_at = confirmed.map_or(*own_round_at, |at| at.max(*own_round_at));
-                    drop(own_round_at);
                     self.publish();
                 }
             }
@@ -226,6 +238,10 @@ impl LeaseActor {
         for due in [self.renewal_due(), self.tenant.until()].into_iter().flatten() {
             next = next.min(due.saturating_duration_since(now) + Duration::from_millis(1));
         }
+        if let Some(timer) = self.timer.take() {
+            timer.cancel();
+        }
+        self.tick_at = Some(now + next);
         self.timer = Some(ctx.send_after(next, LeaseMessage::Tick));
     }
 
@@ -277,7 +293,8 @@ impl LeaseActor {
         ctx.spawn("catch up", async move {
             while log.leader().borrow().is_some_and(|(_, current)| current == term) {
                 if log.linearize(Deadline::within(CONFIRM_WITHIN)).await.is_ok() {
-                    own.tell(LeaseMessage::CaughtUp { term, elected_at });
+                    own.tell_surely(|| LeaseMessage::CaughtUp { term, elected_at })
+                        .await;
                     break;
                 }
             }
@@ -318,18 +335,17 @@ impl LeaseActor {
 
     fn start_round(&self, is_urgent: bool, ctx: &Context<Self>) {
         let Some((term, _)) = self.lessor else { return };
-        let log = self.parts.log.clone();
-        ctx.spawn_to_self("confirm leadership", async move {
+        let (log, own) = (self.parts.log.clone(), self.own.clone());
+        ctx.spawn("confirm leadership", async move {
             let deadline = Deadline::within(CONFIRM_WITHIN);
             let confirmed = match is_urgent {
                 true => log.confirm_leadership_now(deadline).await,
                 false => log.confirm_leadership(deadline).await,
             };
             let confirmed = confirmed.ok().filter(|confirmed| confirmed.term == term);
-            LeaseMessage::RoundDone {
-                term,
-                confirmed: confirmed.map(|confirmed| confirmed.sent_at),
-            }
+            let confirmed = confirmed.map(|confirmed| confirmed.sent_at);
+            own.tell_surely(|| LeaseMessage::RoundDone { term, confirmed })
+                .await;
         });
     }
 

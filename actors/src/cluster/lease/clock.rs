@@ -33,6 +33,15 @@ impl LeaseClock {
         }
     }
 
+    /// When the lease ends, if it is held now and ends at all.
+    pub fn ends_at(&self) -> Option<Instant> {
+        match self.until_ns.load(Ordering::Acquire) {
+            0 | u64::MAX => None,
+            until_ns => Some(self.base + Duration::from_nanos(until_ns)),
+        }
+        .filter(|_| self.is_held())
+    }
+
     /// The lease lasts until then, or is lost.
     pub fn set(&self, until: Option<Instant>) {
         let until_ns = until.map_or(0, |until| {

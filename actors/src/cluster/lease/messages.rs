@@ -1,6 +1,7 @@
 //! What the lease's actor is told, and the handle with which others do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use troupe_protocol::cluster::{Epoch, Membership};
@@ -8,7 +9,7 @@ use troupe_protocol::id::{ActorPath, NodeId};
 
 use super::wire::{Renewal, Verdict};
 use crate::cluster::log::Term;
-use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply, System};
+use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply, SendError, System};
 
 /// What the lease's actor is told.
 #[derive(Debug, strum::IntoStaticStr)]
@@ -49,6 +50,8 @@ impl Message for LeaseMessage {
 }
 
 const MAILBOX_MESSAGES_MAX: u32 = 1_024;
+/// How soon an actor whose mailbox is full is told again.
+const TELL_AGAIN: Duration = Duration::from_millis(20);
 
 /// Reaches the lease's actor.
 #[derive(Debug, Clone)]
@@ -77,6 +80,13 @@ impl LeaseHandle {
     ) -> Result<Verdict, AskError> {
         let question = |reply| LeaseMessage::Asked { node, renewal, reply };
         self.mailbox.ask(question, deadline).await
+    }
+
+    /// Tells what nothing would make up for: again and again until the actor has room for it.
+    pub(super) async fn tell_surely(&self, message: impl Fn() -> LeaseMessage) {
+        while let Err(SendError::Overloaded { .. }) = self.mailbox.tell(message()) {
+            tokio::time::sleep(TELL_AGAIN).await;
+        }
     }
 
     /// A refusal is on record as a dead letter; the next renewal or tick makes up for it.

@@ -1,6 +1,7 @@
 //! The actor that tells the hosts of placed actors what they may act for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::AbortHandle;
@@ -9,7 +10,7 @@ use troupe_protocol::cluster::Epoch;
 use troupe_protocol::id::ActorPath;
 
 use crate::cluster::handle::Shared;
-use crate::cluster::lease::LeaseHandle;
+use crate::cluster::lease::{LeaseClock, LeaseHandle};
 use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, Message, System};
 
 /// What the placement's actor is told.
@@ -32,6 +33,8 @@ impl Message for PlacementMessage {
 }
 
 const MAILBOX_MESSAGES_MAX: u32 = 256;
+/// How often it is looked whether there is a lease again, to watch its end.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 
 /// Cached state: everything is in the view.
 pub(in crate::cluster) struct PlacementActor {
@@ -68,12 +71,15 @@ impl Actor for PlacementActor {
         let mut epochs = self.shared.epochs.subscribe();
         let mut hosts = self.shared.hosts.changes();
         let own = ctx.mailbox().clone();
+        let shared = Arc::clone(&self.shared);
         ctx.spawn("follow the lease", async move {
             epochs.mark_changed();
+            let mut was_held = false;
             loop {
                 tokio::select! {
                     changed = epochs.changed() => if changed.is_err() { break },
                     changed = hosts.changed() => if changed.is_err() { break },
+                    () = end_of_lease(&shared.lease, &mut was_held) => {}
                 }
                 let _ = own.tell(PlacementMessage::Changed);
             }
@@ -109,6 +115,20 @@ impl Actor for PlacementActor {
     }
 }
 
+/// Returns when a lease that is held runs out. The lease's actor says so too, but only while it works.
+async fn end_of_lease(lease: &LeaseClock, was_held: &mut bool) {
+    loop {
+        if let Some(ends_at) = lease.ends_at() {
+            *was_held = true;
+            tokio::time::sleep_until(ends_at).await;
+        } else if std::mem::take(was_held) {
+            return;
+        } else {
+            tokio::time::sleep(LEASE_LOOK).await;
+        }
+    }
+}
+
 impl PlacementActor {
     /// Has the hosts keep to what is allowed now, whatever they were told before.
     fn settle(&mut self, ctx: &Context<Self>) {
@@ -129,5 +149,30 @@ impl PlacementActor {
             }
         });
         self.settling = Some((task, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_lease_is_noticed_though_nobody_says_so() {
+        let lease = LeaseClock::default();
+        let mut was_held = false;
+        lease.set(Some(Instant::now() + Duration::from_millis(300)));
+        let early = tokio::time::timeout(Duration::from_millis(200), end_of_lease(&lease, &mut was_held));
+        assert!(early.await.is_err(), "it is held");
+        lease.set(Some(Instant::now() + Duration::from_millis(300)));
+        let began = Instant::now();
+        end_of_lease(&lease, &mut was_held).await;
+        assert!(!lease.is_held());
+        assert!(
+            began.elapsed() < Duration::from_millis(310),
+            "{:?}",
+            began.elapsed()
+        );
+        let again = tokio::time::timeout(Duration::from_secs(9), end_of_lease(&lease, &mut was_held));
+        assert!(again.await.is_err(), "it has ended once");
     }
 }

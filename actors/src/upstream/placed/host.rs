@@ -208,6 +208,10 @@ fn text_of(raw: Box<RawValue>) -> String {
 /// A node that holds no lease may get it back a moment later, with nothing changed; or it may not, and others run its
 /// servers meanwhile. So its servers stand still, and go on or end when it is known.
 async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
+    if !shared.cluster.holds_lease() {
+        // Others start theirs a moment after the end of the lease: nothing is waited for before this.
+        part_with_foreign(shared, owned).await;
+    }
     // What the starter has in hand came before the change; what comes after it, it refuses by itself.
     let fence = shared
         .starter
@@ -215,6 +219,16 @@ async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     if let Err(error) = fence.await {
         tracing::debug!(%error, "the starter did not answer while servers are given away");
     }
+    let owned_slots = shared.slots.load_full();
+    let standing_still = owned_slots.values().filter(|slot| slot.is_suspended());
+    for slot in standing_still.filter(|slot| owned(slot.name.as_str()) && slot.may_run()) {
+        slot.suspend(false);
+    }
+    part_with_foreign(shared, owned).await;
+}
+
+/// Has servers stand still while it is not known who runs them, and ends those that others run.
+async fn part_with_foreign(shared: &Arc<Shared>, owned: &Owned) {
     let is_foreign = |slot: &Slot| {
         if !slot.is_placed() || owned(slot.name.as_str()) {
             return false;
@@ -225,11 +239,6 @@ async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
             Whereabouts::Nowhere(_) => !slot.is_suspended() && !slot.suspend(true),
         }
     };
-    let owned_slots = shared.slots.load_full();
-    let standing_still = owned_slots.values().filter(|slot| slot.is_suspended());
-    for slot in standing_still.filter(|slot| owned(slot.name.as_str()) && slot.may_run()) {
-        slot.suspend(false);
-    }
     let foreign: Vec<Arc<Slot>> = {
         let slots = shared.slots.load();
         slots.values().filter(|slot| is_foreign(slot)).cloned().collect()

@@ -10,6 +10,7 @@ use troupe_protocol::cluster::EntityKind;
 use troupe_protocol::error::Code;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ListKind, method};
+use troupe_protocol::observe::ActorCommand;
 use troupe_protocol::upstream::UpstreamState;
 
 use super::bed::*;
@@ -286,4 +287,30 @@ async fn without_an_owner_a_call_ends_with_its_deadline_and_says_why() {
         .unwrap_err();
     assert_eq!(error.code(), Code::NodeUnreachable, "{error}");
     assert!(error.is_retryable());
+}
+
+/// Others start theirs a moment after the end of the lease.
+#[tokio::test]
+async fn without_a_lease_servers_stand_still_at_once_even_when_the_starter_is_busy() {
+    let nodes = Nodes::new(2, 2).await;
+    let server = nodes.register_at(0, LEGACY);
+    let bed = &nodes.beds[0];
+    bed.call(&server, "pid").await.unwrap();
+    let slot = bed.upstreams.slot(&name(&server)).unwrap();
+    let directory = bed.system.directory();
+    let starter = directory
+        .reports()
+        .into_iter()
+        .find(|report| report.kind == "starter");
+    directory
+        .command(starter.unwrap().id, ActorCommand::Suspend)
+        .unwrap();
+    nodes.net.lose_lease(0);
+    let node = nodes.net.node(0);
+    let settling = tokio::spawn(async move { node.settle().await });
+    let stands_still = || slot.is_suspended();
+    testkit::eventually(Duration::from_millis(500), stands_still)
+        .await
+        .unwrap();
+    settling.abort();
 }
