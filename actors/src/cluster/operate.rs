@@ -99,7 +99,7 @@ impl ClusterHandle {
         invited.map_err(ClusterError::Refused)
     }
 
-    /// Has a member give its placed actors away, and waits until it runs none.
+    /// Has a member give its placed actors away, and waits until it has: what they had in hand is done or ended too.
     ///
     /// # Errors
     /// [`ClusterError::DeadlineExceeded`] while it still runs some; it goes on draining.
@@ -120,18 +120,24 @@ impl ClusterHandle {
             )));
         }
         self.set_state(node, MemberState::Draining, deadline).await?;
+        let draining_since = self.reach()?.log.membership().borrow().epoch;
         while !deadline.is_over() {
-            let within = deadline.earlier(Deadline::within(COUNT_WITHIN));
-            let is_empty = match self.placed_at(node, within).await {
-                Ok(placed) => placed.total() == 0,
-                Err(_) => self.is_down(node),
-            };
-            if is_empty {
+            // That is cleared when all have settled for it, the draining one too: its calls and turns have ended.
+            let has_settled = self.shared.view.load().cleared >= draining_since;
+            if has_settled && self.runs_nothing(node, deadline).await {
                 return Ok(());
             }
             tokio::time::sleep(COUNT_AGAIN).await;
         }
         Err(ClusterError::DeadlineExceeded)
+    }
+
+    async fn runs_nothing(&self, node: NodeId, deadline: Deadline) -> bool {
+        let within = deadline.earlier(Deadline::within(COUNT_WITHIN));
+        match self.placed_at(node, within).await {
+            Ok(placed) => placed.total() == 0,
+            Err(_) => self.is_down(node),
+        }
     }
 
     fn is_down(&self, node: NodeId) -> bool {

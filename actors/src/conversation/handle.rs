@@ -1,6 +1,7 @@
 //! With what the rest of the node reaches conversations.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -110,6 +111,7 @@ impl ConversationsHandle {
             supervisor: supervisor.handle(),
             channels: Mutex::default(),
             live: tokio::sync::Mutex::default(),
+            live_count: AtomicUsize::new(0),
             keeper: keeper.clone(),
             followed: Mutex::default(),
             feed: Mutex::new(feed),
@@ -367,7 +369,7 @@ impl ConversationsHandle {
 
     /// Removes a conversation that this node has.
     pub(super) async fn remove_here(&self, id: ConversationId) -> Result<(), ConversationError> {
-        let mailbox = self.shared.live.lock().await.remove(&id);
+        let mailbox = self.shared.take_live(id).await;
         if let Some(mailbox) = mailbox {
             self.shared
                 .supervisor
@@ -482,6 +484,7 @@ impl ConversationsHandle {
         .restart(Restart::Transient);
         self.start(spec).await?;
         live.insert(id, mailbox.clone());
+        self.shared.live_count.store(live.len(), Ordering::Relaxed);
         Ok(mailbox)
     }
 }

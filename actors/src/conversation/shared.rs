@@ -1,6 +1,7 @@
 //! What handles and actors of conversations share: which there are, who watches them, which run here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub channels: Mutex<HashMap<ConversationId, broadcast::Sender<ConversationEvent>>>,
     /// Held while an actor is started, so that there is one only.
     pub live: tokio::sync::Mutex<HashMap<ConversationId, Mailbox<ConversationMessage>>>,
+    /// How many those are, for who cannot wait.
+    pub live_count: AtomicUsize,
     pub keeper: Mailbox<KeeperMessage>,
     /// Which records have changed; made before they were read.
     pub feed: Mutex<TreeFeed>,
@@ -49,7 +52,7 @@ impl Shared {
 
     /// An idle actor is about to stop.
     pub async fn retire(&self, id: ConversationId) {
-        self.live.lock().await.remove(&id);
+        self.take_live(id).await;
         self.channels
             .lock()
             .retain(|known, channel| *known != id || channel.receiver_count() > 0);
@@ -151,7 +154,15 @@ impl Shared {
 
     /// How many actors there are.
     pub fn live_count(&self) -> usize {
-        self.live.try_lock().map_or(0, |live| live.len())
+        self.live_count.load(Ordering::Relaxed)
+    }
+
+    /// Takes an actor out of reach.
+    pub async fn take_live(&self, id: ConversationId) -> Option<Mailbox<ConversationMessage>> {
+        let mut live = self.live.lock().await;
+        let mailbox = live.remove(&id);
+        self.live_count.store(live.len(), Ordering::Relaxed);
+        mailbox
     }
 
     /// Takes the actors out of reach that this node may not run any more.
@@ -161,7 +172,9 @@ impl Shared {
     ) -> Vec<Mailbox<ConversationMessage>> {
         let mut live = self.live.lock().await;
         let foreign: Vec<ConversationId> = live.keys().filter(|id| is_foreign(id)).copied().collect();
-        foreign.iter().filter_map(|id| live.remove(id)).collect()
+        let mailboxes = foreign.iter().filter_map(|id| live.remove(id)).collect();
+        self.live_count.store(live.len(), Ordering::Relaxed);
+        mailboxes
     }
 
     /// Stops an actor.

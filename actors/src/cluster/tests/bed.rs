@@ -55,6 +55,8 @@ pub struct Account(Arc<Mutex<Entries>>);
 
 #[derive(Default)]
 struct Entries {
+    /// How long a host still works on what it has given away.
+    lingers: Duration,
     open: BTreeMap<(String, NodeId), Instant>,
     closed: Vec<(String, NodeId, Instant, Instant)>,
 }
@@ -80,6 +82,10 @@ impl Account {
             let since = entries.open.remove(&(key.clone(), node)).unwrap();
             entries.closed.push((key, node, since, Instant::now()));
         }
+    }
+
+    pub fn linger(&self, lingers: Duration) {
+        self.0.lock().lingers = lingers;
     }
 
     pub fn acting_at(&self, node: NodeId) -> usize {
@@ -129,6 +135,8 @@ impl EntityHost for Host {
             // Stopping takes its time.
             tokio::time::sleep(Duration::from_millis(5)).await;
             account.end(node, |key| owned(key));
+            let lingers = account.0.lock().lingers;
+            tokio::time::sleep(lingers).await;
         })
     }
 

@@ -185,6 +185,16 @@ async fn a_newcomer_takes_its_share_and_a_drained_member_gives_all_away() {
         unfailing, 0,
         "no question failed while addresses moved between living members"
     );
+    // What it has given away may still be in hand.
+    bed.account.linger(Duration::from_millis(500));
+    let began = Instant::now();
+    bed.node(2).cluster.drain(drained, soon()).await.unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_millis(500),
+        "{:?}",
+        began.elapsed()
+    );
+    bed.account.linger(Duration::ZERO);
     bed.end().await;
     bed.account.check();
 }
