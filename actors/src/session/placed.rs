@@ -108,16 +108,10 @@ impl SessionsHandle {
         if !self.is_here(id) {
             return None;
         }
-        let record = match self.record_of(id) {
-            Some(record) => Some(record),
-            None => {
-                // Its node may have been faster in writing it than this one in reading.
-                let linearized = self.shared.records.linearize(Deadline::within(KEEP_TIME_MAX));
-                linearized.await.ok()?;
-                self.record_of(id)
-            }
-        };
-        let record = record.filter(|record| record.is_of(owner))?;
+        // Its former node may have been faster in writing it, or what it changed last, than this one in reading.
+        let linearized = self.shared.records.linearize(Deadline::within(KEEP_TIME_MAX));
+        linearized.await.ok()?;
+        let record = self.record_of(id).filter(|record| record.is_of(owner))?;
         let id = SessionId::known(id);
         let resumed = self.mailbox.ask(
             |reply| SessionMessage::Resume(vec![(id, record)], reply),
