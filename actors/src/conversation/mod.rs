@@ -75,6 +75,8 @@ struct ConversationActor {
     /// Who waits for the end of the turn in hand, to move the conversation away.
     resting: Vec<Reply<()>>,
     last_active: tokio::time::Instant,
+    /// Whether another has written a step where this was about to: this life ends, and the next begins with what is there.
+    is_overtaken: bool,
 }
 
 /// The turn in hand.
@@ -98,6 +100,7 @@ impl ConversationActor {
             current: None,
             resting: Vec::new(),
             last_active,
+            is_overtaken: false,
         }
     }
 
@@ -105,9 +108,11 @@ impl ConversationActor {
         for effect in effects {
             match effect {
                 Effect::Write(step) => {
-                    if let Err(error) = self.write(step).await {
-                        self.give_up(&error);
-                        return;
+                    match self.write(step).await {
+                        Ok(()) => {}
+                        // Another has gone on with it: what is here is not how it stands.
+                        Err(WriteError::Conflict(_)) => return self.is_overtaken = true,
+                        Err(error) => return self.give_up(&error),
                     }
                 }
                 Effect::Route { question, context } => self.route(question, context, ctx),
@@ -301,8 +306,8 @@ impl ConversationActor {
         self.change(|summary| {
             summary.turns = turns;
             summary.updated_at = now();
-            if let Some(question) = first_question.filter(|_| summary.title.is_empty()) {
-                summary.title = answer::title_of(&question);
+            if let Some(question) = first_question.as_ref().filter(|_| summary.title.is_empty()) {
+                summary.title = answer::title_of(question);
             }
         })
         .await
@@ -311,13 +316,11 @@ impl ConversationActor {
 
     async fn change(
         &mut self,
-        change: impl FnOnce(&mut ConversationSummary),
+        change: impl Fn(&mut ConversationSummary),
     ) -> Result<Option<ConversationSummary>, WriteError> {
-        let Some(mut record) = self.shared.record(self.id) else {
+        let Some(record) = self.shared.trees.change(self.id, change).await? else {
             return Ok(None);
         };
-        change(&mut record.summary);
-        self.shared.trees.put(&record).await?;
         let summary = record.summary.clone();
         self.keep(record);
         self.tell(ConversationEvent::SummaryChanged {
@@ -331,6 +334,13 @@ impl ConversationActor {
         if let Some(known) = self.shared.records.write().get_mut(&self.id) {
             *known = record;
         }
+    }
+
+    fn end_if_overtaken(&self) -> Result<(), ActorError> {
+        if self.is_overtaken {
+            return Err(ActorError::new("another has gone on with this conversation"));
+        }
+        Ok(())
     }
 
     fn read(&self) -> Option<Conversation> {
@@ -357,6 +367,8 @@ impl Actor for ConversationActor {
     const KIND: &'static str = "conversation";
 
     async fn started(&mut self, ctx: &Context<Self>) -> Result<(), ActorError> {
+        // Its former owner may have been faster in writing the last steps than this node in reading them.
+        self.shared.trees.linearize().await?;
         self.state = ConversationState::rebuild(self.shared.trees.steps(self.id)?);
         ctx.send_after(IDLE, ConversationMessage::IdleDue);
         let Some(unfinished) = self.shared.trees.unfinished_of(self.id)? else {
@@ -375,7 +387,7 @@ impl Actor for ConversationActor {
         });
         let effects = self.state.resume();
         self.perform(effects, ctx).await;
-        Ok(())
+        self.end_if_overtaken()
     }
 
     async fn handle(&mut self, message: ConversationMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
@@ -447,7 +459,7 @@ impl Actor for ConversationActor {
             }
             ConversationMessage::Change { title, pinned, reply } => {
                 let changed = self.change(|summary| {
-                    summary.title = title.unwrap_or_else(|| summary.title.clone());
+                    summary.title = title.clone().unwrap_or_else(|| summary.title.clone());
                     summary.pinned = pinned.unwrap_or(summary.pinned);
                 });
                 let outcome = match changed.await {
@@ -469,7 +481,7 @@ impl Actor for ConversationActor {
                 }
             }
         }
-        Ok(())
+        self.end_if_overtaken()
     }
 
     fn snapshot(&self) -> serde_json::Value {

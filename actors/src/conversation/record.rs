@@ -4,6 +4,8 @@
 //! came. A step is written only where there is none of its number: should a former owner still be at work, one of the two
 //! learns that it is not alone. State is **owned**: by the one actor of the conversation; it is rebuilt from here.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use troupe_protocol::access::Principal;
 use troupe_protocol::conversation::ConversationSummary;
@@ -21,6 +23,10 @@ const UNFINISHED_TREE: &str = "conversation.unfinished";
 const SCHEMA_VERSION: u16 = 1;
 /// The trees of this family.
 pub const TREES: &[&str] = &[CONVERSATIONS_TREE, STEPS_TREE, UNFINISHED_TREE];
+/// How often a change is made to what another has changed meanwhile.
+const CHANGE_TRIES: u32 = 3;
+/// How long a majority may take to say what was acknowledged.
+const LINEARIZE_WITHIN: Duration = Duration::from_secs(2);
 /// Steps removed with one write.
 const REMOVED_AT_ONCE: usize = 512;
 
@@ -97,11 +103,42 @@ impl ConversationTrees {
         self.conversations.get(&id.to_string())
     }
 
-    /// Writes a conversation.
+    /// Changes a conversation, if it is there. Whoever was its owner before and writes late changes nothing: neither does it
+    /// bring a conversation back that was removed, nor what another has overwritten.
+    pub async fn change(
+        &self,
+        id: ConversationId,
+        change: impl Fn(&mut ConversationSummary),
+    ) -> Result<Option<ConversationRecord>, WriteError> {
+        let key = id.to_string();
+        let mut tries = CHANGE_TRIES;
+        loop {
+            let Some(mut known) = self.conversations.get_versioned(&key)? else {
+                return Ok(None);
+            };
+            change(&mut known.value.summary);
+            let mut batch = RecordBatch::default();
+            self.conversations
+                .guard_into(&mut batch, &key, Some(known.version));
+            self.conversations.put_into(&mut batch, &key, &known.value)?;
+            let deadline = Deadline::within(WRITE_WITHIN);
+            match self.store.write_records(batch, deadline).await {
+                Err(WriteError::Conflict(_)) if tries > 1 => tries -= 1,
+                written => return written.map(|()| Some(known.value)),
+            }
+        }
+    }
+
+    /// Writes a new conversation.
     pub async fn put(&self, record: &ConversationRecord) -> Result<(), WriteError> {
         self.conversations
             .put(&record.summary.id.to_string(), record)
             .await
+    }
+
+    /// Waits until what is read shows everything that was acknowledged before, on whatever node.
+    pub async fn linearize(&self) -> Result<(), WriteError> {
+        self.steps.linearize(Deadline::within(LINEARIZE_WITHIN)).await
     }
 
     /// The steps of a conversation, oldest first.
@@ -178,5 +215,36 @@ impl ConversationTrees {
                 .await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_conversation_that_is_removed_while_it_is_changed_stays_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let trees = ConversationTrees::open(&Store::open(folder.path()).unwrap());
+        let id = ConversationId::from_ulid(ulid::Ulid(1));
+        let at = Timestamp::from_unix_ms(0);
+        let summary = ConversationSummary {
+            id,
+            title: String::new(),
+            pinned: false,
+            created_at: at,
+            updated_at: at,
+            turns: 0,
+        };
+        let owner = Owner("name/ada".to_owned());
+        trees.put(&ConversationRecord { owner, summary }).await.unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let removing = |summary: &mut ConversationSummary| {
+            tokio::task::block_in_place(|| runtime.block_on(trees.remove(id)).unwrap());
+            summary.title = "old".to_owned();
+        };
+        assert_eq!(trees.change(id, removing).await.unwrap(), None);
+        assert_eq!(trees.conversation(id).unwrap(), None);
     }
 }

@@ -560,3 +560,36 @@ async fn a_conversation_that_moves_goes_on_with_its_turn_at_its_new_node() {
     assert_eq!(next.turn.answer, "ten");
     assert_eq!(nodes.scripts[1].calls.lock()[1].1["timezone"], "Europe/Paris");
 }
+
+/// Whoever had it before, or has it next, was still at work.
+#[tokio::test]
+async fn a_turn_that_another_has_gone_on_with_is_shown_as_the_other_left_it() {
+    let (_folder, store) = store();
+    let script = scripted(Vec::new());
+    let node = node(&store, &script).await;
+    let id = node.conversations.open(&ada()).await.unwrap().id;
+    let question = UserInput {
+        text: "what time is it in Tokyo?".to_owned(),
+    };
+    node.conversations.say(id, question, &ada()).await.unwrap();
+    script.called.notified().await;
+    let trees = record::ConversationTrees::open(&store);
+    let steps = trees.steps(id).unwrap();
+    let answered = FlowStep::AnswerReady {
+        status: TurnStatus::Answered,
+        text: "half past nine".to_owned(),
+        missing: Vec::new(),
+        problem: None,
+    };
+    let of_the_other = FlowEvent {
+        step: answered,
+        ..steps[0].clone()
+    };
+    trees.put_step(steps.len(), &of_the_other, None).await.unwrap();
+    node.conversations.cancel(id, &ada()).await.unwrap();
+    let history = node.conversations.get(id, &ada()).await.unwrap().history;
+    assert_eq!(
+        (history[0].status, history[0].answer.as_str()),
+        (TurnStatus::Answered, "half past nine")
+    );
+}
