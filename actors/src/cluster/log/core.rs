@@ -94,6 +94,8 @@ impl Core {
         });
         let opened = opened.await.map_err(|error| stopped(&error))?;
         let (mut entries, machine, views) = opened.map_err(|error| stopped(&error))?;
+        let finished = machine.finish_installing(&entries).await;
+        finished.map_err(|error| stopped(&error))?;
         let vote = entries.read_vote().await.map_err(|error| stopped(&error))?;
         let state = entries.get_log_state().await.map_err(|error| stopped(&error))?;
         let led = vote.filter(|vote| vote.is_committed() && vote.leader_id.node_id.0 == own);

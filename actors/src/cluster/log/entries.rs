@@ -49,7 +49,7 @@ struct Cached {
 
 /// Why the log cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-enum EntriesError {
+pub(super) enum EntriesError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("an entry cannot be encoded or decoded: {0}")]
@@ -73,6 +73,15 @@ impl LogEntries {
             self.written_bytes.fetch_sub(written, Ordering::Relaxed);
         }
         have_grown
+    }
+
+    /// Of a log that does not lead to `last`, which was committed, removes the end that was not.
+    pub(super) async fn forget_others_than(&self, last: LogId) -> Result<(), EntriesError> {
+        let there = self.read(last.index..=last.index, usize::MAX)?.pop();
+        match there {
+            Some(other) if other.log_id != last => self.truncate_entries(last.index).await,
+            _ => Ok(()),
+        }
     }
 
     /// Entries in `range`, as many from its beginning as take no more than `bytes_max`, at least one if there is one.

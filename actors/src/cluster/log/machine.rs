@@ -15,6 +15,7 @@ use troupe_protocol::cluster::Membership;
 use troupe_protocol::wire;
 
 use super::command::{Command, Outcome, Request, RequestId};
+use super::entries::{EntriesError, LogEntries};
 use super::members;
 use super::raft::{
     LogId, Outcomes, RaftEntry, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types,
@@ -75,6 +76,8 @@ pub(super) enum MachineError {
     Position(#[from] wire::WireError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Entries(#[from] EntriesError),
     #[error("the work on the state ended early: {0}")]
     Ended(#[from] tokio::task::JoinError),
 }
@@ -130,6 +133,23 @@ impl Machine {
         (meta, self.state.snapshot())
     }
 
+    /// Installs the snapshot whose installation was cut off, if there is one: the entries before it may be gone already.
+    /// To be done before openraft looks at the state.
+    pub(super) async fn finish_installing(&self, entries: &LogEntries) -> Result<(), MachineError> {
+        let snapshots = self.snapshots.clone();
+        let Some((meta, file)) = tokio::task::spawn_blocking(move || snapshots.to_install()).await? else {
+            return Ok(());
+        };
+        let applied = self.inner.lock().applied;
+        let Some(last) = meta.last_log_id.filter(|last| Some(*last) > applied) else {
+            self.snapshots.forget_to_install();
+            return Ok(());
+        };
+        tracing::info!(%last, "the installation of a snapshot is finished that was cut off");
+        entries.forget_others_than(last).await?;
+        self.install(&meta, file).await
+    }
+
     async fn install(&self, meta: &SnapshotMeta, file: SnapshotFile) -> Result<(), MachineError> {
         let position = wire::encode(&meta.last_log_id)?;
         let state = self.state.clone();
@@ -148,7 +168,9 @@ impl Machine {
         let meta = meta.clone();
         let adopted = tokio::task::spawn_blocking(move || {
             machine.inner.lock().load()?;
-            machine.snapshots.adopt(meta, file)?;
+            if let Err(error) = machine.snapshots.adopt(meta, file) {
+                tracing::warn!(%error, "the snapshot is installed, but cannot be passed on");
+            }
             Ok::<_, MachineError>(())
         });
         adopted.await?

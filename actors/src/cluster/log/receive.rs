@@ -1,21 +1,28 @@
 //! Receiving a snapshot from the leader, part by part, into a file.
 
+use std::sync::Arc;
+
 use openraft::raft::SnapshotResponse;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use troupe_protocol::id::NodeId;
 use troupe_protocol::wire as encoding;
 
 use super::core::Core;
 use super::error::LogError;
-use super::raft::{Snapshot, SnapshotMeta, Vote};
-use super::snapshot::{SnapshotError, SnapshotFile};
+use super::raft::{Raft, Snapshot, SnapshotMeta, Vote};
+use super::snapshot::{SnapshotError, SnapshotFile, Snapshots};
 use super::wire::{SnapshotAnswer, SnapshotPart};
 
-/// At most one snapshot is received at a time: a leader that begins another gives up the first.
+/// At most one snapshot is received at a time: a leader that begins another gives up the first. One that is being installed
+/// is not given up, and no other is begun meanwhile.
 #[derive(Default)]
 pub(super) struct Receiver {
     receiving: Mutex<Option<Receiving>>,
+    /// Held while one is installed.
+    installing: Arc<Mutex<()>>,
 }
+
+const IS_INSTALLING: &str = "a snapshot is being installed";
 
 struct Receiving {
     from: NodeId,
@@ -44,6 +51,9 @@ impl Receiver {
         }
         let mut receiving = self.receiving.lock().await;
         if part.offset == 0 {
+            if self.installing.try_lock().is_err() {
+                return Ok(restart(IS_INSTALLING));
+            }
             let snapshots = core.machine.snapshots().clone();
             let begun = tokio::task::spawn_blocking(move || snapshots.begin()).await;
             let file = begun
@@ -73,7 +83,7 @@ impl Receiver {
         Ok(SnapshotAnswer::Taken { vote: part.vote })
     }
 
-    /// All parts were sent: checks the file and has it installed.
+    /// All parts were sent: checks the file and has it installed, also when whoever asked for it waits no more.
     pub(super) async fn end(
         &self,
         core: &Core,
@@ -86,17 +96,52 @@ impl Receiver {
         let Some(received) = received.filter(|received| received.is(from, snapshot)) else {
             return Ok(restart("it was not received"));
         };
-        let (file, expected) = (received.file.clone(), meta.clone());
-        let checked = tokio::task::spawn_blocking(move || check(&file, &expected)).await;
-        if let Err(error) = checked.map_err(|error| core.fatal(error))? {
-            return Ok(restart(&error));
-        }
+        let Ok(turn) = Arc::clone(&self.installing).try_lock_owned() else {
+            return Ok(restart(IS_INSTALLING));
+        };
+        let installation = Installation {
+            raft: core.raft.clone(),
+            snapshots: core.machine.snapshots().clone(),
+            received,
+            _turn: turn,
+        };
+        let done = tokio::spawn(installation.run(vote, meta)).await;
+        done.map_err(|error| core.fatal(error))?
+    }
+}
+
+/// A snapshot that was received, on its way into the state.
+struct Installation {
+    raft: Raft,
+    snapshots: Snapshots,
+    received: Receiving,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Installation {
+    async fn run(self, vote: Vote, meta: SnapshotMeta) -> Result<SnapshotAnswer, LogError> {
+        let stopped = |error: &dyn std::error::Error| LogError::Stopped {
+            reason: error.to_string(),
+        };
+        let (file, expected) = (self.received.file.clone(), meta.clone());
+        let snapshots = self.snapshots.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            check(&file, &expected)?;
+            let kept = snapshots.keep_to_install(&file);
+            kept.map_err(|error| error.to_string())
+        });
+        let file = match kept.await.map_err(|error| stopped(&error))? {
+            Ok(file) => file,
+            Err(reason) => return Ok(restart(&reason)),
+        };
         let snapshot = Snapshot {
             meta,
-            snapshot: Box::new(received.file.clone()),
+            snapshot: Box::new(file),
         };
-        let installed = core.raft.install_full_snapshot(vote, snapshot).await;
-        let SnapshotResponse { vote } = installed.map_err(|error| core.fatal(error))?;
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        let SnapshotResponse { vote } = installed.map_err(|error| stopped(&error))?;
+        // It is there still if openraft had no need of it.
+        self.snapshots.forget_to_install();
         Ok(SnapshotAnswer::Taken { vote })
     }
 }

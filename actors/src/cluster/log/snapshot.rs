@@ -2,6 +2,9 @@
 //!
 //! A snapshot is only a way to send the state to a member that is far behind: the state itself is in the store. So one
 //! that is damaged, or was cut off, is thrown away and made anew. There is at most one, `cluster/log/snapshot`.
+//!
+//! Except while one is installed: as soon as openraft knows of it, the entries that it stands for may be gone from the log.
+//! So it is first kept durably, as `cluster/log/installing`, and what a kill has interrupted is done at the next start.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
@@ -19,6 +22,7 @@ use crate::store::{StoreError, files};
 
 const FOLDER: [&str; 2] = ["cluster", "log"];
 const CURRENT: &str = "snapshot";
+const INSTALLING: &str = "installing";
 
 /// A snapshot's content. The file stays readable when another takes its place.
 #[derive(Debug, Clone)]
@@ -55,11 +59,12 @@ impl Snapshots {
             files::create_private_folder(&parent)?;
         }
         let current = folder.join(CURRENT);
+        let installing = folder.join(INSTALLING);
         for entry in fs::read_dir(&folder)
             .map_err(|error| at(&folder, error.into()))?
             .flatten()
         {
-            if entry.path() != current {
+            if entry.path() != current && entry.path() != installing {
                 let _ = fs::remove_file(entry.path()); // what is left half done belongs to nobody
             }
         }
@@ -125,23 +130,52 @@ impl Snapshots {
 
     /// Puts a whole file in the place of the current snapshot, durably. Blocks.
     pub(super) fn adopt(&self, meta: SnapshotMeta, file: SnapshotFile) -> Result<Snapshot, SnapshotError> {
-        let current = self.folder.join(CURRENT);
-        let moved = file
-            .file
-            .sync_all()
-            .and_then(|()| fs::rename(&file.path, &current));
-        moved.map_err(|error| at(&file.path, error.into()))?;
-        files::sync_folder(&self.folder)?;
-        let adopted = SnapshotFile {
-            path: current.into(),
-            ..file
-        };
+        let adopted = self.move_to(CURRENT, &file)?;
         let snapshot = Snapshot {
             meta: meta.clone(),
             snapshot: Box::new(adopted.clone()),
         };
         *self.current.lock() = Some((meta, adopted));
         Ok(snapshot)
+    }
+
+    /// Keeps a whole file durably until it is installed: it is [adopted](Self::adopt) then. Blocks.
+    pub(super) fn keep_to_install(&self, file: &SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
+        self.move_to(INSTALLING, file)
+    }
+
+    /// The snapshot whose installation was begun and, as far as is known, not finished. Blocks.
+    pub(super) fn to_install(&self) -> Option<(SnapshotMeta, SnapshotFile)> {
+        let path = self.folder.join(INSTALLING);
+        if !path.is_file() {
+            return None;
+        }
+        let found = read_meta(&path);
+        if let Err(error) = &found {
+            tracing::error!(%error, "a snapshot that was being installed is thrown away");
+            self.forget_to_install();
+        }
+        found.ok()
+    }
+
+    /// There is nothing to install any more.
+    pub(super) fn forget_to_install(&self) {
+        let path = self.folder.join(INSTALLING);
+        if let Err(error) = files::remove(&path) {
+            tracing::warn!(%error, "a snapshot that need not be installed cannot be removed");
+        }
+    }
+
+    /// Gives a file a name, both durably.
+    fn move_to(&self, name: &str, file: &SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
+        let path = self.folder.join(name);
+        let moved = file.file.sync_all().and_then(|()| fs::rename(&file.path, &path));
+        moved.map_err(|error| at(&file.path, error.into()))?;
+        files::sync_folder(&self.folder)?;
+        Ok(SnapshotFile {
+            file: Arc::clone(&file.file),
+            path: path.into(),
+        })
     }
 
     fn forget(&self, path: &Path) {
@@ -187,11 +221,9 @@ impl SnapshotFile {
         at(&self.path, error)
     }
 
-    /// Removes the file, unless it has become the current snapshot.
+    /// Removes the file, if it is still where it was begun.
     pub(super) fn discard(&self) {
-        if self.path.file_name().is_some_and(|name| name != CURRENT) {
-            let _ = fs::remove_file(&self.path); // best effort: what is left is removed at the next start
-        }
+        let _ = fs::remove_file(&self.path); // best effort: what is left is removed at the next start
     }
 }
 

@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod figures;
 mod growth;
+mod installing;
 mod kill;
 mod stand;
 mod world;

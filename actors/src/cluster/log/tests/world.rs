@@ -244,6 +244,10 @@ impl World {
         self.nodes.insert(number, Node { log, store, tasks });
     }
 
+    pub fn folder(&self, number: u128) -> &Path {
+        &self.folders[&number]
+    }
+
     /// Ends a node without a word to the others.
     pub async fn stop(&mut self, number: u128) {
         self.network.lock().logs.remove(&id(number));
@@ -347,7 +351,7 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// The former life's tasks let go of the folder a moment after it was shut down.
-async fn open_when_free(folder: &std::path::Path) -> Store {
+pub async fn open_when_free(folder: &std::path::Path) -> Store {
     for _ in 0..200 {
         match Store::open(folder) {
             Ok(store) => return store,
