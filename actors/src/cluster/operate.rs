@@ -200,7 +200,7 @@ impl ClusterHandle {
     /// Removes a member for good, with what it has for itself; drains it first if it is alive.
     ///
     /// # Errors
-    /// As [`drain`](Self::drain), and when no voter would be left.
+    /// As [`drain`](Self::drain), and when no voter would be left, or too few that are up.
     pub async fn remove(&self, node: NodeId, deadline: Deadline) -> Result<(), ClusterError> {
         if !self.is_down(node) {
             self.drain(node, deadline).await?;
@@ -210,8 +210,11 @@ impl ClusterHandle {
         if member.is_some_and(|member| member.role == Role::Voter) {
             self.demote(node, deadline).await?;
         }
-        let admission = &self.reach()?.admission;
-        let forgotten = admission.forget_that_of(node, deadline).await;
+        let reach = self.reach()?;
+        // Once it is removed nobody hears it any more: as long as its vote counts, it might be the one that is missing.
+        let unneeded = reach.log.is_done_without(node, deadline).await;
+        unneeded.map_err(refused)?;
+        let forgotten = reach.admission.forget_that_of(node, deadline).await;
         forgotten.map_err(ClusterError::Refused)?;
         if let Some(member) = member {
             self.end_what_is_of(member).await?;

@@ -29,6 +29,11 @@ pub enum LogError {
     /// The membership does not allow it; nothing was written.
     #[error(transparent)]
     Refused(#[from] MemberRefusal),
+    /// Without the vote of this member there would be no majority.
+    #[error(
+        "the vote of member {0} is still needed: too few of the other voters are up; start or remove those first"
+    )]
+    VoteNeeded(NodeId),
     /// Too many writes wait already; nothing was written.
     #[error("too many writes wait for the log ({waiting}): try again")]
     Overloaded {
@@ -78,6 +83,7 @@ impl Coded for LogError {
             Self::Refused(MemberRefusal::NotFound(_)) => Code::NodeNotFound,
             Self::Refused(MemberRefusal::Superseded { .. }) => Code::WriteConflict,
             Self::Refused(MemberRefusal::LastVoter(_)) => Code::MajorityNeeded,
+            Self::VoteNeeded(_) => Code::MajorityNeeded,
             Self::Overloaded { .. } => Code::PeerOverloaded,
             Self::Stopped { .. } => Code::StoreUnavailable,
             Self::Misunderstood { .. } => Code::WireVersionUnsupported,

@@ -4,6 +4,7 @@
 //! Beside the records of others, the state holds three trees of the log's own: the membership, the log's configuration
 //! (who votes), and the requests of the last entries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use troupe_protocol::cluster::Membership;
+use troupe_protocol::id::NodeId;
 use troupe_protocol::wire;
 
 use super::command::{Command, Outcome, Request, RequestId};
@@ -48,6 +50,8 @@ pub(super) struct MachineViews {
     pub(super) applied: watch::Receiver<u64>,
     /// The membership.
     pub(super) membership: watch::Receiver<Arc<Membership>>,
+    /// Who votes in the log's own configuration; in either, while one gives way to another.
+    pub(super) voters: watch::Receiver<BTreeSet<NodeId>>,
 }
 
 struct Inner {
@@ -59,6 +63,7 @@ struct Inner {
     requests: Requests,
     applied_view: watch::Sender<u64>,
     membership_view: watch::Sender<Arc<Membership>>,
+    voters_view: watch::Sender<BTreeSet<NodeId>>,
 }
 
 struct Trees {
@@ -97,6 +102,7 @@ impl Machine {
         };
         let (applied_view, applied) = watch::channel(0);
         let (membership_view, membership) = watch::channel(Arc::default());
+        let (voters_view, voters) = watch::channel(BTreeSet::new());
         let mut inner = Inner {
             state: state.clone(),
             trees,
@@ -106,6 +112,7 @@ impl Machine {
             requests: Requests::default(),
             applied_view,
             membership_view,
+            voters_view,
         };
         inner.load()?;
         let snapshots = Snapshots::open(store.folder(), inner.applied)?;
@@ -114,7 +121,11 @@ impl Machine {
             state,
             snapshots,
         };
-        let views = MachineViews { applied, membership };
+        let views = MachineViews {
+            applied,
+            membership,
+            voters,
+        };
         Ok((machine, views))
     }
 
@@ -201,6 +212,12 @@ impl Inner {
             if is_new {
                 *seen = Arc::clone(&self.membership);
             }
+            is_new
+        });
+        self.voters_view.send_if_modified(|seen| {
+            let voters = self.configuration.voter_ids().map(|voter| voter.0).collect();
+            let is_new = *seen != voters;
+            *seen = voters;
             is_new
         });
         self.applied_view.send_replace(number(self.applied.as_ref()));

@@ -192,6 +192,21 @@ impl LogHandle {
         self.change(command, deadline).await
     }
 
+    /// Waits until a member whose role is that of a learner votes no more: the log's own configuration follows the roles
+    /// step by step, and only as far as a majority of those who remain is there.
+    ///
+    /// # Errors
+    /// [`LogError::VoteNeeded`] when it has a vote still at the deadline.
+    pub async fn is_done_without(&self, id: NodeId, deadline: Deadline) -> Result<(), LogError> {
+        let mut voters = self.core.views.voters.clone();
+        let without = voters.wait_for(|voters| !voters.contains(&id));
+        match tokio::time::timeout_at(deadline.instant(), without).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.core.fatal(error)),
+            Err(_) => Err(LogError::VoteNeeded(id)),
+        }
+    }
+
     /// Has another voter lead, before this node stops. Does nothing when this node does not lead, or nobody else can.
     ///
     /// # Errors

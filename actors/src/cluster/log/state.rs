@@ -66,7 +66,11 @@ pub(super) fn next_step(now: &Situation) -> Option<Step> {
     let wanted: BTreeSet<NodeId> = voters_of(&now.membership).map(|member| member.id).collect();
     let is_settled = now.voters.len() == 1 && now.voters.first() == Some(&wanted);
     if !is_settled {
-        return may_vote(now, &wanted).then_some(Step::SetVoters(wanted));
+        // Those who should vote cannot go on without those who should not any more: perhaps others can.
+        return match may_vote(now, &wanted) {
+            true => Some(Step::SetVoters(wanted)),
+            false => next_role(now).map(Step::Write),
+        };
     }
     if now.own.is_some_and(|own| !wanted.contains(&own)) {
         return successor(&now.membership, now.own, &now.caught_up).map(Step::HandOver);

@@ -135,10 +135,27 @@ fn a_step_that_would_cost_the_majority_waits() {
     now.membership.members.get_mut(&id(3)).unwrap().role = Role::Learner;
     now.membership.members.get_mut(&id(1)).unwrap().role = Role::Learner;
     set_state(&mut now, 2, MemberState::Down);
+    set_state(&mut now, 1, MemberState::Draining);
+    set_state(&mut now, 3, MemberState::Draining);
     assert_eq!(next_step(&now), None, "the only voter would be one that is down");
     set_state(&mut now, 2, MemberState::Up);
     now.caught_up.insert(id(2));
     assert_eq!(next_step(&now), Some(Step::SetVoters(ids([2]))));
+}
+
+#[test]
+fn when_those_who_should_vote_cannot_go_on_alone_others_come_to_their_help() {
+    let mut now = cluster(3);
+    settle(&mut now);
+    set_state(&mut now, 3, MemberState::Down);
+    set_state(&mut now, 2, MemberState::Draining);
+    let demoted = learner(id(2));
+    now.membership = members::after(&now.membership, &demoted).unwrap().unwrap();
+    assert_eq!(next_step(&now), None, "1 and 3 would need both, and 3 is down");
+    join(&mut now, 4);
+    assert_eq!(settle(&mut now), ids([1, 3, 4]));
+    set_state(&mut now, 2, MemberState::Up);
+    assert_eq!(settle(&mut now), ids([1, 3, 4]));
 }
 
 #[test]

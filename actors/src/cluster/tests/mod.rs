@@ -297,6 +297,34 @@ async fn who_has_no_good_token_is_told_nothing_about_the_cluster() {
     bed.end().await;
 }
 
+/// Cut off by its removal, it would be the second of three voters that is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_voter_is_not_removed_while_another_is_down_that_would_be_needed_then() {
+    let mut bed = Bed::default();
+    bed.found("alpha").await;
+    bed.join("beta").await;
+    bed.join("gamma").await;
+    bed.await_up(3).await;
+    bed.await_voters(3).await;
+    let leader = bed.leader_or_follower(true).await;
+    let (unwanted, lost) = ((leader + 1) % 3, (leader + 2) % 3);
+    let [unwanted_id, lost_id] = [unwanted, lost].map(|number| bed.node(number).id());
+    bed.stop(lost).await;
+    let cluster = bed.node(leader).cluster.clone();
+    let is_down = || cluster.membership().members[&lost_id].state == MemberState::Down;
+    assert!(wait_until(Duration::from_secs(10), is_down).await.is_some());
+    let within = Deadline::within(Duration::from_secs(8));
+    let refused = cluster.remove(unwanted_id, within).await.unwrap_err();
+    assert!(refused.to_string().contains("still needed"), "{refused}");
+    cluster.invite(soon()).await.unwrap();
+    bed.restart(lost).await;
+    let within = Deadline::within(Duration::from_secs(20));
+    cluster.remove(unwanted_id, within).await.unwrap();
+    assert!(!cluster.membership().members.contains_key(&unwanted_id));
+    cluster.invite(soon()).await.unwrap();
+    bed.end().await;
+}
+
 /// Whoever remembers nothing of the removal knows of it from the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_removed_node_is_refused_by_a_node_that_has_started_since() {

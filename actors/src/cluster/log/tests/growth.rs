@@ -60,6 +60,37 @@ async fn a_member_that_is_far_behind_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can() {
+    let mut world = World::of(3, LogSettings::default()).await;
+    let leader = world.leader().await;
+    let mut others = (1..=3).filter(|number| *number != leader);
+    let (unwanted, lost) = (others.next().unwrap(), others.next().unwrap());
+    world.stop(lost).await;
+    let log = world.nodes[&leader].log.clone();
+    let set_state = |number, state| MemberCommand::SetState {
+        id: id(number),
+        state,
+    };
+    for (number, state) in [(lost, MemberState::Down), (unwanted, MemberState::Draining)] {
+        log.change(set_state(number, state), within(10)).await.unwrap();
+    }
+    log.demote(id(unwanted), within(10)).await.unwrap();
+    let soon = Deadline::within(Duration::from_millis(500));
+    let needed = log.is_done_without(id(unwanted), soon).await.unwrap_err();
+    assert_eq!(needed, LogError::VoteNeeded(id(unwanted)));
+    world.nodes[&leader].put("meanwhile", "value").await.unwrap();
+    world.start(lost).await;
+    log.change(set_state(lost, MemberState::Up), within(10))
+        .await
+        .unwrap();
+    log.is_done_without(id(unwanted), within(10)).await.unwrap();
+    let remove = MemberCommand::Remove { id: id(unwanted) };
+    log.change(remove, within(10)).await.unwrap();
+    world.stop(unwanted).await;
+    world.nodes[&leader].put("afterwards", "value").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
     let settings = LogSettings {
         replace_voter_after: Duration::from_millis(500),
