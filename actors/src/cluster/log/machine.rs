@@ -133,15 +133,25 @@ impl Machine {
         &self.snapshots
     }
 
-    /// The state at this moment, and what it is.
-    fn behold(&self) -> (SnapshotMeta, Result<ReplicatedSnapshot, StoreError>) {
+    /// The state at this moment, and what it is; [`StoreError::Overtaken`] while another is being installed.
+    pub(super) fn behold(&self) -> (SnapshotMeta, Result<ReplicatedSnapshot, StoreError>) {
         let inner = self.inner.lock();
         let meta = SnapshotMeta {
             last_log_id: inner.applied,
             last_membership: inner.configuration.clone(),
             snapshot_id: format!("{}-{:08x}", number(inner.applied.as_ref()), fastrand::u32(..)),
         };
-        (meta, self.state.snapshot())
+        let state = self.state.snapshot().and_then(|state| {
+            let position = state.position().map(wire::decode::<Option<LogId>>);
+            // Between the moment when another state is in the store and the one when it is known here, they differ.
+            match position.transpose() {
+                Ok(position) if position.flatten() == inner.applied => Ok(state),
+                _ => Err(StoreError::Overtaken {
+                    reason: "another state is being installed",
+                }),
+            }
+        });
+        (meta, state)
     }
 
     /// Installs the snapshot whose installation was cut off, if there is one: the entries before it may be gone already.

@@ -47,6 +47,8 @@ pub(super) enum SnapshotError {
 pub(super) struct Snapshots {
     folder: Arc<Path>,
     current: Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>,
+    /// Held while one is made current: two come at the same time when one is built while another is installed.
+    adopting: Arc<Mutex<()>>,
 }
 
 impl Snapshots {
@@ -71,6 +73,7 @@ impl Snapshots {
         let snapshots = Self {
             folder: folder.into(),
             current: Arc::default(),
+            adopting: Arc::default(),
         };
         if !current.is_file() {
             return Ok(snapshots);
@@ -128,8 +131,17 @@ impl Snapshots {
         })
     }
 
-    /// Puts a whole file in the place of the current snapshot, durably. Blocks.
+    /// Puts a whole file in the place of the current snapshot, durably, unless that one is later. Gives the one that is
+    /// current then. Blocks.
     pub(super) fn adopt(&self, meta: SnapshotMeta, file: SnapshotFile) -> Result<Snapshot, SnapshotError> {
+        let _turn = self.adopting.lock();
+        let later = self
+            .current()
+            .filter(|current| current.meta.last_log_id > meta.last_log_id);
+        if let Some(later) = later {
+            file.discard();
+            return Ok(later);
+        }
         let adopted = self.move_to(CURRENT, &file)?;
         let snapshot = Snapshot {
             meta: meta.clone(),

@@ -3,12 +3,15 @@
 use openraft::storage::RaftLogStorage;
 
 use super::super::entries::LogEntries;
-use super::super::raft::{Snapshot, SnapshotMeta};
+use super::super::machine::Machine;
+use super::super::raft::{LogId, RaftNode, Snapshot, SnapshotMeta};
 use super::super::receive::Receiver;
 use super::super::snapshot::Snapshots;
 use super::super::wire::{SnapshotAnswer, SnapshotPart};
 use super::super::*;
 use super::world::{World, eventually, id, open_when_free};
+use crate::store::replicated::LogIndex;
+use crate::store::{Store, StoreError};
 
 const PART_BYTES: usize = 128 * 1024;
 
@@ -136,4 +139,45 @@ async fn a_snapshot_is_installed_to_the_end_when_its_sender_is_gone() {
     assert!(installed.len() >= 90, "{} records", installed.len());
     assert!(installed.iter().all(|(key, value)| all[key] == *value));
     assert!(!folder.join("installing").exists());
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(openraft::CommittedLeaderId::new(1, RaftNode(id(1))), index)
+}
+
+#[tokio::test]
+async fn no_snapshot_is_begun_of_a_state_whose_position_is_not_known_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (machine, _views) = Machine::open(&store).unwrap();
+    assert!(machine.behold().1.is_ok());
+    let installation = store.replicated_state().install().unwrap();
+    let position = troupe_protocol::wire::encode(&Some(log_id(41))).unwrap();
+    installation.finish(LogIndex(42), position).await.unwrap();
+    let (meta, state) = machine.behold();
+    assert_eq!(meta.last_log_id, None);
+    assert!(matches!(state.map(drop), Err(StoreError::Overtaken { .. })));
+    let (machine, _views) = Machine::open(&store).unwrap();
+    let (meta, state) = machine.behold();
+    assert!(state.is_ok());
+    assert_eq!(meta.last_log_id, Some(log_id(41)));
+}
+
+#[test]
+fn a_snapshot_does_not_take_the_place_of_a_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(folder.path(), None).unwrap();
+    let adopt = |index| {
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(index)),
+            ..SnapshotMeta::default()
+        };
+        let file = snapshots.begin().unwrap();
+        let current = snapshots.adopt(meta, file).unwrap();
+        assert_eq!(snapshots.current().unwrap().meta, current.meta);
+        current.meta.last_log_id.unwrap().index
+    };
+    assert_eq!([adopt(5), adopt(9), adopt(7), adopt(10)], [5, 9, 9, 10]);
+    let files = std::fs::read_dir(folder.path().join("cluster").join("log")).unwrap();
+    assert_eq!(files.count(), 1);
 }
