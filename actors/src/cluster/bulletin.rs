@@ -92,7 +92,9 @@ impl Bulletin {
             tracing::debug!(key, bytes = text.len(), "too long to be told to the other nodes");
             return;
         }
-        let version = self.kept.lock().put(key, text);
+        let mut kept = self.kept.lock();
+        let version = kept.put(key, text);
+        // Under the lock: a later version is never followed by an earlier one, for which nobody would wake.
         self.latest.send_replace(version);
     }
 
@@ -257,6 +259,24 @@ mod tests {
 
     fn keys(page: &Page) -> Vec<&str> {
         page.entries.iter().map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// Otherwise a later version could be told first, and a reader would wait though there is something to read.
+    #[test]
+    fn a_change_is_told_before_the_next_can_be_made() {
+        let bulletin = Bulletin::default();
+        let reader = bulletin.latest.subscribe();
+        std::thread::scope(|scope| {
+            let telling = reader.borrow(); // nothing can be told as long as this is held
+            scope.spawn(|| bulletin.publish("key", "text".to_owned()));
+            while bulletin.kept.try_lock().is_some_and(|kept| kept.version == 0) {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(bulletin.kept.try_lock().is_none());
+            drop(telling);
+        });
+        assert_eq!(*reader.borrow(), 1);
     }
 
     #[tokio::test(start_paused = true)]
