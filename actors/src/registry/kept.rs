@@ -37,6 +37,30 @@ pub(super) struct News {
     pub events: Vec<RegistryEvent>,
 }
 
+/// A part of what carries out a change; the parts are written in their order.
+#[derive(Debug)]
+pub(super) struct Part {
+    batch: RecordBatch,
+    /// Whether the change has happened without it already, and this only clears away what is left.
+    is_remainder: bool,
+}
+
+impl Part {
+    fn of(batch: RecordBatch) -> Self {
+        Self {
+            batch,
+            is_remainder: false,
+        }
+    }
+
+    fn remainder(batch: RecordBatch) -> Self {
+        Self {
+            batch,
+            is_remainder: true,
+        }
+    }
+}
+
 /// The records, as far as they have been read.
 pub(super) struct Kept {
     store: Store,
@@ -159,24 +183,25 @@ impl Kept {
         Ok(())
     }
 
-    /// The batches that carry out a change which was decided on `state`, in order. What is sealed for a server comes along
+    /// The parts that carry out a change which was decided on `state`, in order. What is sealed for a server comes along
     /// in `secrets`, by its name.
-    pub fn batches(
+    pub fn parts(
         &self,
         state: &RegistryState,
         change: &Change,
         mut secrets: BTreeMap<ServerName, RecordBatch>,
-    ) -> Result<Vec<RecordBatch>, StoreError> {
+    ) -> Result<Vec<Part>, StoreError> {
         let mut batches = Vec::new();
         for record in &change.puts {
             let sealed = secrets.remove(&record.name).unwrap_or_default();
             let batch = self.put(state, record, change, sealed)?;
             push_together(&mut batches, pieces(batch));
         }
+        let mut parts: Vec<Part> = batches.into_iter().map(Part::of).collect();
         for record in change.removes.iter().filter_map(|name| state.servers().get(name)) {
-            batches.extend(self.removal(state, record, change, secrets.remove(&record.name))?);
+            parts.extend(self.removal(state, record, change, secrets.remove(&record.name))?);
         }
-        Ok(batches)
+        Ok(parts)
     }
 
     fn put(
@@ -222,7 +247,7 @@ impl Kept {
         record: &ServerRecord,
         change: &Change,
         dropped_secrets: Option<RecordBatch>,
-    ) -> Result<Vec<RecordBatch>, StoreError> {
+    ) -> Result<Vec<Part>, StoreError> {
         let mut head = self.guarded(&record.name);
         head.append(dropped_secrets.unwrap_or_default());
         self.tree
@@ -246,19 +271,22 @@ impl Kept {
         }
         if head.bytes() + rest.bytes() <= RECORD_BATCH_BYTES_MAX {
             head.append(rest);
-            return Ok(vec![head]);
+            return Ok(vec![Part::of(head)]);
         }
         self.tree.guard_into(&mut rest, &server_key(&record.name), None);
-        let mut batches = vec![head];
-        batches.extend(pieces(rest));
-        Ok(batches)
+        let mut parts = vec![Part::of(head)];
+        parts.extend(pieces(rest).into_iter().map(Part::remainder));
+        Ok(parts)
     }
 
-    /// Writes a batch.
-    pub async fn write(&self, batch: RecordBatch) -> Result<(), WriteError> {
-        self.store
-            .write_records(batch, Deadline::within(WRITE_WITHIN))
-            .await
+    /// Writes a part of a change.
+    pub async fn write(&self, part: Part) -> Result<(), WriteError> {
+        let deadline = Deadline::within(WRITE_WITHIN);
+        match self.store.write_records(part.batch, deadline).await {
+            // Somebody registered the same name again, and cleared away what was left.
+            Err(WriteError::Conflict(_)) if part.is_remainder => Ok(()),
+            written => written,
+        }
     }
 
     /// Waits until the records show everything that was acknowledged before.
@@ -382,7 +410,7 @@ mod tests {
             let Ok(change) = deed.decide(&state, Timestamp::from_unix_ms(step)) else {
                 continue;
             };
-            for batch in kept.batches(&state, &change, BTreeMap::new()).unwrap() {
+            for batch in kept.parts(&state, &change, BTreeMap::new()).unwrap() {
                 kept.write(batch).await.unwrap();
             }
             if let Some(news) = kept.catch_up(&state).await.unwrap() {
@@ -425,8 +453,53 @@ mod tests {
         assert!(state.difference(&read).is_empty());
     }
 
+    #[tokio::test]
+    async fn a_server_that_is_registered_during_the_removal_of_its_former_self_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut kept = Kept::new(&store);
+        let mut state = kept.read().await.unwrap();
+        let large = |version: i64| {
+            let mut manifest = manifest("a/large", &format!("1.{version}.0"));
+            manifest.description = "y".repeat(60_000);
+            manifest
+        };
+        let registered = Registration {
+            manifest: large(0),
+            ..registration("large", "", "")
+        };
+        let name = ServerName::new("large").unwrap();
+        let register = state.register(registered, Timestamp::from_unix_ms(0));
+        carry_out(&mut kept, &mut state, register.unwrap()).await;
+        for version in 1..6 {
+            let publish = state.publish(&name, large(version), Timestamp::from_unix_ms(version));
+            carry_out(&mut kept, &mut state, publish.unwrap()).await;
+        }
+        let removal = state.remove(&name, Timestamp::from_unix_ms(7)).unwrap();
+        let mut parts = kept.parts(&state, &removal, BTreeMap::new()).unwrap();
+        let remainder = parts.split_off(1);
+        assert!(!remainder.is_empty());
+        for head in parts {
+            kept.write(head).await.unwrap();
+        }
+        let mut elsewhere = Kept::new(&store);
+        let mut state = elsewhere.read().await.unwrap();
+        assert!(state.servers().is_empty());
+        let again = state.register(
+            registration("large", "b/other", "1.0.0"),
+            Timestamp::from_unix_ms(8),
+        );
+        carry_out(&mut elsewhere, &mut state, again.unwrap()).await;
+        for part in remainder {
+            kept.write(part).await.unwrap(); // a conflict would have the removal decided again
+        }
+        let read = Kept::new(&store).read().await.unwrap();
+        assert_eq!(read.servers()[&name].versions.len(), 1);
+        assert_eq!(read.servers()[&name].manifest_name(), "b/other");
+    }
+
     async fn carry_out(kept: &mut Kept, state: &mut RegistryState, change: Change) -> usize {
-        let batches = kept.batches(state, &change, BTreeMap::new()).unwrap();
+        let batches = kept.parts(state, &change, BTreeMap::new()).unwrap();
         let count = batches.len();
         for batch in batches {
             kept.write(batch).await.unwrap();

@@ -17,7 +17,7 @@ use troupe_protocol::time::Timestamp;
 use super::draft::{self, Draft, DraftTransport};
 use super::error::RegistryError;
 use super::import;
-use super::kept::{Kept, News};
+use super::kept::{Kept, News, Part};
 use super::messages::{MAILBOX_MESSAGES_MAX, RegistryEvent, RegistryHandle, RegistryMessage, Shared};
 use super::seal;
 use super::secrets::SecretSealer;
@@ -194,8 +194,8 @@ impl RegistryActor {
                 }
                 decided => decided?,
             };
-            let batches = self.sealed_batches(&change, secrets).await?;
-            let outcome = self.write(batches).await;
+            let parts = self.sealed_parts(&change, secrets).await?;
+            let outcome = self.write(parts).await;
             self.refresh().await?;
             match outcome {
                 Err(WriteError::Conflict(_)) => pause().await,
@@ -213,8 +213,8 @@ impl RegistryActor {
         for _ in 0..DECISIONS_MAX {
             self.refresh().await?;
             let plan = import::plan(&self.state, read.clone(), owner, now());
-            let batches = self.sealed_batches(&plan.change, plan.secrets).await?;
-            let outcome = self.write(batches).await;
+            let parts = self.sealed_parts(&plan.change, plan.secrets).await?;
+            let outcome = self.write(parts).await;
             let told = self
                 .catch_up()
                 .await
@@ -241,12 +241,8 @@ impl RegistryActor {
         Err(contended())
     }
 
-    /// The batches of a change, with the secrets sealed for it and without those that nothing refers to any more.
-    async fn sealed_batches(
-        &self,
-        change: &Change,
-        secrets: Secrets,
-    ) -> Result<Vec<RecordBatch>, RegistryError> {
+    /// The parts of a change, with the secrets sealed for it and without those that nothing refers to any more.
+    async fn sealed_parts(&self, change: &Change, secrets: Secrets) -> Result<Vec<Part>, RegistryError> {
         let mut of_servers: BTreeMap<ServerName, RecordBatch> = BTreeMap::new();
         for (name, text) in secrets {
             let text = SecretString::from(text.expose());
@@ -265,13 +261,13 @@ impl RegistryActor {
             }
         }
         self.kept
-            .batches(&self.state, change, of_servers)
+            .parts(&self.state, change, of_servers)
             .map_err(|error| RegistryError::store(&error))
     }
 
-    async fn write(&self, batches: Vec<RecordBatch>) -> Result<(), WriteError> {
-        for batch in batches {
-            self.kept.write(batch).await?;
+    async fn write(&self, parts: Vec<Part>) -> Result<(), WriteError> {
+        for part in parts {
+            self.kept.write(part).await?;
         }
         Ok(())
     }
