@@ -133,6 +133,24 @@ pub enum MemberRefusal {
     /// Nobody would be left to vote.
     #[error("member {0} is the only voter that is up: promote another first")]
     LastVoter(NodeId),
+    /// A cluster has so many members at most.
+    #[error("the cluster has {members_max} members, and more are not possible: remove one first")]
+    TooMany {
+        /// At most.
+        members_max: u32,
+    },
+    /// What a member says of itself is too long.
+    #[error(
+        "a member gives {what} of {bytes} bytes: at most {bytes_max} are possible, no quotes and no control characters"
+    )]
+    TooLong {
+        /// What.
+        what: String,
+        /// How long it is.
+        bytes: u32,
+        /// At most.
+        bytes_max: u32,
+    },
 }
 
 impl Entry {

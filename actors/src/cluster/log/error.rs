@@ -83,6 +83,7 @@ impl Coded for LogError {
             Self::Refused(MemberRefusal::NotFound(_)) => Code::NodeNotFound,
             Self::Refused(MemberRefusal::Superseded { .. }) => Code::WriteConflict,
             Self::Refused(MemberRefusal::LastVoter(_)) => Code::MajorityNeeded,
+            Self::Refused(MemberRefusal::TooMany { .. } | MemberRefusal::TooLong { .. }) => Code::JoinRefused,
             Self::VoteNeeded(_) => Code::MajorityNeeded,
             Self::Overloaded { .. } => Code::PeerOverloaded,
             Self::Stopped { .. } => Code::StoreUnavailable,

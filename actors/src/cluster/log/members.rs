@@ -7,8 +7,14 @@ use troupe_protocol::id::NodeId;
 
 use super::command::{MemberCommand, MemberRefusal};
 
+/// The members and those who were removed are one record: with these bounds it is never too large for the store.
+const MEMBERS_MAX: usize = 64;
 /// Removed members that are remembered; those that were removed first are forgotten first.
-const REMOVED_MAX: usize = 1_000;
+const REMOVED_MAX: usize = 500;
+/// The longest address: the longest name that a host can have, and a port.
+const ADDRESS_BYTES_MAX: usize = 260;
+/// The longest version of a program.
+const VERSION_BYTES_MAX: usize = 64;
 
 /// The membership after a command; nothing when the command changes nothing.
 ///
@@ -34,6 +40,7 @@ pub(super) fn after(
             edge_address,
             version,
         } => {
+            refuse_too_long([cluster_address, edge_address], version)?;
             let member = member(&mut next, *id)?;
             if *generation < member.generation {
                 return Err(MemberRefusal::Superseded {
@@ -89,6 +96,12 @@ fn add(membership: &mut Membership, member: &Member) -> Result<(), MemberRefusal
             holder: member.id,
         });
     }
+    refuse_too_long([&member.cluster_address, &member.edge_address], &member.version)?;
+    if membership.members.len() >= MEMBERS_MAX && !membership.members.contains_key(&member.id) {
+        return Err(MemberRefusal::TooMany {
+            members_max: MEMBERS_MAX as u32,
+        });
+    }
     match membership.members.entry(member.id) {
         Entry::Vacant(vacant) => {
             vacant.insert(member.clone());
@@ -104,6 +117,25 @@ fn add(membership: &mut Membership, member: &Member) -> Result<(), MemberRefusal
         Entry::Occupied(_) => {}
     }
     Ok(())
+}
+
+/// What the state cannot hold is refused by it, on every node alike: an entry that cannot be applied would stop them all.
+fn refuse_too_long(addresses: [&str; 2], version: &str) -> Result<(), MemberRefusal> {
+    let address = addresses.map(|address| ("an address", address, ADDRESS_BYTES_MAX));
+    let mut texts = address
+        .into_iter()
+        .chain([("a version", version, VERSION_BYTES_MAX)]);
+    // In the record these take more than one byte each, and they are in no address and no version.
+    let is_odd = |letter: char| letter.is_control() || letter == '"' || letter == '\\';
+    let is_too_much = |text: &str, max| text.len() > max || text.contains(is_odd);
+    match texts.find(|(_, text, bytes_max)| is_too_much(text, *bytes_max)) {
+        Some((what, text, bytes_max)) => Err(MemberRefusal::TooLong {
+            what: what.to_owned(),
+            bytes: text.len() as u32,
+            bytes_max: bytes_max as u32,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn set_role(membership: &mut Membership, id: NodeId, role: Role) -> Result<(), MemberRefusal> {
@@ -142,6 +174,7 @@ mod tests {
     use troupe_protocol::time::Timestamp;
 
     use super::*;
+    use crate::store::{RecordBatch, Store};
 
     fn id(number: u128) -> NodeId {
         NodeId::from_ulid(ulid::Ulid(number))
@@ -250,6 +283,69 @@ mod tests {
         apply(&mut membership, remove);
         assert_eq!(membership.members.len(), 1);
         assert_eq!(membership.members[&id(2)].role, Role::Voter);
+    }
+
+    #[test]
+    fn the_largest_membership_fits_its_record() {
+        let mut membership = Membership::default();
+        let long = |number: u128| Member {
+            name: format!("{number:040}").parse().unwrap(),
+            generation: Generation(u64::MAX),
+            cluster_address: "a".repeat(ADDRESS_BYTES_MAX),
+            edge_address: "b".repeat(ADDRESS_BYTES_MAX),
+            version: "c".repeat(VERSION_BYTES_MAX),
+            state: MemberState::Draining,
+            id: id(u128::MAX - number),
+            ..node(1, Role::Learner)
+        };
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        for number in 1..MEMBERS_MAX as u128 {
+            apply(&mut membership, MemberCommand::Add(long(number)));
+        }
+        let removed = 1..=REMOVED_MAX as u128;
+        membership.removed = removed
+            .map(|number| (id(number << 100), Epoch(u64::MAX)))
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Store::open(folder.path()).unwrap().replicated("membership", 1);
+        tree.put_into(&mut RecordBatch::default(), "now", &membership)
+            .unwrap();
+        let one_more = after(&membership, &MemberCommand::Add(long(1_000)));
+        assert!(matches!(one_more, Err(MemberRefusal::TooMany { .. })));
+        let again = after(&membership, &MemberCommand::Add(long(1)));
+        assert_eq!(again, Ok(None));
+    }
+
+    #[test]
+    fn what_a_member_says_of_itself_is_bounded() {
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        let started = |cluster_address: String, edge_address: String, version: String| {
+            let started = MemberCommand::Started {
+                id: id(1),
+                generation: Generation(2),
+                cluster_address,
+                edge_address,
+                version,
+            };
+            after(&membership, &started).map(|_| ())
+        };
+        let text = |letter: &str, bytes| letter.repeat(bytes);
+        let (address, version) = (text("a", ADDRESS_BYTES_MAX), text("v", VERSION_BYTES_MAX));
+        assert_eq!(started(address.clone(), address, version), Ok(()));
+        for (cluster, edge, version) in [
+            (text("a", ADDRESS_BYTES_MAX + 1), String::new(), String::new()),
+            (String::new(), text("a", ADDRESS_BYTES_MAX + 1), String::new()),
+            (String::new(), String::new(), text("v", VERSION_BYTES_MAX + 1)),
+            (String::new(), text("\u{1}", 200), String::new()),
+        ] {
+            let refusal = started(cluster, edge, version).unwrap_err();
+            assert!(matches!(refusal, MemberRefusal::TooLong { .. }), "{refusal}");
+        }
+        let mut newcomer = node(2, Role::Learner);
+        newcomer.cluster_address = text("a", 50_000);
+        let refusal = after(&membership, &MemberCommand::Add(newcomer)).unwrap_err();
+        assert!(matches!(refusal, MemberRefusal::TooLong { .. }), "{refusal}");
     }
 
     #[test]

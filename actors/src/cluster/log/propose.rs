@@ -16,7 +16,7 @@ use super::machine::number;
 /// Requests that wait for an entry; more are refused.
 pub(super) const WAITING_MAX: usize = 4_096;
 /// Requests that share an entry.
-const ENTRY_REQUESTS_MAX: usize = 256;
+pub(super) const ENTRY_REQUESTS_MAX: usize = 256;
 /// Entries on their way: one that is written while the one before goes round. More would leave less to share.
 const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 /// What naming a request takes, about.

@@ -12,6 +12,9 @@ use super::command::{Outcome, RequestId};
 /// Entries whose requests are remembered.
 pub(super) const REMEMBERED_ENTRIES: u64 = 4_096;
 
+/// How much is remembered of the tree and of the key of a conflict.
+const CONFLICT_LETTERS_MAX: usize = 20;
+
 /// The requests of one entry as they are kept in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RequestRecord {
@@ -64,7 +67,7 @@ impl Requests {
         for (id, outcome) in outcomes {
             match outcome {
                 Outcome::Applied => record.applied.push(*id),
-                other => record.refused.push((*id, other.clone())),
+                other => record.refused.push((*id, shortened(other.clone()))),
             }
         }
         self.take(&record);
@@ -100,6 +103,21 @@ impl Requests {
     }
 }
 
+/// Of a conflict the beginning of its key is enough: all requests of an entry must fit one record.
+fn shortened(outcome: Outcome) -> Outcome {
+    let beginning = |text: String| match text.char_indices().nth(CONFLICT_LETTERS_MAX) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text,
+    };
+    match outcome {
+        Outcome::Conflict { tree, key } => Outcome::Conflict {
+            tree: beginning(tree),
+            key: beginning(key),
+        },
+        other => other,
+    }
+}
+
 fn is_remembered(at: u64, number: u64) -> bool {
     number.saturating_sub(at) < REMEMBERED_ENTRIES
 }
@@ -107,7 +125,12 @@ fn is_remembered(at: u64, number: u64) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use troupe_protocol::id::NodeId;
+
+    use super::super::command::MemberRefusal;
+    use super::super::propose::ENTRY_REQUESTS_MAX;
     use super::*;
+    use crate::store::{KEY_BYTES_MAX, RecordBatch, Store};
 
     #[test]
     fn a_request_is_remembered_for_so_many_entries() {
@@ -141,6 +164,28 @@ mod tests {
         for number in 1..now {
             let id = RequestId(number);
             assert_eq!(loaded.outcome(id, now), requests.outcome(id, now));
+        }
+    }
+
+    #[test]
+    fn the_requests_of_an_entry_fit_one_record_whatever_became_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let tree = store.replicated("requests", 1);
+        let long = "\u{1}".repeat(KEY_BYTES_MAX);
+        let name = "n".repeat(40);
+        let holder = NodeId::from_ulid(ulid::Ulid(u128::MAX));
+        let conflict = Outcome::Conflict {
+            tree: long.clone(),
+            key: long,
+        };
+        let refusal = Outcome::Refused(MemberRefusal::NameTaken { name, holder });
+        for outcome in [conflict, refusal] {
+            let ids = (0..ENTRY_REQUESTS_MAX as u64).map(|number| RequestId(u64::MAX - number));
+            let outcomes: Vec<_> = ids.map(|id| (id, outcome.clone())).collect();
+            let record = Requests::default().remember(u64::MAX, &outcomes).unwrap();
+            assert_eq!(record.refused.len(), ENTRY_REQUESTS_MAX);
+            tree.put_into(&mut RecordBatch::default(), "0", &record).unwrap();
         }
     }
 

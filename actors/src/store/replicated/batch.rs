@@ -10,7 +10,7 @@ use thiserror::Error;
 use troupe_protocol::error::{Code, Coded};
 
 use crate::runtime::Deadline;
-use crate::store::StoreError;
+use crate::store::{KEY_BYTES_MAX, StoreError};
 
 /// The most bytes of one batch: keys, guards and records. An entry of the log holds one batch.
 pub const RECORD_BATCH_BYTES_MAX: usize = 192 * 1024;
@@ -140,20 +140,23 @@ impl RecordBatch {
         guards.chain(changes).sum()
     }
 
-    /// Refuses a batch that is too large for one entry of the log.
+    /// Refuses a batch that is too large for one entry of the log, or has a key that is too long.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`].
     pub fn check(&self) -> Result<(), StoreError> {
         let count = self.guards.len() + self.changes.len();
-        let (what, is, max) = if count > RECORD_BATCH_CHANGES_MAX {
-            ("a batch's number of changes", count, RECORD_BATCH_CHANGES_MAX)
-        } else {
-            ("a batch", self.bytes(), RECORD_BATCH_BYTES_MAX)
-        };
-        if is <= max {
+        let guards = self.guards.iter().map(|guard| guard.key.len());
+        let keys = guards.chain(self.changes.iter().map(|change| change.key.len()));
+        let longest_key = keys.max().unwrap_or_default();
+        let bounds = [
+            ("a batch's number of changes", count, RECORD_BATCH_CHANGES_MAX),
+            ("a batch", self.bytes(), RECORD_BATCH_BYTES_MAX),
+            ("a key of a batch", longest_key, KEY_BYTES_MAX),
+        ];
+        let Some((what, is, max)) = bounds.into_iter().find(|(_, is, max)| is > max) else {
             return Ok(());
-        }
+        };
         let tree = self.changes.first().map(|change| change.tree.clone());
         Err(StoreError::TooLarge {
             what,

@@ -8,7 +8,7 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::*;
 use crate::runtime::Deadline;
-use crate::store::{Change, RawChange, Store, StoreError};
+use crate::store::{Change, KEY_BYTES_MAX, RawChange, Store, StoreError};
 
 fn soon() -> Deadline {
     Deadline::within(Duration::from_secs(5))
@@ -382,4 +382,20 @@ async fn a_damaged_record_is_named_with_the_tree_it_is_in() {
     assert_eq!(error.code(), Code::StoreCorrupt);
     assert!(error.to_string().contains("`numbers`"), "{error}");
     assert_eq!(numbers.get("b").unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn a_batch_with_a_key_that_no_record_can_have_is_refused_in_changes_and_in_guards() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let numbers = store.replicated::<u64>("numbers", 1);
+    let (longest, too_long) = ("k".repeat(KEY_BYTES_MAX), "k".repeat(KEY_BYTES_MAX + 1));
+    for (key, is_possible) in [(longest, true), (too_long, false)] {
+        let (mut guarded, mut removal) = (put(&numbers, "a", 1), RecordBatch::default());
+        numbers.guard_into(&mut guarded, &key, None);
+        numbers.remove_into(&mut removal, &key);
+        for batch in [guarded, removal] {
+            assert_eq!(batch.check().is_ok(), is_possible);
+        }
+    }
 }
