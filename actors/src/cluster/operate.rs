@@ -119,7 +119,8 @@ impl ClusterHandle {
                 detail,
             )));
         }
-        self.set_state(node, MemberState::Draining, deadline).await?;
+        self.set_state(node, member.state, MemberState::Draining, deadline)
+            .await?;
         let draining_since = self.reach()?.log.membership().borrow().epoch;
         while !deadline.is_over() {
             // That is cleared when all have settled for it, the draining one too: its calls and turns have ended.
@@ -151,26 +152,28 @@ impl ClusterHandle {
     /// # Errors
     /// When no majority takes the change.
     pub async fn undrain(&self, node: NodeId, deadline: Deadline) -> Result<(), ClusterError> {
-        let is_draining = self
-            .membership()
+        let membership = self.membership();
+        let member = membership
             .members
             .get(&node)
-            .ok_or_else(|| ClusterError::NodeNotFound(node.to_string()))?
-            .state
-            == MemberState::Draining;
-        if !is_draining {
-            return Ok(());
-        }
-        self.set_state(node, MemberState::Up, deadline).await
+            .ok_or_else(|| ClusterError::NodeNotFound(node.to_string()))?;
+        let drains_when_back = membership.drain_when_back.contains(&node);
+        let state = match member.state {
+            MemberState::Draining => MemberState::Up,
+            MemberState::Down if drains_when_back => MemberState::Down,
+            _ => return Ok(()),
+        };
+        self.set_state(node, member.state, state, deadline).await
     }
 
     async fn set_state(
         &self,
-        node: NodeId,
+        id: NodeId,
+        from: MemberState,
         state: MemberState,
         deadline: Deadline,
     ) -> Result<(), ClusterError> {
-        self.change(MemberCommand::SetState { id: node, state }, deadline)
+        self.change(MemberCommand::SetState { id, from, state }, deadline)
             .await
     }
 

@@ -1,6 +1,6 @@
 //! Nodes as the replicated log knows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -141,6 +141,9 @@ pub struct Membership {
     /// Who was a member until this epoch and was removed: nobody speaks with them any more.
     #[serde(default)]
     pub removed: BTreeMap<NodeId, Epoch>,
+    /// Members that went down while they were draining: when they are heard again, they go on with it.
+    #[serde(default)]
+    pub drain_when_back: BTreeSet<NodeId>,
 }
 
 impl Membership {

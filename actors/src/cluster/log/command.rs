@@ -20,10 +20,12 @@ pub enum Command {
 pub enum MemberCommand {
     /// A new member. One that is already there under the same id is refused if its name differs, else left as it is.
     Add(Member),
-    /// How the cluster sees a member.
+    /// How the cluster sees a member. One that goes down while it drains, and comes back, goes on draining.
     SetState {
         /// Which.
         id: NodeId,
+        /// How it was seen when this was decided; refused if that has changed.
+        from: MemberState,
         /// How.
         state: MemberState,
     },
@@ -133,6 +135,9 @@ pub enum MemberRefusal {
     /// Nobody would be left to vote.
     #[error("member {0} is the only voter that is up: promote another first")]
     LastVoter(NodeId),
+    /// The member's state is another than the one on which the change was decided.
+    #[error("the state of member {0} has changed meanwhile: look at it, then decide again")]
+    StateChanged(NodeId),
     /// A cluster has so many members at most.
     #[error("the cluster has {members_max} members, and more are not possible: remove one first")]
     TooMany {

@@ -81,7 +81,9 @@ impl Coded for LogError {
             Self::Conflict(_) => Code::WriteConflict,
             Self::Refused(MemberRefusal::NameTaken { .. }) => Code::NodeNameTaken,
             Self::Refused(MemberRefusal::NotFound(_)) => Code::NodeNotFound,
-            Self::Refused(MemberRefusal::Superseded { .. }) => Code::WriteConflict,
+            Self::Refused(MemberRefusal::Superseded { .. } | MemberRefusal::StateChanged(_)) => {
+                Code::WriteConflict
+            }
             Self::Refused(MemberRefusal::LastVoter(_)) => Code::MajorityNeeded,
             Self::Refused(MemberRefusal::TooMany { .. } | MemberRefusal::TooLong { .. }) => Code::JoinRefused,
             Self::VoteNeeded(_) => Code::MajorityNeeded,

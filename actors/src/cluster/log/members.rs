@@ -27,7 +27,7 @@ pub(super) fn after(
     let mut next = membership.clone();
     match command {
         MemberCommand::Add(member) => add(&mut next, member)?,
-        MemberCommand::SetState { id, state } => member(&mut next, *id)?.state = *state,
+        MemberCommand::SetState { id, from, state } => set_state(&mut next, *id, *from, *state)?,
         MemberCommand::SetRole { id, role } => set_role(&mut next, *id, *role)?,
         MemberCommand::Exchange { voter, learner } => {
             member(&mut next, *learner)?.role = Role::Voter;
@@ -54,10 +54,11 @@ pub(super) fn after(
             member.cluster_address.clone_from(cluster_address);
             member.edge_address.clone_from(edge_address);
             member.version.clone_from(version);
+            next.drain_when_back.remove(id);
         }
         MemberCommand::Remove { id } => remove(&mut next, *id)?,
     }
-    if next.members == membership.members {
+    if next.members == membership.members && next.drain_when_back == membership.drain_when_back {
         return Ok(None);
     }
     next.epoch = Epoch(membership.epoch.0 + 1);
@@ -138,6 +139,34 @@ fn refuse_too_long(addresses: [&str; 2], version: &str) -> Result<(), MemberRefu
     }
 }
 
+/// A silence does not end a drain: only the member's next start does, or whoever wanted it.
+fn set_state(
+    membership: &mut Membership,
+    id: NodeId,
+    from: MemberState,
+    to: MemberState,
+) -> Result<(), MemberRefusal> {
+    use MemberState::{Down, Draining, Up};
+    let member = member(membership, id)?;
+    let was = member.state;
+    if was != from {
+        return match was == to {
+            true => Ok(()),
+            false => Err(MemberRefusal::StateChanged(id)),
+        };
+    }
+    member.state = to;
+    let drained = membership.drain_when_back.remove(&id);
+    match (was, to) {
+        (Down, Up) if drained => self::member(membership, id)?.state = Draining,
+        (Draining, Down) => {
+            membership.drain_when_back.insert(id);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn set_role(membership: &mut Membership, id: NodeId, role: Role) -> Result<(), MemberRefusal> {
     if role == Role::Learner {
         refuse_last_voter(membership, id)?;
@@ -151,6 +180,7 @@ fn remove(membership: &mut Membership, id: NodeId) -> Result<(), MemberRefusal> 
     member(membership, id)?;
     refuse_last_voter(membership, id)?;
     membership.members.remove(&id);
+    membership.drain_when_back.remove(&id);
     Ok(())
 }
 
@@ -194,6 +224,15 @@ mod tests {
         }
     }
 
+    /// The state of node 1.
+    fn set(from: MemberState, state: MemberState) -> MemberCommand {
+        MemberCommand::SetState {
+            id: id(1),
+            from,
+            state,
+        }
+    }
+
     fn apply(membership: &mut Membership, command: MemberCommand) {
         *membership = after(membership, &command).unwrap().unwrap();
     }
@@ -205,10 +244,7 @@ mod tests {
         assert_eq!(membership.epoch, Epoch(1));
         let again = after(&membership, &MemberCommand::Add(node(1, Role::Voter))).unwrap();
         assert_eq!(again, None);
-        let down = MemberCommand::SetState {
-            id: id(1),
-            state: MemberState::Down,
-        };
+        let down = set(MemberState::Up, MemberState::Down);
         apply(&mut membership, down.clone());
         assert_eq!(membership.epoch, Epoch(2));
         assert_eq!(after(&membership, &down).unwrap(), None);
@@ -243,10 +279,7 @@ mod tests {
     fn an_earlier_start_is_refused_and_a_later_one_brings_the_member_up() {
         let mut membership = Membership::default();
         apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
-        let down = MemberCommand::SetState {
-            id: id(1),
-            state: MemberState::Down,
-        };
+        let down = set(MemberState::Up, MemberState::Down);
         apply(&mut membership, down);
         let started = |generation| MemberCommand::Started {
             id: id(1),
@@ -261,6 +294,51 @@ mod tests {
             after(&membership, &started(2)).unwrap_err(),
             MemberRefusal::Superseded { .. }
         ));
+    }
+
+    #[test]
+    fn a_silence_does_not_end_a_drain() {
+        use MemberState::{Down, Draining, Up};
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        let state = |membership: &Membership| membership.members[&id(1)].state;
+        for (from, to, is) in [
+            (Up, Draining, Draining),
+            (Draining, Down, Down),
+            (Down, Up, Draining),
+            (Draining, Up, Up),
+            (Up, Down, Down),
+            (Down, Up, Up),
+            (Up, Draining, Draining),
+            (Draining, Down, Down),
+        ] {
+            apply(&mut membership, set(from, to));
+            assert_eq!(state(&membership), is, "{from:?} -> {to:?}");
+        }
+        let ended = after(&membership, &set(Down, Down)).unwrap().unwrap();
+        let back = after(&ended, &set(Down, Up)).unwrap().unwrap();
+        assert_eq!(state(&back), Up, "the drain was ended while it was down");
+        let started = MemberCommand::Started {
+            id: id(1),
+            generation: Generation(2),
+            cluster_address: String::new(),
+            edge_address: String::new(),
+            version: String::new(),
+        };
+        apply(&mut membership, started);
+        assert_eq!(state(&membership), Up);
+        assert!(membership.drain_when_back.is_empty());
+    }
+
+    #[test]
+    fn a_state_that_has_changed_since_a_change_was_decided_stays() {
+        use MemberState::{Down, Draining, Up};
+        let mut membership = Membership::default();
+        apply(&mut membership, MemberCommand::Add(node(1, Role::Voter)));
+        apply(&mut membership, set(Up, Down));
+        let refusal = after(&membership, &set(Draining, Up)).unwrap_err();
+        assert_eq!(refusal, MemberRefusal::StateChanged(id(1)));
+        assert_eq!(after(&membership, &set(Up, Down)), Ok(None));
     }
 
     #[test]

@@ -177,17 +177,20 @@ impl MembershipActor {
         };
         let membership = Arc::clone(&self.log.membership().borrow());
         for (node, state) in silence.judge(&membership, now) {
-            if self.being_written.insert(node) {
-                self.write(node, state, ctx);
+            if self.being_written.insert(node)
+                && let Some(member) = membership.members.get(&node)
+            {
+                self.write(node, member.state, state, ctx);
             }
         }
     }
 
-    fn write(&self, node: NodeId, state: MemberState, ctx: &Context<Self>) {
+    fn write(&self, node: NodeId, from: MemberState, state: MemberState, ctx: &Context<Self>) {
         tracing::info!(%node, ?state, "a member is judged");
         let log = self.log.clone();
         ctx.spawn_to_self("write judgement", async move {
-            let command = MemberCommand::SetState { id: node, state };
+            let id = node;
+            let command = MemberCommand::SetState { id, from, state };
             let written = log.change(command, Deadline::within(WRITE_WITHIN)).await;
             if let Err(error) = &written {
                 tracing::warn!(%node, ?state, %error, "a judgement was not written");

@@ -67,12 +67,14 @@ async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can
     let (unwanted, lost) = (others.next().unwrap(), others.next().unwrap());
     world.stop(lost).await;
     let log = world.nodes[&leader].log.clone();
-    let set_state = |number, state| MemberCommand::SetState {
+    let set_state = |number, from, state| MemberCommand::SetState {
         id: id(number),
+        from,
         state,
     };
     for (number, state) in [(lost, MemberState::Down), (unwanted, MemberState::Draining)] {
-        log.change(set_state(number, state), within(10)).await.unwrap();
+        let command = set_state(number, MemberState::Up, state);
+        log.change(command, within(10)).await.unwrap();
     }
     log.demote(id(unwanted), within(10)).await.unwrap();
     let soon = Deadline::within(Duration::from_millis(500));
@@ -80,9 +82,8 @@ async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can
     assert_eq!(needed, LogError::VoteNeeded(id(unwanted)));
     world.nodes[&leader].put("meanwhile", "value").await.unwrap();
     world.start(lost).await;
-    log.change(set_state(lost, MemberState::Up), within(10))
-        .await
-        .unwrap();
+    let up = set_state(lost, MemberState::Down, MemberState::Up);
+    log.change(up, within(10)).await.unwrap();
     log.is_done_without(id(unwanted), within(10)).await.unwrap();
     let remove = MemberCommand::Remove { id: id(unwanted) };
     log.change(remove, within(10)).await.unwrap();
@@ -114,6 +115,7 @@ async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
     let log = &world.nodes[&leader].log;
     let down = MemberCommand::SetState {
         id: id(lost),
+        from: MemberState::Up,
         state: MemberState::Down,
     };
     log.change(down, within(10)).await.unwrap();
