@@ -263,6 +263,7 @@ mod tests {
 
     /// Otherwise a later version could be told first, and a reader would wait though there is something to read.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
     fn a_change_is_told_before_the_next_can_be_made() {
         let bulletin = Bulletin::default();
         let reader = bulletin.latest.subscribe();

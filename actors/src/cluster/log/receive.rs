@@ -84,6 +84,10 @@ impl Receiver {
     }
 
     /// All parts were sent: checks the file and has it installed, also when whoever asked for it waits no more.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it outlives whoever asked; the turn that it holds keeps it the only one"
+    )]
     pub(super) async fn end(
         &self,
         core: &Core,
