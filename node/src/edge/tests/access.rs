@@ -230,12 +230,13 @@ async fn audited(bed: &Bed) -> Vec<(String, String, String)> {
 async fn who_hangs_up_is_written_down_all_the_same() {
     let bed = Bed::new().await;
     let key = json!({ "name": "eve", "role": "admin" }).to_string();
-    let mut making = Box::pin(bed.post("/api/v1/keys", key));
-    assert!(
-        futures::poll!(&mut making).is_pending(),
-        "the actor has just been asked"
-    );
-    drop(making);
+    // The actor is now and then so fast that there is nothing left to give up.
+    loop {
+        let mut making = Box::pin(bed.post("/api/v1/keys", key.clone()));
+        if futures::poll!(&mut making).is_pending() {
+            break;
+        }
+    }
     let written = ("key.create", "eve (admin)", "unknown");
     let written = (written.0.to_owned(), written.1.to_owned(), written.2.to_owned());
     assert!(
