@@ -1,7 +1,13 @@
-//! Headers that every answer carries so that browsers treat it with care.
+//! Headers that every answer carries: so that browsers treat it with care, and connections end before the node does.
 
-use axum::{extract::Request, middleware::Next, response::Response};
-use http::{HeaderName, HeaderValue, header};
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::{HeaderName, HeaderValue, Version, header};
+
+use super::EdgeState;
 
 /// Scripts, styles and connections of the node's own only. Styles may be inline: charts and Tailwind set some.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -39,5 +45,17 @@ pub async fn secure(request: Request, next: Next) -> Response {
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Middleware: while the node leaves, an answer is the last on its connection. When it stops, connections that wait for
+/// another request are closed, and a request that crosses that is lost; so by then there should be none.
+pub async fn part(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
+    let is_one_at_a_time = request.version() < Version::HTTP_2;
+    let mut response = next.run(request).await;
+    if is_one_at_a_time && state.leaving.is_cancelled() {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }

@@ -83,6 +83,7 @@ pub fn router(state: EdgeState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), auth::authorize))
         .layer(CompressionLayer::new().compress_when(worth_compressing()))
         .layer(middleware::from_fn(headers::secure))
+        .layer(middleware::from_fn_with_state(state.clone(), headers::part))
         .layer(CatchPanicLayer::custom(caught_panic))
         .layer(middleware::from_fn_with_state(state.clone(), trace::correlate))
         .with_state(state)
