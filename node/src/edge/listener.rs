@@ -136,6 +136,9 @@ impl Drop for Counted {
     }
 }
 
+/// How long a connection that waits for a request is left open when the node stops.
+const LINGER: Duration = Duration::from_millis(150);
+
 /// Serves until `stop` is cancelled, then lets the requests in hand finish.
 ///
 /// Dropping the future cuts every connection.
@@ -218,8 +221,14 @@ async fn serve_connection(
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // A request may be on its way already; its answer says that it is the connection's last.
+            match tokio::time::timeout(LINGER, connection.as_mut()).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = outcome {
