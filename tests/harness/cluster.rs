@@ -1,6 +1,7 @@
 //! Several nodes that form one cluster, and what may befall them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ pub struct ClusterOptions {
     node: NodeOptions,
     network: Option<Network>,
     machines: Option<Machines>,
+    founder_data: Option<PathBuf>,
 }
 
 impl ClusterOptions {
@@ -40,6 +42,12 @@ impl ClusterOptions {
     /// Puts the nodes onto machines whose clocks and disks can be set.
     pub fn machines(mut self, machines: &Machines) -> Self {
         self.machines = Some(machines.clone());
+        self
+    }
+
+    /// Keeps the data of the first node, which leads until something befalls it, in this folder.
+    pub fn founder_data(mut self, folder: PathBuf) -> Self {
+        self.founder_data = Some(folder);
         self
     }
 
@@ -91,6 +99,9 @@ impl Cluster {
             }
             None => (lasting_address(), lasting_address()),
         };
+        if let Some(folder) = self.options.founder_data.clone().filter(|_| node == 0) {
+            options = options.data(folder);
+        }
         if let Some(machines) = &self.options.machines {
             options = machines.put(node, options);
         }
