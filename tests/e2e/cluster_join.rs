@@ -208,7 +208,10 @@ async fn a_node_of_another_cluster_gets_nowhere() {
     lured.join_at_start(&string);
     let said = lured.start_refused(REFUSED_WITHIN).await;
     assert!(forward.connections() > 0, "it was at our door: {said}");
-    assert!(said.contains("no member of the cluster can take this node in"), "{said}");
+    assert!(
+        said.contains("no member of the cluster can take this node in"),
+        "{said}"
+    );
     assert!(!said.contains("panicked"), "{said}");
 
     // and ours is as it was, and goes on

@@ -340,7 +340,8 @@ async fn one_disk_full(leads: bool) {
     fill(&filler);
     let filled = Instant::now();
     for number in 0..200 {
-        cluster.wait_writable(number % 2, &format!("kept-{number}")).await;
+        let name = format!("kept-{number}");
+        cluster.wait_writable(others[number % 2], &name).await;
     }
     figure(
         &format!("200 writes while the disk of one node is full (the leader's: {leads})"),
