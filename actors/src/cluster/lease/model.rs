@@ -730,6 +730,80 @@ fn who_was_elected_without_a_silence_before_lets_whole_leases_run_out() {
     assert_eq!(clears_after(true), Some(whole - silence));
 }
 
+/// It still acts when it is declared down, as long as its lease lasts; whoever leads meanwhile must know that.
+struct CutOff {
+    world: World,
+    leader: usize,
+    node: usize,
+}
+
+impl CutOff {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed, false);
+        world.is_rough = false;
+        while world.now < 1_500 {
+            world.step_undisturbed();
+        }
+        let leader = world.leader;
+        let node = (0..VOTERS).find(|node| *node != leader).unwrap();
+        let others: Vec<usize> = (0..NODES).filter(|other| *other != node).collect();
+        for other in &others {
+            world.cuts.push_back((node, *other, u64::MAX));
+            world.cuts.push_back((*other, node, u64::MAX));
+        }
+        world
+            .memberships
+            .push(membership(2, &others.iter().copied().collect()));
+        for at in others {
+            world.after(400, 410, Event::Apply { at, epoch: 2 });
+        }
+        Self { world, leader, node }
+    }
+
+    fn play(mut self, mut meanwhile: impl FnMut(&mut World)) {
+        while self.world.now < 4_500 {
+            meanwhile(&mut self.world);
+            self.world.step_undisturbed();
+        }
+        assert!(self.world.nodes[self.node].tenant.until().is_none());
+        let actors = self.world.actors();
+        assert_eq!(
+            actors.len(),
+            ADDRESSES,
+            "the others act for everything in the end"
+        );
+    }
+}
+
+#[test]
+fn a_lessor_that_begins_anew_knows_of_the_leases_of_its_former_life() {
+    for seed in 0..20 {
+        let mut cut_off = CutOff::new(seed);
+        cut_off.world.restart_lessor();
+        cut_off.play(|_| {});
+    }
+}
+
+#[test]
+fn a_leader_that_is_deposed_and_elects_another_at_once_does_not_shorten_its_leases() {
+    for seed in 0..20 {
+        let mut cut_off = CutOff::new(seed);
+        let (leader, node) = (cut_off.leader, cut_off.node);
+        let deposer = (0..VOTERS)
+            .find(|voter| *voter != leader && *voter != node)
+            .unwrap();
+        // It had heard nothing for a while, and stood in vain.
+        let term = cut_off.world.term;
+        cut_off.world.nodes[deposer].voter.term = term + 1;
+        cut_off.world.nodes[deposer].voter.heard_at = 0;
+        cut_off.play(|world| {
+            if world.term == term && !world.nodes[leader].voter.leads {
+                world.stand(deposer);
+            }
+        });
+    }
+}
+
 /// Voters are free to vote after the silence, and stand a moment later. Then the leases which the dead leader gave must
 /// last until the next one gives some.
 #[test]
@@ -769,7 +843,6 @@ fn the_death_of_a_leader_takes_no_lease_from_those_who_live() {
 
 impl World {
     fn step_undisturbed(&mut self) {
-        self.cuts.clear();
         for at in 0..NODES {
             let now = self.instant(self.now);
             if self.nodes[at].paused_until > self.now {
