@@ -87,7 +87,7 @@ impl AccessError {
     pub(super) fn is_of_the_state(&self) -> bool {
         matches!(
             self,
-            Self::Exists { .. } | Self::NotFound { .. } | Self::LastAdmin { .. } | Self::LoginCode
+            Self::Exists { .. } | Self::NotFound { .. } | Self::LastAdmin { .. }
         )
     }
 }

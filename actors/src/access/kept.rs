@@ -121,6 +121,14 @@ impl Kept {
         self.keys.put_into(batch, &key.id.to_string(), key)
     }
 
+    /// The records of a key, by tree and key.
+    pub fn records_of(id: KeyId, name: String) -> [(String, String); 2] {
+        [
+            (KEYS_TREE.to_owned(), id.to_string()),
+            (NAMES_TREE.to_owned(), name),
+        ]
+    }
+
     pub fn remove_key(&self, batch: &mut RecordBatch, key: &KeyRecord) {
         self.keys.remove_into(batch, &key.id.to_string());
         self.names.remove_into(batch, &key.name);

@@ -1,20 +1,25 @@
 //! What the access actor can be told, and the handle with which others do, and ask who is who.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
 use troupe_protocol::cluster::NodeName;
 
-use super::token::TokenHash;
+use super::kept::Kept;
+use super::token::{Token, TokenHash, TokenKind};
 use super::view::AccessView;
 use super::{AccessError, now};
 use crate::runtime::{Deadline, Mailbox, Message, Reply};
 
 /// How long a change may take; a durable write, with room for a slow disk.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// Login codes unknown at this node that are looked for in the whole cluster at the same time: anybody can make some up.
+const CODES_LOOKED_FOR_MAX: usize = 4;
 
 /// What the access actor can be told. Tokens travel as hashes, but for the new ones in answers.
 #[derive(strum::IntoStaticStr)]
@@ -89,11 +94,18 @@ impl Message for AccessMessage {
 pub struct AccessHandle {
     mailbox: Mailbox<AccessMessage>,
     view: Arc<ArcSwap<AccessView>>,
+    kept: Kept,
+    looks: Arc<Semaphore>,
 }
 
 impl AccessHandle {
-    pub(super) fn new(mailbox: Mailbox<AccessMessage>, view: Arc<ArcSwap<AccessView>>) -> Self {
-        Self { mailbox, view }
+    pub(super) fn new(mailbox: Mailbox<AccessMessage>, view: Arc<ArcSwap<AccessView>>, kept: Kept) -> Self {
+        Self {
+            mailbox,
+            view,
+            kept,
+            looks: Arc::new(Semaphore::new(CODES_LOOKED_FOR_MAX)),
+        }
     }
 
     /// Who is behind a presented API key. Asks nobody; under a microsecond.
@@ -154,6 +166,16 @@ impl AccessHandle {
             .await
     }
 
+    /// The records, by tree and key, that a restore must leave as they are, lest nobody can come in any more: the keys that
+    /// nodes were given, whose files lie in their data folders, and that of the caller.
+    pub fn kept_by_a_restore(&self, caller: &Principal) -> HashSet<(String, String)> {
+        let of_node = Principal::node().name;
+        let keys = self.list().into_iter();
+        keys.filter(|key| key.created_by == of_node || caller.key_id == Some(key.id))
+            .flat_map(|key| Kept::records_of(key.id, key.name))
+            .collect()
+    }
+
     /// Makes a one-time login code for the browser, valid for ten minutes, for the principal of a key.
     ///
     /// # Errors
@@ -169,7 +191,20 @@ impl AccessHandle {
     /// # Errors
     /// When the code is unknown, was used, or has expired.
     pub async fn redeem(&self, code: &str) -> Result<(Principal, SecretString), AccessError> {
-        let code = TokenHash::of(code);
+        let code = Token::parse(TokenKind::LoginCode, code)
+            .ok_or(AccessError::LoginCode)?
+            .hash();
+        let redeemed = self.ask(|reply| AccessMessage::Redeem { code, reply }).await;
+        if !matches!(redeemed, Err(AccessError::LoginCode)) {
+            return redeemed;
+        }
+        // One that was made at another node a moment ago may not have come here yet.
+        let Ok(_look) = self.looks.try_acquire() else {
+            return redeemed;
+        };
+        if self.kept.linearize().await.is_err() {
+            return redeemed;
+        }
         self.ask(|reply| AccessMessage::Redeem { code, reply }).await
     }
 

@@ -68,7 +68,7 @@ pub fn actor(
     // Published before the actor's first life: nobody with a key is turned away while the node starts.
     let first_view = kept.read()?.view(&AccessView::default());
     let view = Arc::new(ArcSwap::from_pointee(first_view));
-    let handle = AccessHandle::new(mailbox.clone(), Arc::clone(&view));
+    let handle = AccessHandle::new(mailbox.clone(), Arc::clone(&view), kept.clone());
     let factory = move || Access {
         feed: kept.follow(),
         kept: kept.clone(),

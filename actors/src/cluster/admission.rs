@@ -78,6 +78,11 @@ impl Admission {
         }
     }
 
+    /// What names the cluster.
+    pub fn authority(&self) -> String {
+        self.identity.fingerprint()
+    }
+
     /// Invites one newcomer. It will look for members at `own_address` and where others are reached.
     pub async fn invite(&self, own_address: &str, deadline: Deadline) -> Result<Invited, ServiceError> {
         let now = jiff::Timestamp::now();

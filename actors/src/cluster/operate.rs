@@ -89,6 +89,14 @@ impl ClusterHandle {
         self.ask_node(node, ObserveTopic::PLACED, &(), deadline).await
     }
 
+    /// What names this cluster and no other, for as long as it exists.
+    ///
+    /// # Errors
+    /// When this node is in none.
+    pub fn authority(&self) -> Result<String, ClusterError> {
+        Ok(self.reach()?.admission.authority())
+    }
+
     /// Invites one newcomer.
     ///
     /// # Errors

@@ -247,6 +247,11 @@ impl ClusterIdentity {
         Ok((join, hash))
     }
 
+    /// What names the cluster, as long as it exists: the SHA-256 of its authority's certificate, in hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        hex::encode(authority::fingerprint(self.authority.certificate()))
+    }
+
     /// Whether an invitation leads to the cluster that this identity belongs to.
     pub fn is_invited_by(&self, join: &JoinString) -> bool {
         authority::fingerprint(self.authority.certificate()) == *join.fingerprint()

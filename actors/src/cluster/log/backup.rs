@@ -3,17 +3,20 @@
 //! A backup holds all records as they were at one position of the log. A restore makes the records of a running cluster
 //! those of a backup, by ordinary writes: so it works the same for a cluster of one that was just made, after everything
 //! was lost, and for one of many nodes that is to be set back; and no node has to be stopped or emptied. Its price: it is
-//! many writes, not one. Who reads meanwhile sees some records restored and others not yet; a restore that was cut off is
-//! completed by running it again.
+//! many writes, not one. Who reads meanwhile sees some records restored and others not yet. Once begun it goes on to its
+//! end, whether or not who asked for it waits; one that was cut off by the end of its node is completed by running it again.
 //!
 //! The log's own records (members, who votes) are in no restore: they say what this cluster is, not what it holds.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::iter::Peekable;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 use troupe_protocol::cluster::Epoch;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
@@ -34,8 +37,12 @@ use crate::store::{RecordBatch, StoreError};
 
 /// Writes that wait for the log while the next ones are found out.
 const BATCHES_READY_MAX: usize = 4;
-/// How long one write of a restore may take.
-const WRITE_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// Restores that wait for their turn.
+const RESTORES_WAITING_MAX: usize = 4;
+/// How long one write of a restore may take, and for how long it is tried again while nobody leads.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+/// The pause before that.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a backup is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +53,8 @@ pub struct BackupHeader {
     pub epoch: Epoch,
     /// The node that wrote it.
     pub node: NodeId,
+    /// What names the cluster, which alone can open its secrets.
+    pub authority: String,
     /// When.
     pub made_at: Timestamp,
     /// The version of the program that wrote it.
@@ -67,6 +76,7 @@ pub struct Restored {
 pub(super) async fn backup<W: Write + Send + 'static>(
     core: &Core,
     out: W,
+    authority: String,
     made_at: Timestamp,
 ) -> Result<BackupHeader, LogError> {
     let state = core.store.replicated_state().snapshot()?;
@@ -78,6 +88,7 @@ pub(super) async fn backup<W: Write + Send + 'static>(
         position: number(position.as_ref()),
         epoch: core.membership().epoch,
         node: core.own,
+        authority,
         made_at,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -111,11 +122,90 @@ pub fn inspect_backup(backup: &mut File) -> Result<BackupHeader, LogError> {
     Ok(header)
 }
 
-/// Makes the records those of a backup, except those of some trees.
-pub(super) async fn restore(
+/// What of the cluster's records a restore leaves as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Spared {
+    /// All of these trees.
+    pub trees: &'static [&'static str],
+    /// And these records, by tree and key.
+    pub records: HashSet<(String, String)>,
+}
+
+impl Spared {
+    fn includes(&self, change: &RecordChange) -> bool {
+        let tree = change.tree.as_str();
+        OWN_TREES.contains(&tree)
+            || self.trees.contains(&tree)
+            || self.records.contains(&(change.tree.clone(), change.key.clone()))
+    }
+}
+
+/// Restores on their way: one after the other, to the end, whether or not who asked for them still waits.
+pub(super) struct Restores {
+    queue: mpsc::Sender<Asked>,
+    /// Taken by whoever runs them; by the next life of the actor too.
+    waiting: Mutex<mpsc::Receiver<Asked>>,
+}
+
+struct Asked {
+    backup: File,
+    spared: Spared,
+    deadline: Deadline,
+    reply: oneshot::Sender<Result<Restored, LogError>>,
+}
+
+impl Default for Restores {
+    fn default() -> Self {
+        let (queue, waiting) = mpsc::channel(RESTORES_WAITING_MAX);
+        Self {
+            queue,
+            waiting: Mutex::new(waiting),
+        }
+    }
+}
+
+impl Restores {
+    /// Has the records of the cluster made those of a backup.
+    pub(super) async fn ask(
+        &self,
+        backup: File,
+        spared: Spared,
+        deadline: Deadline,
+    ) -> Result<Restored, LogError> {
+        let (reply, restored) = oneshot::channel();
+        let asked = Asked {
+            backup,
+            spared,
+            deadline,
+            reply,
+        };
+        self.queue.try_send(asked).map_err(|_| LogError::Overloaded {
+            waiting: RESTORES_WAITING_MAX,
+        })?;
+        restored.await.map_err(|_| LogError::OutcomeUnknown {
+            reason: "the restore was cut off; run it again".to_owned(),
+        })?
+    }
+}
+
+/// Carries out restores, until cancelled.
+pub(super) async fn run(core: &Core) {
+    let mut waiting = core.restores.waiting.lock().await;
+    while let Some(asked) = waiting.recv().await {
+        let restored = restore(core, asked.backup, asked.spared, asked.deadline).await;
+        match &restored {
+            Ok(restored) => tracing::info!(?restored, "a backup was restored"),
+            Err(error) => tracing::warn!(%error, "a backup could not be restored"),
+        }
+        let _ = asked.reply.send(restored); // who asked may have left
+    }
+}
+
+/// Makes the records those of a backup, except those that are spared.
+async fn restore(
     core: &Core,
     mut backup: File,
-    except: &'static [&'static str],
+    spared: Spared,
     deadline: Deadline,
 ) -> Result<Restored, LogError> {
     forward::linearize(core, deadline).await?;
@@ -124,19 +214,33 @@ pub(super) async fn restore(
     let found_out = tokio::task::spawn_blocking(move || {
         inspect_backup(&mut backup)?; // nothing is written unless all of it is right
         let wanted = ImageReader::begin(BufReader::new(backup)).map_err(|error| unusable(&error))?;
-        let is_ours = |change: &RecordChange| {
-            let tree = change.tree.as_str();
-            !OWN_TREES.contains(&tree) && !except.contains(&tree)
+        let is_meant = |change: &Result<RecordChange, LogError>| {
+            change.as_ref().map_or(true, |change| !spared.includes(change))
         };
-        let wanted = of_image(wanted).filter(|change| change.as_ref().map_or(true, is_ours));
-        let current = of_state(state.snapshot()?).filter(|change| change.as_ref().map_or(true, is_ours));
+        let wanted = of_image(wanted).filter(is_meant);
+        let current = of_state(state.snapshot()?).filter(is_meant);
         find_differences(wanted.peekable(), current.peekable(), &batches)
     });
     while let Some(batch) = ready.recv().await {
-        let within = deadline.earlier(Deadline::within(WRITE_WITHIN));
-        forward::write(core, Command::Records(batch), within).await?;
+        write_for_sure(core, batch, deadline).await?;
     }
     found_out.await.map_err(|error| unusable(&error))?
+}
+
+/// What a restore writes may be written twice: so it is, while another node comes to lead.
+async fn write_for_sure(core: &Core, batch: RecordBatch, deadline: Deadline) -> Result<(), LogError> {
+    let deadline = deadline.earlier(Deadline::within(WRITE_WITHIN));
+    loop {
+        let written = forward::write(core, Command::Records(batch.clone()), deadline).await;
+        let may_pass = matches!(
+            written,
+            Err(LogError::NoQuorum { .. } | LogError::OutcomeUnknown { .. } | LogError::Overloaded { .. })
+        );
+        if !may_pass || deadline.instant() <= Instant::now() + WRITE_AGAIN_AFTER {
+            return written.map(drop);
+        }
+        tokio::time::sleep(WRITE_AGAIN_AFTER).await;
+    }
 }
 
 type Changes<I> = Peekable<I>;

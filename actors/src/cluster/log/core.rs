@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use troupe_protocol::cluster::{LogStatus, Membership};
 use troupe_protocol::id::NodeId;
 
+use super::backup::Restores;
 use super::command::Term;
 use super::entries::LogEntries;
 use super::error::LogError;
@@ -40,6 +41,7 @@ pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) views: MachineViews,
     pub(super) proposals: Proposals,
+    pub(super) restores: Restores,
     pub(super) receiver: Receiver,
     pub(super) leader: watch::Sender<Leader>,
     pub(super) reach: Mutex<Reach>,
@@ -128,6 +130,7 @@ impl Core {
             machine,
             views,
             proposals: Proposals::default(),
+            restores: Restores::default(),
             receiver: Receiver::default(),
             leader: watch::Sender::new(None),
             reach: Mutex::default(),

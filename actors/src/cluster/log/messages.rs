@@ -11,7 +11,7 @@ use troupe_protocol::cluster::{LogStatus, Membership};
 use troupe_protocol::id::NodeId;
 use troupe_protocol::time::Timestamp;
 
-use super::backup::{self, BackupHeader, Restored};
+use super::backup::{self, BackupHeader, Restored, Spared};
 use super::command::{Command, MemberCommand, Term, Written};
 use super::core::{Core, Leader};
 use super::error::LogError;
@@ -68,6 +68,7 @@ impl LogHandle {
             core.follow(),
             propose::run(core),
             reconcile::run(core),
+            backup::run(core),
             stand::run(core)
         );
     }
@@ -225,30 +226,31 @@ impl LogHandle {
     }
 
     /// Writes all records as they are at one position of the log, while everything goes on. What this node has applied is
-    /// what is written; [`linearize`](Self::linearize) first to have all that was acknowledged.
+    /// what is written; [`linearize`](Self::linearize) first to have all that was acknowledged. `authority` names the cluster.
     ///
     /// # Errors
     /// When it cannot be read or written.
     pub async fn backup<W: Write + Send + 'static>(
         &self,
         out: W,
+        authority: String,
         made_at: Timestamp,
     ) -> Result<BackupHeader, LogError> {
-        backup::backup(&self.core, out, made_at).await
+        backup::backup(&self.core, out, authority, made_at).await
     }
 
-    /// Makes the records of the cluster those of a backup, except those of some trees; the members stay who they are. The
-    /// backup is checked before anything is written. Not one write but many: run it again when it was cut off.
+    /// Makes the records of the cluster those of a backup, except those that are spared; the members stay who they are. The
+    /// backup is checked before anything is written. Not one write but many, which go on when this is no longer waited for.
     ///
     /// # Errors
     /// When it is no whole backup, or a write fails.
     pub async fn restore(
         &self,
         backup: File,
-        except: &'static [&'static str],
+        spared: Spared,
         deadline: Deadline,
     ) -> Result<Restored, LogError> {
-        backup::restore(&self.core, backup, except, deadline).await
+        self.core.restores.ask(backup, spared, deadline).await
     }
 
     /// Answers a question of another node's log.

@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-pub use backup::{BackupHeader, Restored, inspect_backup};
+pub use backup::{BackupHeader, Restored, Spared, inspect_backup};
 pub use command::{Command, MemberCommand, MemberRefusal, Term, Written};
 pub use core::Leader;
 pub use error::LogError;

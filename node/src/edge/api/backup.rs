@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 use troupe_actors::{
-    cluster::log::{BackupHeader, LogHandle, inspect_backup},
+    cluster::log::{BackupHeader, LogHandle, Spared, inspect_backup},
     runtime::Deadline,
 };
 use troupe_protocol::{api::Restored, error::Code};
@@ -63,7 +63,9 @@ async fn back_up(State(state): State<EdgeState>, caller: Caller) -> ApiResult<Re
     }
     let file = in_background(nameless_file(&state)?).await?;
     let copy = file.try_clone().map_err(|error| unusable(&error))?;
-    let made = log.backup(copy, jiff::Timestamp::now().into()).await;
+    let made = log
+        .backup(copy, state.cluster.authority()?, jiff::Timestamp::now().into())
+        .await;
     state.audit(&caller, "cluster.backup", "", &made);
     let header = made?;
     let (file, size_bytes) = in_background(rewound(file)).await?;
@@ -89,7 +91,8 @@ struct RestoreQuery {
     confirm: Option<String>,
 }
 
-/// Makes all servers, keys, secrets and conversations those of a backup; the cluster's nodes stay as they are.
+/// Makes all servers, keys, secrets and conversations those of a backup. The cluster's nodes stay as they are, and so do
+/// their keys and the caller's: whoever restores must be able to come in afterwards. It goes on when the caller leaves.
 #[utoipa::path(
     post, path = "/api/v1/cluster/restore", tag = "cluster", params(RestoreQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -108,19 +111,27 @@ async fn restore(
         return Err(ApiError::new(Code::ConfirmationMissing, detail));
     }
     let log = log_of(&state)?;
-    let done = replace(&state, log, request).await;
-    let outcome = done.as_ref().map(drop).map_err(|error| error.problem().clone());
-    state.audit(&caller, "cluster.restore", "", &outcome);
+    let audited = state.auditing(&caller, "cluster.restore", "");
+    let done = replace(&state, &caller, log, request).await;
+    audited.ended(&done.as_ref().map_err(ApiError::problem));
     done.map(Json)
 }
 
-async fn replace(state: &EdgeState, log: &LogHandle, request: Request) -> ApiResult<Restored> {
+async fn replace(
+    state: &EdgeState,
+    caller: &Caller,
+    log: &LogHandle,
+    request: Request,
+) -> ApiResult<Restored> {
     let file = receive(state, request).await?;
     let (file, header) = in_background(inspected(file)).await?;
-    let is_ours = state.cluster.membership().members.contains_key(&header.node);
-    let except = if is_ours { NEVER_RESTORED } else { RESTORED_AT_HOME };
+    let is_ours = header.authority == state.cluster.authority()?;
+    let spared = Spared {
+        trees: if is_ours { NEVER_RESTORED } else { RESTORED_AT_HOME },
+        records: state.access.kept_by_a_restore(&caller.principal),
+    };
     let restored = log
-        .restore(file, except, Deadline::within(RESTORE_TIMEOUT))
+        .restore(file, spared, Deadline::within(RESTORE_TIMEOUT))
         .await?;
     Ok(Restored {
         made_at: header.made_at,

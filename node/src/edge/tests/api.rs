@@ -351,3 +351,40 @@ async fn a_callers_trace_goes_on_here() {
         "{kept}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_cluster_locks_nobody_out() {
+    let lost = Bed::new().await;
+    let alice = json!({ "name": "alice", "role": "admin" }).to_string();
+    let alices_key = lost.post("/api/v1/keys", alice).await.json()["key"].clone();
+    let request = lost.request(Method::GET, "/api/v1/cluster/backup");
+    let response = lost.router.clone().oneshot(request.body(Body::empty()).unwrap());
+    let backup = response
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes();
+
+    let bed = Bed::new().await;
+    let path = "/api/v1/cluster/restore?confirm=replace-everything";
+    let restore = bed.request(Method::POST, path).body(Body::from(backup)).unwrap();
+    let restored = bed.send(restore).await.json();
+    assert_eq!(restored["with_secrets"], false, "{restored}");
+    let me = bed.get("/api/v1/me").await;
+    assert_eq!(me.status, StatusCode::OK, "the node's own key: {}", me.text);
+    let alice = Bed {
+        key: alices_key.as_str().unwrap().to_owned(),
+        ..bed
+    };
+    let soon = async {
+        while alice.get("/api/v1/me").await.status != StatusCode::OK {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), soon)
+        .await
+        .expect("the keys of the backup are there as well");
+}

@@ -33,7 +33,9 @@ async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhe
     };
     change(0).await.unwrap();
     let mut file = tempfile::tempfile().unwrap();
-    let backup = node.log.backup(file.try_clone().unwrap(), now());
+    let backup = node
+        .log
+        .backup(file.try_clone().unwrap(), "this".to_owned(), now());
     let mut backup = std::pin::pin!(backup);
     let mut header = None;
     for number in 1.. {
@@ -53,7 +55,9 @@ async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhe
     target.put("fixed-000", "other").await.unwrap();
     target.put("superfluous", "value").await.unwrap();
     let members = target.log.membership().borrow().clone();
-    let restored = target.log.restore(file.try_clone().unwrap(), &[], within(60));
+    let restored = target
+        .log
+        .restore(file.try_clone().unwrap(), Spared::default(), within(60));
     let restored = restored.await.unwrap();
     assert_eq!((restored.put, restored.removed), (302, 1));
     let all = other.same_everywhere().await;
@@ -63,7 +67,9 @@ async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhe
         "the backup is of more than one position"
     );
     assert_eq!(*target.log.membership().borrow(), members);
-    let again = target.log.restore(file.try_clone().unwrap(), &[], within(60));
+    let again = target
+        .log
+        .restore(file.try_clone().unwrap(), Spared::default(), within(60));
     assert_eq!(again.await.unwrap().unchanged, 302);
 
     let mut bytes = Vec::new();
@@ -74,7 +80,11 @@ async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhe
     let mut damaged = tempfile::tempfile().unwrap();
     damaged.write_all(&bytes).unwrap();
     target.put("fixed-000", "changed").await.unwrap();
-    let error = target.log.restore(damaged, &[], within(60)).await.unwrap_err();
+    let error = target
+        .log
+        .restore(damaged, Spared::default(), within(60))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::BackupInvalid, "{error}");
     assert_eq!(
         target.get("fixed-000").as_deref(),
