@@ -11,8 +11,9 @@ use super::settings::{BULK_BYTES_PER_US, BULK_FLIGHT_BYTES_MIN, LinkSettings};
 
 /// Looks at a peer of which something is expected, before its silence counts as death.
 const LOOKS: u32 = 10;
-/// From this silent look on it is asked for a sign of life, at every other look: most answers need no asking for.
-const ASK_FROM_LOOK: u32 = 3;
+/// From this silent look on it is asked for a sign of life, at every other look: most answers need no asking for, and a
+/// lease may wait for the next word of the log's leader to its followers.
+const ASK_FROM_LOOK: u32 = 4;
 /// A look that comes so much later than planned says more about this node than about the peer.
 const LATE_LOOKS: u32 = 2;
 /// How often a round trip is measured at least.
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(vigil.look(10, false), Verdict::Alive);
         let verdicts: Vec<Verdict> = (1..LOOKS).map(|_| vigil.look(10, false)).collect();
         use Verdict::{Ask, Wait};
-        assert_eq!(verdicts, [Wait, Wait, Ask, Wait, Ask, Wait, Ask, Wait, Ask]);
+        assert_eq!(verdicts, [Wait, Wait, Wait, Ask, Wait, Ask, Wait, Ask, Wait]);
         assert_eq!(vigil.look(10, false), Verdict::Dead);
     }
 
