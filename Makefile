@@ -10,7 +10,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 # Asked when it is used: the setup just before may have put it there.
 DENY = $$([ -x tests/.cache/cargo-deny/bin/cargo-deny ] && echo tests/.cache/cargo-deny/bin/cargo-deny || echo cargo deny)
 
-.PHONY: help run setup build test test-rust test-routing test-browser faults web web-check bench lint fmt deny clean-cache
+.PHONY: help run setup build test test-rust test-routing test-browser faults web web-check bench bench-cluster lint fmt deny clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ web-check: ## type-check and unit-test the UI
 
 bench: ## what a proxied call costs over a direct one
 	$(CARGO) run --release -- bench gateway
+
+bench-cluster: ## what a cluster costs and how fast it recovers: ten minutes on a quiet machine
+	$(CARGO) run --release -- bench cluster
 
 lint: ## formatting, clippy, licences and advisories
 	$(CARGO) fmt --all --check
