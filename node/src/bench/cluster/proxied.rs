@@ -1,7 +1,9 @@
 //! CPU time per proxied call as nodes are added: a call at any node is served by that node alone, so it must stay flat.
 //!
-//! Calls go to all nodes of a cluster at once. What nodes do when nobody calls is measured before and taken off: it is
-//! stated on its own, for it depends on time, not on calls. All clusters run all the time and are called in turn.
+//! Each turn calls another node, and the CPU time of all nodes of its cluster counts. Nodes that are called at once would
+//! compete for the cores and caches of the one machine that all of them are on, which they do not share otherwise. What
+//! nodes do when nobody calls is measured before and taken off: it is stated on its own, for it depends on time, not on
+//! calls. All clusters run all the time and are called in turn.
 
 use std::{path::Path, time::Duration};
 
@@ -25,8 +27,8 @@ use crate::{
     cli::{error::CliError, output::Output},
 };
 
-/// Callers at each node, however many nodes there are: a node that handles several calls whenever it runs needs less for
-/// each, and all of them should be alike in that.
+/// Callers at the node that is called, however many nodes there are: a node that handles several calls whenever it runs
+/// needs less for each, and all of them should be alike in that.
 const CALLERS: usize = 16;
 const WARM_UP: Duration = Duration::from_millis(500);
 /// What nodes do by themselves is watched for at least so long.
@@ -115,7 +117,9 @@ impl<'a> Called<'a> {
             let peer = HttpPeer::connect(&url, Some(&node.key), Era::Modern).await?;
             peers.push((Peer::Http(peer), own_pids(node.pid)));
         }
-        calls(&peers, WARM_UP).await?;
+        for peer in &peers {
+            calls(std::slice::from_ref(peer), WARM_UP).await?;
+        }
         Ok(Self {
             cluster,
             peers,
@@ -128,7 +132,8 @@ impl<'a> Called<'a> {
 
     async fn turn(&mut self, time: Duration) -> Result<(), CliError> {
         let before = self.cluster.cpu_time()?;
-        let (calls, wall) = calls(&self.peers, time).await?;
+        let next = self.rates.len() % self.peers.len();
+        let (calls, wall) = calls(&self.peers[next..=next], time).await?;
         let busy = self.cluster.cpu_time()?.saturating_sub(before);
         let wall = wall.as_secs_f64();
         let net = busy.as_secs_f64() - self.idle * wall;
@@ -148,7 +153,7 @@ fn own_pids(node: u32) -> Pids {
     }
 }
 
-/// Calls all nodes at once; answers how many calls there were and how long it took.
+/// Calls these nodes at once; answers how many calls there were and how long it took.
 async fn calls(peers: &[(Peer, Pids)], time: Duration) -> Result<(usize, Duration), CliError> {
     let rounds = peers
         .iter()
@@ -162,7 +167,7 @@ async fn calls(peers: &[(Peer, Pids)], time: Duration) -> Result<(usize, Duratio
 /// For people.
 pub fn in_words(rows: &[Row]) -> String {
     let mut text = format!(
-        "\nproxied calls, {CALLERS} callers at each node\n{:>6}{:>10}{:>14}{:>12}{:>18}\n",
+        "\nproxied calls, {CALLERS} callers at one node in each turn\n{:>6}{:>10}{:>14}{:>12}{:>18}\n",
         "nodes", "calls/s", "CPU µs/call", "of 1 node", "idle node, % core"
     );
     let alone = rows.first().map_or(0.0, |row| row.cpu_us_per_call);
