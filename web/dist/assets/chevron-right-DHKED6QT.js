@@ -1,0 +1,1 @@
+import{c as e,s as t}from"./Router-BSOPsHd4.js";import{y as n}from"./Problem-lJEmPHu-.js";var r=new Set([`$$slots`,`$$events`,`$$legacy`]);function i(i,a){let o=t(a,r),s={name:`chevron-right`,size:24,node:[[`path`,{d:`m9 18 6-6-6-6`}]]};n(i,e(()=>o,{get icon(){return s}}))}export{i as t};
