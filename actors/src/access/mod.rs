@@ -5,7 +5,8 @@
 //! keys and sessions, writes them down, and then publishes the next view.
 //!
 //! [`prepare`] gives a cluster without keys its first administrator key, and [`prepare_joined`] a node that has joined one
-//! of its own, in the file `admin.key` which only its owner can read. What a role may do is decided where it is asked for (the edge); here is only who has which.
+//! of its own, in the file `admin.key` which only its owner can read. What a role may do is decided where it is asked for
+//! (the edge); here is only who has which.
 //!
 //! State: replicated (`kept`): what is made at one node works at all, and what is revoked at one works at none once they
 //! have applied it. The times of last use of keys stay with the node where they were; those of sessions are told to others

@@ -15,7 +15,7 @@ use super::dispatcher::ObserveTopic;
 use super::error::ClusterError;
 use super::handle::{ClusterHandle, Reach};
 use super::link::{LinksHandle, ServiceError};
-use super::log::{LogHandle, MemberCommand, voters_wanted};
+use super::log::{LogError, LogHandle, MemberCommand, voters_wanted};
 use super::placement::PlacedCounts;
 use crate::runtime::Deadline;
 
@@ -50,7 +50,9 @@ impl ClusterHandle {
         let has_quorum = self.holds_lease();
         let voters_max = self.shared.reach.get().map_or(1, |reach| reach.voters_max);
         let mut warnings = warnings(&membership, &links, voters_max);
-        if !has_quorum {
+        if let Some(Err(LogError::Stopped { reason })) = self.log().map(LogHandle::check) {
+            warnings.insert(0, ClusterWarning::LogStopped { reason });
+        } else if !has_quorum {
             warnings.insert(0, missing_quorum(&membership, node_id, &links));
         }
         ClusterStatus {

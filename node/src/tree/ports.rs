@@ -49,39 +49,35 @@ pub fn listen(config: &mut Config) -> Result<Arc<StdListener>, StartError> {
 /// Binds the port for other nodes. Where no setting says which, a node keeps the one it had, because the others look for
 /// it there; a new one takes the default, or any that is free.
 pub async fn node_port(config: &ClusterConfig, store: &Store) -> Result<NodePort, StartError> {
-    if let Some(address) = config.listen.chosen() {
-        return NodePort::bind(address)
-            .await
-            .map_err(|reason| StartError::Listen {
-                address,
-                reason,
-                flag: "--cluster-listen",
-            });
-    }
     let kept = store.tree::<SocketAddr>("node_port", 1)?;
     let wished = kept.get(KEPT_KEY)?.unwrap_or(CLUSTER_LISTEN_DEFAULT);
-    let port = match NodePort::bind(wished).await {
-        Ok(port) => port,
-        Err(taken) => any_port(wished, &taken).await?,
+    let port = match config.listen.chosen() {
+        Some(address) => bind(address).await?,
+        None => match NodePort::bind(wished).await {
+            Ok(port) => port,
+            Err(taken) => any_port(wished, &taken).await?,
+        },
     };
     keep(&kept, port.address()).await?;
     Ok(port)
 }
 
 async fn any_port(wished: SocketAddr, taken: &io::Error) -> Result<NodePort, StartError> {
-    let address = SocketAddr::new(wished.ip(), 0);
-    let port = NodePort::bind(address)
-        .await
-        .map_err(|reason| StartError::Listen {
-            address,
-            reason,
-            flag: "--cluster-listen",
-        })?;
+    let port = bind(SocketAddr::new(wished.ip(), 0)).await?;
     tracing::warn!(
         "{wished} is not to be had for other nodes ({taken}): listening on {} instead; --cluster-listen chooses",
         port.address()
     );
     Ok(port)
+}
+
+async fn bind(address: SocketAddr) -> Result<NodePort, StartError> {
+    let bound = NodePort::bind(address).await;
+    bound.map_err(|reason| StartError::Listen {
+        address,
+        reason,
+        flag: "--cluster-listen",
+    })
 }
 
 async fn keep(kept: &TypedTree<SocketAddr>, address: SocketAddr) -> Result<(), StartError> {

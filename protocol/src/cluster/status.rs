@@ -101,6 +101,11 @@ pub struct MemberStatus {
 pub enum ClusterWarning {
     /// No majority: writes are refused, placed actors stand still.
     NoQuorum,
+    /// The node's own log takes no part any more; only a restart makes it.
+    LogStopped {
+        /// Why.
+        reason: String,
+    },
     /// The node cannot reach the majority although there may be one.
     Isolated,
     /// Fewer voters are up than the cluster should have.

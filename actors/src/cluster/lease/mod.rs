@@ -4,10 +4,10 @@
 //! A node renews its lease with the log's leader. The leader answers on the strength of a round in which a majority
 //! confirmed its leadership; the lease lasts [`LeaseTiming::lasts`] from when that was *sent which they confirmed*. Who is
 //! elected later was so by at least one of those who confirmed, after it had heard that, and not before it had heard nothing
-//! of a leader for [`LeaseTiming::silence_before_election`] (nor, if it is that leader, had been followed); a new leader that waits, from its election, for one lease without
-//! that silence therefore knows that all leases its predecessors gave have ended. (It need not wait for members that have
-//! got a lease from itself since, and must wait for a whole lease when it may be its own predecessor, restarted.) The
-//! leader tells how long the lease lasts from when the question arrived, the node counts from when it asked, so that
+//! of a leader for [`LeaseTiming::silence_before_election`] (nor, if it is that leader, had been followed); a new leader
+//! that waits, from its election, for one lease without that silence therefore knows that all leases its predecessors gave
+//! have ended. (It need not wait for members that have got a lease from itself since, and must wait for a whole lease when
+//! it may be its own predecessor, restarted.) The leader tells how long the lease lasts from when the question arrived, the node counts from when it asked, so that
 //! delays only make it shorter.
 //!
 //! A node that holds a lease acts for what it owned at each epoch it has seen since the last *cleared* one. With each

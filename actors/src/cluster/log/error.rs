@@ -47,9 +47,7 @@ pub enum LogError {
         leader: Option<NodeId>,
     },
     /// This node's log has stopped: its disk failed.
-    #[error(
-        "the log of this node has stopped: {reason}. Check the disk (space, errors), then restart the node"
-    )]
+    #[error("the log of this node has stopped until the node is started again: {reason}")]
     Stopped {
         /// Why.
         reason: String,

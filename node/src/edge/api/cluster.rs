@@ -165,6 +165,11 @@ pub fn warnings_of(status: &ClusterStatus) -> Vec<Warning> {
                 "degraded: no majority of the voters is reached; writes are refused and placed actors stand still"
                     .to_owned(),
             ),
+            ClusterWarning::LogStopped { reason } => warn(
+                "log_stopped",
+                Severity::Error,
+                format!("degraded: the log of this node has stopped until the node is started again: {reason}"),
+            ),
             ClusterWarning::Isolated => warn(
                 "isolated",
                 Severity::Error,

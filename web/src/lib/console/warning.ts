@@ -6,6 +6,8 @@ export function warningInWords(warning: ClusterWarning, nameOf: (node: string) =
   switch (warning.kind) {
     case "no_quorum":
       return "No majority of the voters is reached: writes are refused, placed actors stand still.";
+    case "log_stopped":
+      return `The log of this node has stopped until the node is started again: ${warning.reason}`;
     case "isolated":
       return "This node does not reach the majority.";
     case "under_replicated":
