@@ -140,6 +140,9 @@ pub mod method {
     pub const PROMPTS_GET: &str = "prompts/get";
     pub const COMPLETION_COMPLETE: &str = "completion/complete";
     pub const LOGGING_SET_LEVEL: &str = "logging/setLevel";
+    pub const TASKS_GET: &str = "tasks/get";
+    pub const TASKS_UPDATE: &str = "tasks/update";
+    pub const TASKS_CANCEL: &str = "tasks/cancel";
     pub const TASKS_LIST: &str = "tasks/list";
     pub const SUBSCRIPTIONS_LISTEN: &str = "subscriptions/listen";
     pub const ROOTS_LIST: &str = "roots/list";

@@ -122,15 +122,6 @@ async fn a_modern_client_reaches_a_modern_server() {
         revision: MODERN,
         eras: "modern",
         failing: &[
-            // the header Mcp-Name of tasks/* is not made
-            "tasks-capability-negotiation",
-            "tasks-dispatch-and-envelope",
-            "tasks-lifecycle",
-            "tasks-mrtr-composition",
-            "tasks-mrtr-input",
-            "tasks-request-headers",
-            "tasks-request-state-removal",
-            "tasks-wire-fields",
             // the headers Mcp-Param-* of clients are not checked
             "http-custom-header-server-validation",
         ],

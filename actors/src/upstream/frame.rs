@@ -146,7 +146,7 @@ pub(super) fn progress_token(params: &RawValue) -> Option<Box<RawValue>> {
     edit::member(meta, meta::PROGRESS_TOKEN).map(ToOwned::to_owned)
 }
 
-/// What the request names: `params.name` or `params.uri` of the methods that have one.
+/// What the request names, if requests of this method name something.
 pub(super) fn name_of(method: &str, params: Option<&RawValue>) -> Option<String> {
     header::name_of(method, params).map(Cow::into_owned)
 }

@@ -16,7 +16,7 @@ pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 pub const SESSION_ID: &str = "mcp-session-id";
 /// The method of the request in the body (modern).
 pub const METHOD: &str = "mcp-method";
-/// `params.name` or `params.uri` of the request in the body (modern).
+/// What the request in the body names (modern): see [`name_member`].
 pub const NAME: &str = "mcp-name";
 /// Begins the headers that mirror arguments of a tool (modern).
 pub const PARAM_PREFIX: &str = "mcp-param-";
@@ -26,18 +26,24 @@ pub const LAST_EVENT_ID: &str = "last-event-id";
 const ENCODED_PREFIX: &str = "=?base64?";
 const ENCODED_SUFFIX: &str = "?=";
 
-/// The member of a request's parameters that names what the request is about, for the methods that have one.
+/// The member of `params` that names what a request is about, for the methods whose requests repeat it in [`NAME`]
+/// (section "Standard Request Headers"; the tasks extension adds its own).
 pub fn name_member(method: &str) -> Option<&'static str> {
     match method {
         method::TOOLS_CALL | method::PROMPTS_GET => Some("name"),
-        method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => Some("uri"),
+        method::RESOURCES_READ => Some("uri"),
+        method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => Some("taskId"),
         _ => None,
     }
 }
 
-/// What a request names: `params.name` or `params.uri` of the methods that have one.
+/// What a request names, if requests of this method name something.
 pub fn name_of<'a>(method: &str, params: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
-    edit::string_member(params?, name_member(method)?)
+    let member = match method {
+        method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => "uri", // methods of the legacy era alone
+        _ => name_member(method)?,
+    };
+    edit::string_member(params?, member)
 }
 
 /// A text as the value of a header: as it is where that is safe, else in Base64 (section "Value Encoding").
@@ -109,5 +115,7 @@ mod tests {
             Some("file:///x")
         );
         assert_eq!(name_of("tools/list", Some(&call)), None);
+        let task = raw(r#"{"taskId":"t1"}"#);
+        assert_eq!(name_of("tasks/get", Some(&task)).as_deref(), Some("t1"));
     }
 }

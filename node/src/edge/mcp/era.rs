@@ -161,10 +161,8 @@ fn check_method(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), F
 }
 
 fn check_name(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), Fault> {
-    let key = match message.method() {
-        method::TOOLS_CALL | method::PROMPTS_GET => "name",
-        method::RESOURCES_READ => "uri",
-        _ => return Ok(()),
+    let Some(key) = header::name_member(message.method()) else {
+        return Ok(());
     };
     let Some(in_header) = headers.name else {
         return Err(Fault::header_mismatch(format!(
