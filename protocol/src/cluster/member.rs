@@ -1,8 +1,8 @@
 //! Nodes as the replicated log knows them.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -84,10 +84,6 @@ impl Receiver {
     }
 
     /// All parts were sent: checks the file and has it installed, also when whoever asked for it waits no more.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it outlives whoever asked; the turn that it holds keeps it the only one"
-    )]
     pub(super) async fn end(
         &self,
         core: &Core,
@@ -109,6 +105,10 @@ impl Receiver {
             received,
             _turn: turn,
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it outlives whoever asked; the turn that it holds keeps it the only one"
+        )]
         let done = tokio::spawn(installation.run(vote, meta)).await;
         done.map_err(|error| core.fatal(error))?
     }

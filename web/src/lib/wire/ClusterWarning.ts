@@ -3,7 +3,11 @@
 /**
  * Something an operator should look at.
  */
-export type ClusterWarning = { "kind": "no_quorum" } | { "kind": "isolated" } | { "kind": "under_replicated", 
+export type ClusterWarning = { "kind": "no_quorum" } | { "kind": "log_stopped", 
+/**
+ * Why.
+ */
+reason: string, } | { "kind": "isolated" } | { "kind": "under_replicated", 
 /**
  * Voters that are up.
  */
