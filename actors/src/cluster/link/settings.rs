@@ -53,8 +53,8 @@ pub(super) const SMALL_BYTES_MAX: usize = 4 * 1024;
 /// record.
 pub(super) const PIECE_BYTES_MAX: usize = 16 * 1024 - 128;
 /// Pieces of large frames under way that the peer has not taken, in bytes, at least: enough for a fast local network,
-/// little enough to keep nothing waiting. A message of 64 KiB, with what goes around it, need not wait for its last bytes.
-pub(super) const BULK_FLIGHT_BYTES_MIN: usize = 65 * 1024;
+/// little enough to keep nothing waiting (twice as much doubles what a small ask waits behind large ones).
+pub(super) const BULK_FLIGHT_BYTES_MIN: usize = 33 * 1024;
 /// What a peer may send in one round trip: the rate for which the bytes under way are made to suffice.
 pub(super) const BULK_BYTES_PER_US: usize = 500;
 /// Questions of one peer being answered; one more is refused.
