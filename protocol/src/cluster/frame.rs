@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::member::Generation;
+use super::varint::{self, VarintError};
 use crate::id::{CorrelationId, NodeId, SpanId};
 use crate::trace::TraceContext;
 
@@ -121,8 +122,8 @@ impl BatchHead {
     /// Writes the head.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.key.to_le_bytes());
-        put_varint(u64::from(self.small_bytes_taken), out);
-        put_varint(u64::from(self.bulk_bytes_taken), out);
+        varint::put(u64::from(self.small_bytes_taken), out);
+        varint::put(u64::from(self.bulk_bytes_taken), out);
     }
 
     /// Writes the head right before the frames of a batch, for which [`BATCH_HEAD_BYTES_MAX`] bytes were left free. Answers
@@ -272,14 +273,14 @@ impl<'a> Frame<'a> {
     /// should not be copied for it.
     pub fn put_head(&self, out: &mut Vec<u8>, payload_bytes: usize) {
         out.push(self.kind());
-        put_varint((self.field_bytes() + payload_bytes) as u64, out);
+        varint::put((self.field_bytes() + payload_bytes) as u64, out);
         self.put_fields(out);
     }
 
     /// The size of the whole frame in bytes.
     pub fn bytes(&self) -> usize {
         let body = self.field_bytes() + self.payload().len();
-        1 + varint_bytes(body as u64) + body
+        1 + varint::encoded_bytes(body as u64) + body
     }
 
     /// The size of what is between the frame's head and its payload, in bytes.
@@ -291,18 +292,20 @@ impl<'a> Frame<'a> {
                 trace,
                 ..
             } => {
-                let times = varint_bytes(u64::from(*deadline_ms));
-                varint_bytes(*number) + 1 + times + trace_bytes(trace.as_ref())
+                let times = varint::encoded_bytes(u64::from(*deadline_ms));
+                varint::encoded_bytes(*number) + 1 + times + trace_bytes(trace.as_ref())
             }
             Self::Tell { trace, .. } => 1 + trace_bytes(trace.as_ref()),
             Self::Answer { number, .. } | Self::Part { number, .. } | Self::Cancel { number } => {
-                varint_bytes(*number)
+                varint::encoded_bytes(*number)
             }
-            Self::Refusal { number, .. } => varint_bytes(*number) + 2,
-            Self::Credit { number, bytes } => varint_bytes(*number) + varint_bytes(u64::from(*bytes)),
-            Self::Ping { sent_us } => varint_bytes(*sent_us),
-            Self::Pong { sent_us, .. } => varint_bytes(*sent_us) + 8,
-            Self::Begin { total_bytes, .. } => varint_bytes(u64::from(*total_bytes)),
+            Self::Refusal { number, .. } => varint::encoded_bytes(*number) + 2,
+            Self::Credit { number, bytes } => {
+                varint::encoded_bytes(*number) + varint::encoded_bytes(u64::from(*bytes))
+            }
+            Self::Ping { sent_us } => varint::encoded_bytes(*sent_us),
+            Self::Pong { sent_us, .. } => varint::encoded_bytes(*sent_us) + 8,
+            Self::Begin { total_bytes, .. } => varint::encoded_bytes(u64::from(*total_bytes)),
             Self::More { .. } => 0,
         }
     }
@@ -348,16 +351,16 @@ impl<'a> Frame<'a> {
                 trace,
                 ..
             } => {
-                put_varint(*number, out);
+                varint::put(*number, out);
                 out.push(*service);
-                put_varint(u64::from(*deadline_ms), out);
+                varint::put(u64::from(*deadline_ms), out);
                 put_trace(trace.as_ref(), out);
             }
             Self::Answer { number, .. } | Self::Part { number, .. } | Self::Cancel { number } => {
-                put_varint(*number, out);
+                varint::put(*number, out);
             }
             Self::Refusal { number, code, .. } => {
-                put_varint(*number, out);
+                varint::put(*number, out);
                 out.extend_from_slice(&code.to_le_bytes());
             }
             Self::Tell { service, trace, .. } => {
@@ -365,15 +368,15 @@ impl<'a> Frame<'a> {
                 put_trace(trace.as_ref(), out);
             }
             Self::Credit { number, bytes } => {
-                put_varint(*number, out);
-                put_varint(u64::from(*bytes), out);
+                varint::put(*number, out);
+                varint::put(u64::from(*bytes), out);
             }
-            Self::Ping { sent_us } => put_varint(*sent_us, out),
+            Self::Ping { sent_us } => varint::put(*sent_us, out),
             Self::Pong { sent_us, clock_us } => {
-                put_varint(*sent_us, out);
+                varint::put(*sent_us, out);
                 out.extend_from_slice(&clock_us.to_le_bytes());
             }
-            Self::Begin { total_bytes, .. } => put_varint(u64::from(*total_bytes), out),
+            Self::Begin { total_bytes, .. } => varint::put(u64::from(*total_bytes), out),
             Self::More { .. } => {}
         }
     }
@@ -444,18 +447,6 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
 fn put_trace(trace: Option<&TraceContext>, out: &mut Vec<u8>) {
     if let Some(trace) = trace {
         out.extend_from_slice(&trace.correlation_id.0.to_le_bytes());
@@ -513,19 +504,12 @@ impl<'a> Reader<'a> {
     }
 
     fn varint(&mut self) -> Result<u64, FrameError> {
-        let mut value = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                return Err(FrameError::Number);
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(FrameError::Number)
+        let (value, rest) = varint::read(self.0).map_err(|error| match error {
+            VarintError::Cut => FrameError::Cut,
+            VarintError::TooLarge => FrameError::Number,
+        })?;
+        self.0 = rest;
+        Ok(value)
     }
 
     fn varint_u32(&mut self) -> Result<u32, FrameError> {

@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use troupe_protocol::cluster::varint;
 
 use super::connection::Connection;
 use super::crypt::Crypt;
@@ -227,18 +228,19 @@ pub(super) const MESSAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Writes a batch as a cast to an actor of the peer.
 pub(super) fn put_cast(to: u64, batch: &[u8], out: &mut Vec<u8>) {
-    let cast_bytes = 1 + varint_bytes(to) + 1 + varint_bytes(batch.len() as u64) + batch.len();
-    let node_bytes = 1 + varint_bytes(cast_bytes as u64) + cast_bytes;
-    let whole_bytes = 1 + varint_bytes(node_bytes as u64) + node_bytes;
+    let cast_bytes =
+        1 + varint::encoded_bytes(to) + 1 + varint::encoded_bytes(batch.len() as u64) + batch.len();
+    let node_bytes = 1 + varint::encoded_bytes(cast_bytes as u64) + cast_bytes;
+    let whole_bytes = 1 + varint::encoded_bytes(node_bytes as u64) + node_bytes;
     out.extend_from_slice(&(whole_bytes as u64).to_be_bytes());
     out.push(NODE_MESSAGE_TAG);
-    put_varint(node_bytes as u64, out);
+    varint::put(node_bytes as u64, out);
     out.push(CAST_TAG);
-    put_varint(cast_bytes as u64, out);
+    varint::put(cast_bytes as u64, out);
     out.push(CAST_TO_TAG);
-    put_varint(to, out);
+    varint::put(to, out);
     out.push(CAST_PAYLOAD_TAG);
-    put_varint(batch.len() as u64, out);
+    varint::put(batch.len() as u64, out);
     out.extend_from_slice(batch);
 }
 
@@ -248,7 +250,7 @@ fn batch_within(message: &[u8]) -> Option<&[u8]> {
     let between_actors = only_field(message, NODE_MESSAGE_TAG)?;
     let mut cast = only_field(between_actors, CAST_TAG)?;
     if cast.first() == Some(&CAST_TO_TAG) {
-        (_, cast) = varint(&cast[1..])?;
+        (_, cast) = varint::read(&cast[1..]).ok()?;
     }
     only_field(cast, CAST_PAYLOAD_TAG)
 }
@@ -256,32 +258,8 @@ fn batch_within(message: &[u8]) -> Option<&[u8]> {
 /// The content of a message that consists of one field of bytes with this tag.
 fn only_field(message: &[u8], tag: u8) -> Option<&[u8]> {
     let (first, rest) = message.split_first()?;
-    let (length, content) = varint(rest)?;
+    let (length, content) = varint::read(rest).ok()?;
     (*first == tag && length == content.len() as u64).then_some(content)
-}
-
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-/// A protobuf integer and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (at, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[at + 1..]));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn a_number_that_is_too_large_is_refused() {
     let too_long = [&[CANCEL, 11][..], &[0xff; 10], &[1]].concat();
     assert_eq!(Frame::split(&too_long), Err(FrameError::Number));
     let mut too_wide = vec![BEGIN, 5];
-    put_varint(u64::from(u32::MAX) + 1, &mut too_wide);
+    varint::put(u64::from(u32::MAX) + 1, &mut too_wide);
     assert_eq!(Frame::split(&too_wide), Err(FrameError::Number));
 }
 
