@@ -272,6 +272,19 @@ fn not_an_object(text: &str) -> ParseError {
     }
 }
 
+/// Appends a message as one line, the form that standard streams want. Line breaks within JSON are white space between its
+/// parts, so a blank does as well.
+pub fn push_line(buffer: &mut Vec<u8>, message: &str) {
+    let start = buffer.len();
+    buffer.extend_from_slice(message.as_bytes());
+    for byte in &mut buffer[start..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    buffer.push(b'\n');
+}
+
 /// The text of a JSON string, borrowed where it has no escapes; nothing if the value is not a string.
 pub fn string_of(value: &RawValue) -> Option<Cow<'_, str>> {
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use troupe_protocol::jsonrpc::{Message, RawReply};
+use troupe_protocol::jsonrpc::{self, Message, RawReply};
 use troupe_protocol::upstream::LogSource;
 
 use super::endpoint::{Endpoint, UpstreamSettings};
@@ -293,7 +293,7 @@ impl Pump {
             }
             buffer.clear();
             for outgoing in &batch {
-                push_line(&mut buffer, &outgoing.line);
+                jsonrpc::push_line(&mut buffer, &outgoing.line);
                 self.queued_bytes
                     .fetch_sub(outgoing.line.len(), Ordering::Relaxed);
             }
@@ -335,16 +335,4 @@ impl Drop for LostOnDrop {
     fn drop(&mut self) {
         self.0.lost("the task that served it has ended");
     }
-}
-
-/// Appends a line. Line breaks within JSON are white space between its parts, so a blank does as well.
-fn push_line(buffer: &mut Vec<u8>, line: &str) {
-    let start = buffer.len();
-    buffer.extend_from_slice(line.as_bytes());
-    for byte in &mut buffer[start..] {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
-    }
-    buffer.push(b'\n');
 }

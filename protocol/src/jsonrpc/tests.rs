@@ -13,6 +13,14 @@ fn raw(text: &str) -> Box<RawValue> {
 }
 
 #[test]
+fn a_message_is_written_on_one_line() {
+    let mut lines = Vec::new();
+    push_line(&mut lines, "{}");
+    push_line(&mut lines, "{\n  \"a\": \"b\\nc\"\r\n}");
+    assert_eq!(String::from_utf8(lines).unwrap(), "{}\n{   \"a\": \"b\\nc\"  }\n");
+}
+
+#[test]
 fn messages_are_told_apart() {
     let kind = |text: &str| Message::parse_str(text).unwrap().kind;
     assert_eq!(kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), Kind::Request);

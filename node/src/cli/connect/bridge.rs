@@ -17,12 +17,12 @@ use sse_stream::SseByteStream;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use troupe_protocol::{
     error::Problem,
-    jsonrpc::{Kind, Message, edit},
+    jsonrpc::{Kind, Message, edit, push_line},
     mcp::header,
 };
 use url::Url;
 
-use super::line::{Line, on_one_line};
+use super::line::Line;
 use super::session::{Session, Sessions};
 use crate::cli::{
     Target,
@@ -59,7 +59,7 @@ pub struct Bridge {
     server: Option<String>,
     way: Mutex<Option<Arc<Way>>>,
     sessions: Sessions,
-    out: mpsc::Sender<String>,
+    out: mpsc::Sender<Vec<u8>>,
     http: reqwest::Client,
     /// The stream on which servers talk unasked, of a legacy client.
     listening: Mutex<JoinSet<()>>,
@@ -68,7 +68,7 @@ pub struct Bridge {
 impl Bridge {
     /// # Errors
     /// When this machine cannot make HTTP requests.
-    pub fn new(target: Target, server: Option<String>, out: mpsc::Sender<String>) -> Result<Self, CliError> {
+    pub fn new(target: Target, server: Option<String>, out: mpsc::Sender<Vec<u8>>) -> Result<Self, CliError> {
         // No limit on an answer's time: calls and streams may take as long as the node lets them.
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -88,7 +88,9 @@ impl Bridge {
 
     /// Writes a message for the client.
     pub async fn print(&self, message: &str) {
-        let _ = self.out.send(on_one_line(message)).await; // nobody reads: the command ends
+        let mut line = Vec::with_capacity(message.len() + 1);
+        push_line(&mut line, message);
+        let _ = self.out.send(line).await; // nobody reads: the command ends
     }
 
     /// Has a request answered: by the server, or by what went wrong.

@@ -98,13 +98,6 @@ impl Line {
     }
 }
 
-/// A message on one line. Line breaks in JSON stand between its parts only, so a blank does as well.
-pub fn on_one_line(text: &str) -> String {
-    let mut line = text.replace(['\n', '\r'], " ");
-    line.push('\n');
-    line
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -144,13 +137,5 @@ mod tests {
     fn a_cancellation_names_its_request() {
         let text = br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"x"}}"#;
         assert_eq!(Line::read(text).unwrap().cancels.as_deref(), Some("\"x\""));
-    }
-
-    #[test]
-    fn a_message_is_written_on_one_line() {
-        assert_eq!(
-            on_one_line("{\n  \"a\": \"b\\nc\"\r\n}"),
-            "{   \"a\": \"b\\nc\"  }\n"
-        );
     }
 }

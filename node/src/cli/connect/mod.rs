@@ -136,10 +136,10 @@ async fn next_line(input: &mut BufReader<tokio::io::Stdin>, bytes: &mut Vec<u8>)
 }
 
 /// Writes lines until there are no more, or nobody reads them.
-async fn write_lines(mut lines: mpsc::Receiver<String>) {
+async fn write_lines(mut lines: mpsc::Receiver<Vec<u8>>) {
     let mut output = tokio::io::stdout();
     while let Some(line) = lines.recv().await {
-        let written = output.write_all(line.as_bytes()).await;
+        let written = output.write_all(&line).await;
         if written.is_err() || output.flush().await.is_err() {
             return;
         }
