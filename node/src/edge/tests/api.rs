@@ -54,13 +54,7 @@ async fn wrong_bodies_are_refused_with_their_place() {
         .await
         .problem(415, "T1006");
     bed.get("/api/v1/nothing").await.problem(404, "T1003");
-    let method = bed
-        .send(
-            bed.request(Method::DELETE, "/api/v1/status")
-                .body(Body::empty())
-                .unwrap(),
-        )
-        .await;
+    let method = bed.delete("/api/v1/status").await;
     method.problem(405, "T1004");
     assert_eq!(method.headers[header::ALLOW], "GET,HEAD");
     bed.get("/api/v1/servers?limit=many").await.problem(422, "T1002");
@@ -103,13 +97,7 @@ async fn a_server_is_registered_changed_and_removed_and_the_audit_tells() {
         secrets.text
     );
 
-    let gone = bed
-        .send(
-            bed.request(Method::DELETE, "/api/v1/servers/slow")
-                .body(Body::empty())
-                .unwrap(),
-        )
-        .await;
+    let gone = bed.delete("/api/v1/servers/slow").await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
     bed.get("/api/v1/servers/slow").await.problem(404, "T2003");
     bed.node
@@ -184,8 +172,7 @@ async fn a_backup_brings_back_what_was() {
     assert_eq!(response.status(), StatusCode::OK);
     let backup = response.into_body().collect().await.unwrap().to_bytes();
     bed.post("/api/v1/servers", server("later")).await;
-    let remove = bed.request(Method::DELETE, "/api/v1/servers/kept");
-    bed.send(remove.body(Body::empty()).unwrap()).await;
+    bed.delete("/api/v1/servers/kept").await;
     let restore = |query: &str, body: bytes::Bytes| {
         let path = format!("/api/v1/cluster/restore{query}");
         bed.send(bed.request(Method::POST, &path).body(Body::from(body)).unwrap())

@@ -132,6 +132,11 @@ impl Bed {
             .await
     }
 
+    async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path).body(Body::empty()).unwrap())
+            .await
+    }
+
     async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
         let request = self
             .request(Method::POST, path)
