@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use troupe_tests::node::free_address;
+use troupe_tests::node::{free_address, lasting_address};
 use troupe_tests::{Node, eventually, parts};
 
 async fn call(node: &Node, server: &str, tool: &str, arguments: Value) -> Value {
@@ -202,6 +202,46 @@ async fn a_server_over_http_is_registered_by_its_url() {
     assert_eq!(detail["transport"], "streamable_http", "{detail:#}");
     let result = call(&node, "remote", "echo", json!({ "message": "far away" })).await;
     assert!(result.to_string().contains("far away"), "{result:#}");
+}
+
+#[tokio::test]
+async fn a_server_of_the_older_http_transport_is_called_and_found_again_after_its_restart() {
+    let Some(everything) = parts::everything_sse() else {
+        return;
+    };
+    let node = Node::start().await;
+    let address = lasting_address();
+    let server = HttpServer::start(&everything, address.port());
+    let listens = async || tokio::net::TcpStream::connect(address).await.ok();
+    eventually("the HTTP server listens", Duration::from_secs(30), listens).await;
+    let url = format!("http://{address}/sse");
+    let add = async |name: &str, options: &[&str]| {
+        let command = [&["server", "add", name, "--url", &url], options].concat();
+        node.cli(&command).await.ok();
+        node.wait_online(name).await
+    };
+    assert_eq!(add("said", &["--sse"]).await["transport"], "sse");
+    // It answers POSTs to this address with 404, so the older transport is tried.
+    assert_eq!(add("found", &[]).await["transport"], "streamable_http");
+    let echo = async |name: &str| {
+        let result = call(&node, name, "echo", json!({ "message": "far away" })).await;
+        assert!(result.to_string().contains("far away"), "{result:#}");
+    };
+    echo("said").await;
+    echo("found").await;
+
+    drop(server);
+    let _server = HttpServer::start(&everything, address.port());
+    eventually("the HTTP server listens again", Duration::from_secs(30), listens).await;
+    for name in ["said", "found"] {
+        let path = format!("/api/v1/servers/{name}/tools/echo/call");
+        let again = json!({ "arguments": { "message": "again" } });
+        let answers = async || {
+            let answer = node.api.post(&path, &again).await;
+            (answer.status == 200 && answer.text.contains("again")).then_some(())
+        };
+        eventually("it is found again", Duration::from_secs(30), answers).await;
+    }
 }
 
 #[tokio::test]

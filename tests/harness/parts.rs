@@ -92,6 +92,11 @@ pub fn everything_http() -> Option<CommandLine> {
     )
 }
 
+/// npm `server-everything` over HTTP with server-sent events, on `/sse`; it listens on the port in `PORT`.
+pub fn everything_sse() -> Option<CommandLine> {
+    command("npm", "npm/node_modules/.bin/mcp-server-everything", &["sse"])
+}
+
 /// npm `server-filesystem` on the given folder: legacy, 14 tools.
 pub fn filesystem(folder: &Path) -> Option<CommandLine> {
     command(

@@ -37,7 +37,7 @@ impl DraftTransport {
                 cwd.iter().try_for_each(|cwd| checked_text("cwd", cwd))?;
                 checked_values("env", env, |name| !name.is_empty() && !name.contains(['=', '\0']))
             }
-            Self::StreamableHttp { url, headers } => {
+            Self::StreamableHttp { url, headers } | Self::Sse { url, headers } => {
                 checked_url(url)?;
                 checked_values("headers", headers, is_header_name)
             }

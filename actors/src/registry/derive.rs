@@ -1,7 +1,8 @@
 //! How a server can be reached, found out from its manifest.
 //!
-//! A remote that speaks streamable HTTP is preferred; else the first package that can be run from here: npm through
-//! `npx`, PyPI through `uvx`, OCI images through `docker run`, NuGet through `dnx`. Nothing is ever given to a shell.
+//! A remote that speaks streamable HTTP is preferred, then one that speaks server-sent events; else the first package
+//! that can be run from here: npm through `npx`, PyPI through `uvx`, OCI images through `docker run`, NuGet through
+//! `dnx`. Nothing is ever given to a shell.
 
 use troupe_protocol::access::SecretTemplate;
 use troupe_protocol::server::validate::{braced_names, fill_braces};
@@ -33,7 +34,13 @@ pub(crate) struct Derived {
 pub(crate) fn transport(manifest: &ServerJson, given: &Given) -> Derived {
     let mut ways = Vec::new();
     let mut notes = Vec::new();
-    let remotes = manifest.remotes.iter().map(|remote| from_remote(remote, given));
+    // The older transport is for servers that speak no other.
+    let (older, current): (Vec<&Remote>, Vec<&Remote>) = manifest
+        .remotes
+        .iter()
+        .partition(|remote| remote.kind == TransportKind::Sse);
+    let remotes = current.into_iter().chain(older);
+    let remotes = remotes.map(|remote| from_remote(remote, given));
     let packages = manifest
         .packages
         .iter()
@@ -50,12 +57,8 @@ pub(crate) fn transport(manifest: &ServerJson, given: &Given) -> Derived {
 }
 
 fn from_remote(remote: &Remote, given: &Given) -> Result<Derived, String> {
-    if remote.kind != TransportKind::StreamableHttp {
-        let kind: &str = remote.kind.into();
-        return Err(format!(
-            "the remote {} speaks {kind}, which is not supported",
-            remote.url
-        ));
+    if remote.kind == TransportKind::Stdio {
+        return Err(format!("the remote {} cannot be reached over stdio", remote.url));
     }
     let mut missing = Vec::new();
     for name in braced_names(&remote.url) {
@@ -67,7 +70,10 @@ fn from_remote(remote: &Remote, given: &Given) -> Result<Derived, String> {
     let url = fill_braces(&remote.url, |name| remote.variables.get(name).and_then(value_of));
     let mut headers = given.headers.clone();
     add_values("header", &remote.headers, &mut headers, &mut missing);
-    let transport = DraftTransport::StreamableHttp { url, headers };
+    let transport = match remote.kind {
+        TransportKind::Sse => DraftTransport::Sse { url, headers },
+        _ => DraftTransport::StreamableHttp { url, headers },
+    };
     Ok(Derived {
         transport: Some(transport),
         missing,

@@ -8,7 +8,9 @@ use super::check::{checked_call_timeout, checked_labels};
 use super::derive::{self, Given};
 use super::error::RegistryError;
 use troupe_protocol::access::SecretTemplate;
-use troupe_protocol::server::{ClearText, NewServer, ServerJson, ServerName, ServerPatch, Transport};
+use troupe_protocol::server::{
+    ClearText, NewServer, ServerJson, ServerName, ServerPatch, Transport, TransportKind,
+};
 
 /// The value of a header or variable.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +34,10 @@ pub(crate) enum DraftTransport {
         env: DraftValues,
     },
     StreamableHttp {
+        url: String,
+        headers: DraftValues,
+    },
+    Sse {
         url: String,
         headers: DraftValues,
     },
@@ -123,6 +129,10 @@ pub fn transport_to_test(new: NewServer) -> Result<Transport, RegistryError> {
             url,
             headers: in_clear(headers),
         },
+        DraftTransport::Sse { url, headers } => Transport::Sse {
+            url,
+            headers: in_clear(headers),
+        },
     })
 }
 
@@ -174,9 +184,14 @@ fn transport_of(new: NewServer) -> Result<(Option<DraftTransport>, Vec<String>),
                     "args, env and cwd are for servers with a command",
                 ));
             }
-            DraftTransport::StreamableHttp {
-                url,
-                headers: draft_values("headers", new.headers)?,
+            let headers = draft_values("headers", new.headers)?;
+            match new.transport.unwrap_or(TransportKind::StreamableHttp) {
+                TransportKind::StreamableHttp => DraftTransport::StreamableHttp { url, headers },
+                TransportKind::Sse => DraftTransport::Sse { url, headers },
+                TransportKind::Stdio => {
+                    let detail = "must be streamable-http or sse for a server with a url";
+                    return Err(RegistryError::field("transport", detail));
+                }
             }
         }
         (None, Some(command)) => {
@@ -263,6 +278,10 @@ impl DraftTransport {
                 url: url.clone(),
                 headers: kept(headers),
             },
+            Transport::Sse { url, headers } => Self::Sse {
+                url: url.clone(),
+                headers: kept(headers),
+            },
         }
     }
 }
@@ -288,6 +307,10 @@ pub(crate) fn patched_transport(
                 headers,
             }
         }
+        (Some(url), None, Some(DraftTransport::Sse { headers, .. })) => DraftTransport::Sse {
+            url: url.clone(),
+            headers,
+        },
         (Some(url), None, _) => DraftTransport::StreamableHttp {
             url: url.clone(),
             headers: DraftValues::new(),
@@ -324,7 +347,7 @@ pub(crate) fn patched_transport(
             }
             merge_values("env", env, &patch.env)?;
         }
-        DraftTransport::StreamableHttp { headers, .. } => {
+        DraftTransport::StreamableHttp { headers, .. } | DraftTransport::Sse { headers, .. } => {
             if touches_command {
                 return Err(RegistryError::field(
                     "args",

@@ -43,6 +43,10 @@ pub(crate) fn seal(
             let headers = seal_values(server, "header", headers, revision, &mut secrets)?;
             Transport::StreamableHttp { url, headers }
         }
+        DraftTransport::Sse { url, headers } => {
+            let headers = seal_values(server, "header", headers, revision, &mut secrets)?;
+            Transport::Sse { url, headers }
+        }
     };
     Ok(Sealing { transport, secrets })
 }

@@ -14,7 +14,7 @@ use super::endpoint::{Endpoint, UpstreamSettings};
 use super::era::{Probe, judge_discover, judge_initialize};
 use super::error::Failure;
 use super::frame::{self, Dialect};
-use super::http::{HttpLink, Outgoing};
+use super::http::{HttpLink, Outgoing, SseLink};
 use super::log::LogRing;
 use super::stdio::StdioLink;
 use super::stdio::process::SpawnError;
@@ -140,13 +140,56 @@ async fn try_connect(endpoint: &Endpoint, ground: &Ground, hint: Option<Era>) ->
                 HttpLink::new(endpoint, &ground.settings, &wires).map_err(|failure| fatal(failure.into()))?;
             match greet_http(&link, ground, hint).await {
                 Ok((dialect, info)) => Ok(Connection::new(Link::Http(link), dialect, info, wires)),
-                Err((era, failure)) => Err(Attempt {
-                    era,
-                    failure: failure.into(),
-                }),
+                Err((era, failure)) => {
+                    let refused = |failure: Failure| Attempt {
+                        era,
+                        failure: failure.into(),
+                    };
+                    if !is_of_an_older_transport(&failure) {
+                        return Err(refused(failure));
+                    }
+                    // The first failure explains more than that of a guess.
+                    let older = connect_sse(endpoint, ground, wires).await;
+                    older.map_err(|_| refused(failure))
+                }
             }
         }
+        Endpoint::Sse { .. } => connect_sse(endpoint, ground, wires)
+            .await
+            .map_err(|failure| fatal(failure.into())),
     }
+}
+
+/// Whether a server that refuses POSTs so may be one that is reached over server-sent events, whose address for POSTs is
+/// another one (specification 2025-11-25, transports, backwards compatibility).
+fn is_of_an_older_transport(failure: &Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Refused {
+            status: 400 | 404 | 405,
+            ..
+        }
+    )
+}
+
+async fn connect_sse(endpoint: &Endpoint, ground: &Ground, wires: Arc<Wires>) -> Result<Connection, Failure> {
+    let link = SseLink::open(endpoint, &ground.settings, &wires).await?;
+    match initialize_sse(&link, ground).await {
+        Ok((dialect, info)) => Ok(Connection::new(Link::Sse(link), dialect, info, wires)),
+        Err(failure) => {
+            wires.closing();
+            link.close().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn initialize_sse(link: &SseLink, ground: &Ground) -> Result<(Dialect, UpstreamInfo), Failure> {
+    let call = begin(ground, method::INITIALIZE).map_err(|(_, failure)| failure)?;
+    let reply = link.call(call.id, frame::initialize(call.id)).await?;
+    let (dialect, info) = judge_initialize(&reply)?;
+    link.send(dialect.notification(method::INITIALIZED, None)).await?;
+    Ok((dialect, info))
 }
 
 type Greeted = Result<(Dialect, UpstreamInfo), (Option<Era>, Failure)>;

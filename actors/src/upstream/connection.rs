@@ -11,7 +11,7 @@ use troupe_protocol::upstream::UpstreamInfo;
 use super::calls;
 use super::error::Failure;
 use super::frame::{self, Dialect};
-use super::http::{self, HttpLink, Mirror};
+use super::http::{self, HttpLink, Mirror, SseLink};
 use super::stdio::StdioLink;
 use super::wires::Wires;
 
@@ -19,6 +19,7 @@ use super::wires::Wires;
 pub(super) enum Link {
     Stdio(StdioLink),
     Http(HttpLink),
+    Sse(SseLink),
 }
 
 /// A connection that calls can be made over. Its process or streams end when it is closed or dropped.
@@ -65,6 +66,7 @@ impl Connection {
         );
         let answered = match &self.link {
             Link::Stdio(link) => link.call(call.id, line).await,
+            Link::Sse(link) => link.call(call.id, line).await,
             Link::Http(link) => {
                 let mirrored = match (call.mirrors, call.params) {
                     (Some(mirrors), Some(params)) => http::headers_for(mirrors, params),
@@ -97,6 +99,7 @@ impl Connection {
                 let _ = link.send(self.dialect.cancelled(id, reason), None);
             }
             Link::Http(link) => link.cancelled(id, reason),
+            Link::Sse(link) => link.send_aside(self.dialect.cancelled(id, reason)),
         }
     }
 
@@ -106,6 +109,7 @@ impl Connection {
         let sent = match &self.link {
             Link::Stdio(link) => link.send(line, None),
             Link::Http(link) => link.send(method, line).await,
+            Link::Sse(link) => link.send(line).await,
         };
         sent.map_err(|failure| failure.cleaned(&self.wires.log))
     }
@@ -116,6 +120,7 @@ impl Connection {
         match &self.link {
             Link::Stdio(link) => link.close().await,
             Link::Http(link) => link.close().await,
+            Link::Sse(link) => link.close().await,
         }
     }
 
@@ -123,7 +128,7 @@ impl Connection {
     pub fn suspend(&self, is_suspended: bool) -> bool {
         match &self.link {
             Link::Stdio(link) => !self.wires.is_gone() && link.suspend(is_suspended),
-            Link::Http(_) => false,
+            Link::Http(_) | Link::Sse(_) => false,
         }
     }
 
@@ -133,13 +138,15 @@ impl Connection {
         match &self.link {
             Link::Stdio(link) => link.kill().await,
             Link::Http(link) => link.close().await,
+            Link::Sse(link) => link.close().await,
         }
     }
 
     /// Opens the way on which the server can tell of changes.
     fn listen(&self) {
         match (&self.link, self.dialect.era()) {
-            (Link::Stdio(_), Era::Legacy) => {}
+            // Over its stream a server of this transport talks unasked anyway; there are no modern ones.
+            (Link::Stdio(_), Era::Legacy) | (Link::Sse(_), _) => {}
             (Link::Http(link), Era::Legacy) => link.listen(None),
             (link, Era::Modern) => {
                 let id = calls::next_call_id();
@@ -150,6 +157,7 @@ impl Connection {
                     Link::Stdio(link) => {
                         let _ = link.send(line, None);
                     }
+                    Link::Sse(_) => {}
                     Link::Http(link) => {
                         let line = line.into();
                         link.listen(Some(http::Outgoing::plain(

@@ -24,6 +24,13 @@ pub enum Endpoint {
         /// Headers of each request.
         headers: BTreeMap<String, SecretString>,
     },
+    /// A server reached over HTTP with server-sent events.
+    Sse {
+        /// The address of its stream.
+        url: String,
+        /// Headers of each request.
+        headers: BTreeMap<String, SecretString>,
+    },
 }
 
 impl Endpoint {
@@ -32,7 +39,7 @@ impl Endpoint {
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let values = match self {
             Self::Stdio { env, .. } => env,
-            Self::StreamableHttp { headers, .. } => headers,
+            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => headers,
         };
         let credential = |value: &SecretString| {
             let (_scheme, credential) = value.expose_secret().split_once(' ')?;

@@ -29,10 +29,12 @@ mod client;
 mod exchange;
 mod listen;
 mod mirror;
+mod sse;
 
 use client::Target;
 use exchange::Shared;
 pub(super) use mirror::{Mirror, headers_for, mirrors_of};
+pub(super) use sse::SseLink;
 
 /// How long the farewell to a server may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,35 +82,10 @@ impl HttpLink {
         settings: &UpstreamSettings,
         wires: &Arc<Wires>,
     ) -> Result<Self, Failure> {
-        let Endpoint::StreamableHttp { url, headers } = endpoint else {
-            return Err(Failure::NotSent("not an HTTP server".to_owned()));
-        };
-        let url = Url::parse(url).map_err(|error| Failure::NotSent(format!("not a URL: {error}")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(Failure::NotSent(format!(
-                "not an http or https URL: {}",
-                url.scheme()
-            )));
-        }
-        let client = client::for_address(&url).map_err(Failure::NotSent)?;
-        let mut map = HeaderMap::with_capacity(headers.len());
-        for (name, value) in headers {
-            let invalid = || {
-                Failure::NotSent(format!(
-                    "header {name:?} has a name or value that HTTP does not allow"
-                ))
-            };
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-            let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
-            value.set_sensitive(true);
-            map.insert(name, value);
-        }
+        let (target, headers) = target_of(endpoint)?;
         let shared = Shared {
-            target: Target {
-                client,
-                url: Arc::new(url),
-            },
-            headers: map,
+            target,
+            headers,
             message_bytes_max: settings.message_bytes_max,
             wires: Arc::clone(wires),
             dialect: RwLock::new(Dialect::MODERN),
@@ -191,4 +168,33 @@ impl HttpLink {
         }
         self.shared.wires.lost("the connection was closed");
     }
+}
+
+/// The server's address, and the headers that its entry gives.
+fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
+    let (Endpoint::StreamableHttp { url, headers } | Endpoint::Sse { url, headers }) = endpoint else {
+        return Err(Failure::NotSent("not an HTTP server".to_owned()));
+    };
+    let url = Url::parse(url).map_err(|error| Failure::NotSent(format!("not a URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Failure::NotSent(format!(
+            "not an http or https URL: {}",
+            url.scheme()
+        )));
+    }
+    let client = client::for_address(&url).map_err(Failure::NotSent)?;
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let invalid = || {
+            Failure::NotSent(format!(
+                "header {name:?} has a name or value that HTTP does not allow"
+            ))
+        };
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        map.insert(name, value);
+    }
+    let url = Arc::new(url);
+    Ok((Target { client, url }, map))
 }

@@ -68,7 +68,7 @@ pub(super) async fn resolve(
 ) -> Result<Endpoint, SecretFailure> {
     let templates = match transport {
         Transport::Stdio { env, .. } => env,
-        Transport::StreamableHttp { headers, .. } => headers,
+        Transport::StreamableHttp { headers, .. } | Transport::Sse { headers, .. } => headers,
     };
     let mut values = BTreeMap::new();
     for (name, template) in templates {
@@ -84,5 +84,6 @@ pub(super) async fn resolve(
             env: values,
         },
         Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp { url, headers: values },
+        Transport::Sse { url, .. } => Endpoint::Sse { url, headers: values },
     })
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use troupe_protocol::{
     health::{HealthReport, HealthStatus, TestReport},
-    server::{ImportReport, NewServer, ServerDetail, ServerPage, ServerSummary},
+    server::{ImportReport, NewServer, ServerDetail, ServerPage, ServerSummary, TransportKind},
 };
 
 use super::{
@@ -74,9 +74,12 @@ pub enum Format {
 pub struct AddArgs {
     /// The name: lower-case letters, digits, `.`, `_`, `-`.
     name: String,
-    /// The server's URL (streamable HTTP).
+    /// The server's URL (streamable HTTP; a server that refuses it is tried with server-sent events).
     #[arg(long, conflicts_with = "command")]
     url: Option<String>,
+    /// URL speaks HTTP with server-sent events, the transport of MCP 2024-11-05.
+    #[arg(long, requires = "url")]
+    sse: bool,
     /// A header for requests to URL. The value is sealed; it may refer to secrets as ${secret:NAME}.
     #[arg(long = "header", value_name = "K=V", value_parser = key_value, requires = "url")]
     headers: Vec<(String, String)>,
@@ -163,6 +166,7 @@ impl AddArgs {
         Ok(NewServer {
             name: Some(self.name),
             url: self.url,
+            transport: self.sse.then_some(TransportKind::Sse),
             headers: templates(self.headers),
             command: words.next(),
             args: words.collect(),

@@ -57,6 +57,14 @@ pub enum Transport {
         #[serde(default)]
         headers: BTreeMap<String, SecretTemplate>,
     },
+    /// A server reached over HTTP with server-sent events, the transport of protocol version 2024-11-05.
+    Sse {
+        /// The address of its stream, `http` or `https`.
+        url: String,
+        /// HTTP headers that are sent with each request.
+        #[serde(default)]
+        headers: BTreeMap<String, SecretTemplate>,
+    },
 }
 
 impl Transport {
@@ -65,6 +73,7 @@ impl Transport {
         match self {
             Self::Stdio { .. } => "stdio",
             Self::StreamableHttp { .. } => "streamable_http",
+            Self::Sse { .. } => "sse",
         }
     }
 
@@ -73,7 +82,7 @@ impl Transport {
     pub fn endpoint(&self) -> String {
         match self.without_credentials() {
             Self::Stdio { command, args, .. } => [vec![command], args].concat().join(" "),
-            Self::StreamableHttp { url, .. } => url,
+            Self::StreamableHttp { url, .. } | Self::Sse { url, .. } => url,
         }
     }
 
@@ -84,7 +93,7 @@ impl Transport {
         let mut shown = self.clone();
         match &mut shown {
             Self::Stdio { args, .. } => hidden_args::hide(args),
-            Self::StreamableHttp { url, .. } => *url = address_for_people(url),
+            Self::StreamableHttp { url, .. } | Self::Sse { url, .. } => *url = address_for_people(url),
         }
         shown
     }
@@ -93,7 +102,7 @@ impl Transport {
     pub fn templates(&self) -> impl Iterator<Item = (&str, &SecretTemplate)> {
         let values = match self {
             Self::Stdio { env, .. } => env,
-            Self::StreamableHttp { headers, .. } => headers,
+            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => headers,
         };
         values.iter().map(|(name, template)| (name.as_str(), template))
     }

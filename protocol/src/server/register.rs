@@ -8,7 +8,7 @@ use serde_json::Value;
 use ts_rs::TS;
 use utoipa::ToSchema;
 
-use super::manifest::ServerJson;
+use super::manifest::{ServerJson, TransportKind};
 use super::name::ServerName;
 use crate::access::SecretTemplate;
 
@@ -65,9 +65,13 @@ pub struct NewServer {
     /// What it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Its address, for a server reached over streamable HTTP.
+    /// Its address, for a server reached over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// What it speaks at its address: `streamable-http` (the default; a server that refuses it is tried with `sse`) or
+    /// `sse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportKind>,
     /// HTTP headers to send.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[ts(as = "Option<BTreeMap<String, ClearText>>")]

@@ -123,7 +123,6 @@ fn what_the_user_gives_is_not_missing() {
 fn the_first_complete_way_is_taken_and_the_others_say_why_not() {
     let derived = derived(json!({
         "remotes": [
-            {"type": "sse", "url": "https://h/sse"},
             {"type": "streamable-http", "url": "https://{t}.h/", "variables": {"t": {"isRequired": true}}},
         ],
         "packages": [
@@ -132,7 +131,24 @@ fn the_first_complete_way_is_taken_and_the_others_say_why_not() {
         ],
     }));
     assert_eq!(command_line(&derived), "npx -y b");
-    assert_eq!(derived.notes.len(), 2, "{:?}", derived.notes);
+    assert_eq!(derived.notes.len(), 1, "{:?}", derived.notes);
+}
+
+#[test]
+fn the_older_transport_is_for_servers_that_speak_no_other() {
+    let older = json!({"type": "sse", "url": "https://h/sse"});
+    let current = json!({"type": "streamable-http", "url": "https://h/mcp"});
+    let package = json!({"registryType": "npm", "identifier": "b", "transport": {"type": "stdio"}});
+    let both = derived(json!({"remotes": [older, current], "packages": [package]}));
+    assert!(
+        matches!(both.transport, Some(DraftTransport::StreamableHttp { .. })),
+        "{both:?}"
+    );
+    let one = derived(json!({"remotes": [older], "packages": [package]}));
+    let Some(DraftTransport::Sse { url, .. }) = one.transport else {
+        panic!("{one:?}")
+    };
+    assert_eq!(url, "https://h/sse");
 }
 
 #[test]

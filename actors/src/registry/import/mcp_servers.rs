@@ -112,11 +112,10 @@ impl Reading<'_> {
             .or_else(|| server.get("transport"))
             .and_then(Value::as_str);
         match (url, server.get("command"), kind) {
-            (Some(_), _, Some("sse")) => {
-                self.notes.push(
-                    "it speaks HTTP with server-sent events, which is not supported: no transport".into(),
-                );
-                Ok(None)
+            (Some(url), _, Some("sse")) => {
+                let url = self.plain("url", url)?;
+                let headers = self.values("headers", server)?;
+                Ok(Some(DraftTransport::Sse { url, headers }))
             }
             (
                 Some(url),

@@ -164,7 +164,7 @@ fn old_arguments_fall_apart_into_flags_and_values() {
             argument("1440", "1440"),
             argument("", "start"),
         ]}, {"registry_name": "unknown", "name": "c", "version": ""}, {"registry_name": "npm", "name": "a/b", "version": ""}],
-        "remotes": [{"transport_type": "carrier-pigeon", "url": "https://h/"}, {"transport_type": "sse", "url": "https://h/sse"}],
+        "remotes": [{"transport_type": "carrier-pigeon", "url": "https://h/"}],
     }])
     .to_string();
     let (state, plan) = import(ImportFormat::Seed, content).unwrap();
@@ -209,7 +209,6 @@ fn old_arguments_fall_apart_into_flags_and_values() {
       "the package \"c\" is left out: which registry has it is unknown",
       "the package \"a/b\" is left out: this is not the name of an npm package",
       "the remote https://h/ is left out: its transport \"carrier-pigeon\" is unknown",
-      "the remote https://h/sse speaks sse, which is not supported",
       "disabled until it is given the argument --api-key",
       "it has no description: its name stands there instead"
     ]
@@ -302,8 +301,9 @@ fn desktop_clients_files_are_read() {
     assert!(transport_text(&state, "github").contains("Bearer ${secret:server/github/input/token}"));
     assert!(transport_text(&state, "env").contains("${secret:server/env/env/X_KEY}"));
     assert!(transport_text(&state, "env").contains(r#""Y":"${secret:shared}""#));
-    assert_eq!(transport_text(&state, "old"), "null");
-    assert!(!enabled("old") && !enabled("off") && !enabled("here") && !enabled("env"));
+    assert!(enabled("old"));
+    assert!(transport_text(&state, "old").starts_with(r#"{"type":"sse","url":"https://e.example.com/sse""#));
+    assert!(!enabled("off") && !enabled("here") && !enabled("env"));
 
     let rejected: Vec<_> = plan
         .report
@@ -328,7 +328,6 @@ fn desktop_clients_files_are_read() {
     [
       "github: disabled until these are set: the secret server/github/input/token",
       "env: disabled until these are set: the secret server/env/env/X_KEY",
-      "old: it speaks HTTP with server-sent events, which is not supported: no transport",
       "here: disabled until these are set: ${workspaceFolder} in args"
     ]
     "#);

@@ -5,4 +5,5 @@ pub(crate) mod bed;
 mod http;
 mod lifecycle;
 mod placed;
+mod sse;
 mod stdio;

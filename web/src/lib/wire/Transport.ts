@@ -27,4 +27,12 @@ url: string,
 /**
  * HTTP headers that are sent with each request.
  */
+headers: { [key in string]: string }, } | { "type": "sse", 
+/**
+ * The address of its stream, `http` or `https`.
+ */
+url: string, 
+/**
+ * HTTP headers that are sent with each request.
+ */
 headers: { [key in string]: string }, };
