@@ -15,6 +15,9 @@ use utoipa::ToSchema;
 use crate::jsonrpc::edit;
 
 pub mod header;
+mod profile;
+
+pub use profile::Profile;
 
 /// How a peer starts and identifies itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS, ToSchema)]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
 use troupe_protocol::jsonrpc::{ErrorObject, code as jsonrpc_code, string_of};
-use troupe_protocol::mcp::{Era, code as mcp_code, method};
+use troupe_protocol::mcp::{Era, code as mcp_code, meta, method};
 
 /// A result that a legacy client has no way to take part in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,33 @@ fn is_cacheable(method: &str) -> bool {
             | method::RESOURCES_LIST
             | method::RESOURCES_TEMPLATES_LIST
             | method::RESOURCES_READ
+    )
+}
+
+/// The parameters of a legacy client's request for a modern server, which logs only for requests that say from which
+/// level on. What the client itself says there counts.
+pub(super) fn with_log_level(params: Option<Box<RawValue>>, level: &str) -> Option<Box<RawValue>> {
+    let empty = || RawValue::from_string("{}".to_owned()).ok();
+    let params = params.or_else(empty)?;
+    let meta = edit::member(&params, "_meta");
+    if meta.is_some_and(|meta| edit::member(meta, meta::LOG_LEVEL).is_some()) {
+        return Some(params);
+    }
+    let set = |object: &RawValue, key: &str, value: String| {
+        let edits = ObjectEdits {
+            set: vec![(key, Cow::Owned(value))],
+            remove: Vec::new(),
+        };
+        edit::with_members(object, &edits)
+    };
+    let meta = meta.map(ToOwned::to_owned).or_else(empty)?;
+    let changed = set(&meta, meta::LOG_LEVEL, format!("\"{level}\""));
+    let changed = changed.and_then(|meta| set(&params, "_meta", meta));
+    // Parameters that are no object pass as they are: the server will say what is wrong with them.
+    Some(
+        changed
+            .and_then(|text| RawValue::from_string(text).ok())
+            .unwrap_or(params),
     )
 }
 
@@ -168,6 +195,23 @@ mod tests {
             of(r#"{"resultType":"input_required","requestState":"x"}"#),
             Err(InputRequired)
         );
+    }
+
+    #[test]
+    fn a_legacy_clients_level_goes_with_its_requests() {
+        let level = |params: Option<&str>| {
+            let params = params.map(|text| raw(text).to_owned());
+            with_log_level(params, "info").unwrap().get().to_owned()
+        };
+        let key = "io.modelcontextprotocol/logLevel";
+        assert_eq!(level(None), format!(r#"{{"_meta":{{"{key}":"info"}}}}"#));
+        assert_eq!(
+            level(Some(r#"{"name":"x","_meta":{"progressToken":1}}"#)),
+            format!(r#"{{"name":"x","_meta":{{"progressToken":1,"{key}":"info"}}}}"#)
+        );
+        let own = format!(r#"{{"_meta":{{"{key}":"error"}}}}"#);
+        assert_eq!(level(Some(&own)), own);
+        assert_eq!(level(Some("[1]")), "[1]");
     }
 
     #[test]

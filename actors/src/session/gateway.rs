@@ -17,7 +17,6 @@ use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::endpoint::Endpoint;
-use super::input::{self, INPUT_ROUNDS_MAX};
 use super::listings::LateLists;
 use super::merge::PageLimits;
 use super::messages::SessionsHandle;
@@ -135,6 +134,7 @@ impl Gateway {
     async fn pass_through(&self, server: &ServerName, request: ClientRequest) -> Result<Answer, Refusal> {
         let upstream = self.connect(server).await?;
         let server_era = upstream.info().era;
+        note_log_level(&request)?;
         if let Some(answer) = answer_here(request.client.era, server_era, &request.method) {
             return answer;
         }
@@ -201,45 +201,7 @@ impl Gateway {
         Ok(self.parts.upstreams.get(server, self.deadline(server)).await?)
     }
 
-    /// Makes a request, and makes it again with the client's input as often as the server wants some.
-    pub(super) async fn exchange(
-        &self,
-        server: &ServerName,
-        upstream: &UpstreamHandle,
-        request: ClientRequest,
-    ) -> Result<RawReply, Refusal> {
-        let ClientRequest {
-            client,
-            method,
-            mut params,
-            notifications,
-            session,
-            ..
-        } = request;
-        let needs_bridge = client.era == Era::Legacy && upstream.info().era == Era::Modern;
-        let (Some(session), Some(to_client), true) = (session, &notifications, needs_bridge) else {
-            let options = self.options(server, &client, notifications);
-            return Ok(upstream.request(&method, params, options).await?);
-        };
-        for _ in 0..INPUT_ROUNDS_MAX {
-            let options = self.options(server, &client, Some(to_client.clone()));
-            let reply = upstream.request(&method, params.clone(), options).await?;
-            match &reply {
-                RawReply::Result(result) if bridge::wants_input(result) => {
-                    params =
-                        Some(input::gather(server, &session, to_client, params.as_deref(), result).await?);
-                }
-                _ => return Ok(reply),
-            }
-        }
-        let reason = format!("it asked {INPUT_ROUNDS_MAX} times");
-        Err(Refusal::InputRefused {
-            server: server.clone(),
-            reason,
-        })
-    }
-
-    fn options(
+    pub(super) fn options(
         &self,
         server: &ServerName,
         client: &Client,
@@ -250,6 +212,7 @@ impl Gateway {
             principal: Some(client.principal.clone()),
             progress,
             client: client.capabilities.clone(),
+            questions: None,
         }
     }
 
@@ -289,6 +252,25 @@ fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, 
             not_found()
         }
         _ => None,
+    }
+}
+
+/// Notes from which level on a legacy client wants log messages, if this request says so.
+fn note_log_level(request: &ClientRequest) -> Result<(), Refusal> {
+    let Some(session) = &request.session else {
+        return Ok(());
+    };
+    if request.method != method::LOGGING_SET_LEVEL {
+        return Ok(());
+    }
+    let params = request.params.as_deref();
+    let level = params.and_then(|params| edit::string_member(params, "level"));
+    if level.is_some_and(|level| session.set_log_level(&level)) {
+        Ok(())
+    } else {
+        Err(Refusal::InvalidParams(
+            "params.level is required, a level of log messages such as \"info\"".to_owned(),
+        ))
     }
 }
 

@@ -65,10 +65,12 @@ pub(super) async fn gather(
         ));
     }
     let asked = wanted.input_requests.iter().map(|(key, request)| async move {
-        let answer = ask_client(session, to_client, request)
-            .await
-            .map_err(|reason| refused(server, reason))?;
-        Ok::<_, Refusal>((key.as_str(), answer))
+        let (method, params) = (request.method.as_str(), request.params.as_deref());
+        let reply = ask_client(session, to_client, method, params).await;
+        let answer = reply.and_then(|reply| granted(method, reply));
+        answer
+            .map(|answer| (key.as_str(), answer))
+            .map_err(|reason| refused(server, reason))
     });
     let answers = try_join_all(asked).await?;
     with_input(params, &answers, wanted.request_state.as_deref())
@@ -82,34 +84,35 @@ fn refused(server: &ServerName, reason: String) -> Refusal {
     }
 }
 
-async fn ask_client(
+fn granted(method: &str, reply: RawReply) -> Result<Box<RawValue>, String> {
+    match reply {
+        RawReply::Result(result) => Ok(result),
+        RawReply::Error(error) => {
+            let said = ErrorObject::read(&error).map_or_else(String::new, |error| error.message);
+            Err(format!("the client refused {method}: {said}"))
+        }
+    }
+}
+
+/// Puts a request to the client, on the stream of its call; answers with what it answered, or why there is no answer.
+pub(super) async fn ask_client(
     session: &Session,
     to_client: &mpsc::Sender<RawMessage>,
-    request: &InputRequest,
-) -> Result<Box<RawValue>, String> {
+    method: &str,
+    params: Option<&RawValue>,
+) -> Result<RawReply, String> {
     let question = session.ask().ok_or("the client is asked too much already")?;
-    let params = request.params.as_deref();
-    let text = edit::call(
-        Some(question.id()),
-        &request.method,
-        params,
-        &ObjectEdits::default(),
-    );
+    let text = edit::call(Some(question.id()), method, params, &ObjectEdits::default());
     let message = RawMessage::new(text).map_err(|error| error.to_string())?;
     let answered = async {
         to_client.send(message).await.map_err(|_| "the client is gone")?;
         question.answer().await.ok_or("the session is over")
     };
     match timeout(INPUT_TIME_MAX, answered).await {
-        Ok(Ok(RawReply::Result(result))) => Ok(result),
-        Ok(Ok(RawReply::Error(error))) => {
-            let said = ErrorObject::read(&error).map_or_else(String::new, |error| error.message);
-            Err(format!("the client refused {}: {said}", request.method))
-        }
+        Ok(Ok(reply)) => Ok(reply),
         Ok(Err(gone)) => Err(gone.to_owned()),
         Err(_) => Err(format!(
-            "nobody answered {} within {} s",
-            request.method,
+            "nobody answered {method} within {} s",
             INPUT_TIME_MAX.as_secs()
         )),
     }

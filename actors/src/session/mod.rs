@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`session`], [`state`]: legacy clients' sessions and the table of them; [`endpoint`]: where they connect
 //! - [`names`], [`merge`], [`readdress`]: many servers as one: naming, lists in pages, addresses in results
-//! - [`bridge`]: replies between the eras; `input`: what modern servers want of legacy clients
+//! - [`bridge`]: replies between the eras; `exchange`: a request, and what the server wants of the client before it
+//!   answers; `input`: the same where a modern server wants it of a legacy client
 //! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
 //! - [`notices`]: what clients are told without having asked
 //!
@@ -22,6 +23,7 @@
 mod aggregate;
 pub mod bridge;
 pub mod endpoint;
+mod exchange;
 pub mod gateway;
 mod input;
 pub mod introduction;

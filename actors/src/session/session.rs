@@ -18,6 +18,17 @@ use troupe_protocol::mcp::{ClientCapabilities, ProtocolVersion};
 use super::endpoint::Endpoint;
 use super::record::SessionRecord;
 
+/// The levels of log messages (RFC 5424), least severe first.
+const LOG_LEVELS: [&str; 8] = [
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
 /// The most questions of servers that one client may have before it at the same time.
 const QUESTIONS_MAX: usize = 64;
 /// The most resources that one session may be subscribed to.
@@ -101,6 +112,8 @@ pub struct Session {
     /// The addresses of the resources whose changes the client wants to hear of.
     subscriptions: Mutex<HashSet<String>>,
     questions: Mutex<Questions>,
+    /// From which level on the client wants log messages, if it has said so.
+    log_level: Mutex<Option<&'static str>>,
     ended: CancellationToken,
     /// Counts what other nodes should know of.
     revision: AtomicU64,
@@ -139,6 +152,7 @@ impl Session {
             calls: Mutex::default(),
             subscriptions: Mutex::default(),
             questions: Mutex::default(),
+            log_level: Mutex::default(),
             ended: CancellationToken::new(),
             revision: 1.into(),
             kept: 0.into(),
@@ -223,6 +237,20 @@ impl Session {
     /// finished here.
     pub(super) fn release(&self) {
         self.stream.lock().cancel();
+    }
+
+    /// Notes from which level on the client wants log messages; false if there is no such level.
+    pub(super) fn set_log_level(&self, level: &str) -> bool {
+        let known = LOG_LEVELS.into_iter().find(|known| *known == level);
+        if known.is_some() {
+            *self.log_level.lock() = known;
+        }
+        known.is_some()
+    }
+
+    /// From which level on the client wants log messages. One that has not said so leaves it to the server.
+    pub(super) fn log_level(&self) -> &'static str {
+        self.log_level.lock().unwrap_or("info")
     }
 
     /// Prepares a request to the client; nothing if it has too many before it.

@@ -76,6 +76,7 @@ impl Builtin {
             principal: options.principal.as_ref().map(|principal| principal.name.clone()),
             correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
             progress: None,
+            questions: None,
         };
         let mut open = self
             .calls

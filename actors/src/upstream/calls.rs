@@ -20,6 +20,7 @@ use troupe_protocol::time::Timestamp;
 use troupe_protocol::upstream::{CallId, CallInFlight};
 
 use super::error::Failure;
+use super::questions::{Question, QuestionsTo};
 
 /// Ids of calls are unique on the node, so that one number names a call in lists, on the wire and as progress token.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
@@ -46,6 +47,8 @@ pub(super) struct NewCall {
     pub principal: Option<String>,
     pub correlation_id: Option<CorrelationId>,
     pub progress: Option<ProgressTo>,
+    /// Where go what the server asks meanwhile; nothing if the caller can answer nothing.
+    pub questions: Option<QuestionsTo>,
 }
 
 type AnswerSender = oneshot::Sender<Result<RawReply, Failure>>;
@@ -214,6 +217,44 @@ impl CallTable {
         }
     }
 
+    /// Passes a notification on that does not say to which call it belongs, if there is only one in flight: nobody shall
+    /// read what is about another's.
+    pub fn forward_to_only(&self, message: &Message<'_>) {
+        let entries = self.entries.lock();
+        let mut all = entries.values();
+        if let (Some(only), None) = (all.next(), all.next())
+            && let Some(progress) = &only.call.progress
+        {
+            let _ = progress.sender.try_send(RawMessage::from(message));
+        }
+    }
+
+    /// Passes a server's question on to the client of this call, or, where the server does not say to which call it
+    /// belongs, of the only one that can answer it. The question comes back if there is no such client.
+    pub fn ask(&self, call: Option<u64>, question: Question) -> Result<(), Question> {
+        let sender = {
+            let entries = self.entries.lock();
+            let able = |entry: &Entry| {
+                let to = entry.call.questions.as_ref()?;
+                let admits = to.profile.admits(&question.method, question.params.as_deref());
+                admits.then(|| to.sender.clone())
+            };
+            match call {
+                Some(id) => entries.get(&id).and_then(able),
+                None => {
+                    let mut able = entries.values().filter_map(able);
+                    able.next().filter(|_| able.next().is_none())
+                }
+            }
+        };
+        match sender {
+            Some(sender) => sender
+                .try_send(question)
+                .map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(question),
+        }
+    }
+
     /// Cancels a call. False if it is not in flight here.
     pub fn cancel(&self, id: CallId) -> bool {
         let cancel = self
@@ -272,7 +313,9 @@ impl Drop for OpenCall {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::questions::tests::question;
     use super::*;
+    use troupe_protocol::mcp::{ClientCapabilities, Profile};
 
     fn table(calls_max: usize) -> Arc<CallTable> {
         Arc::new(CallTable::new(ServerName::new("time").unwrap(), calls_max))
@@ -286,7 +329,46 @@ mod tests {
             principal: Some("ada".to_owned()),
             correlation_id: None,
             progress,
+            questions: None,
         }
+    }
+
+    fn asking(capabilities: &str) -> (NewCall, mpsc::Receiver<Question>) {
+        let (sender, receiver) = mpsc::channel(1);
+        let raw = RawValue::from_string(capabilities.to_owned()).unwrap();
+        let profile = Profile::of(&ClientCapabilities::new(raw));
+        let call = NewCall {
+            questions: Some(QuestionsTo { profile, sender }),
+            ..new_call(None)
+        };
+        (call, receiver)
+    }
+
+    #[test]
+    fn a_question_reaches_the_client_that_can_answer_it_or_comes_back() {
+        let table = table(9);
+        let (form, mut forms) = asking(r#"{"elicitation":{}}"#);
+        let (model, mut models) = asking(r#"{"sampling":{}}"#);
+        let form = table.begin(form).unwrap();
+        let model = table.begin(model).unwrap();
+        let ask = |call, method| table.ask(call, question(method).0);
+        assert!(ask(None, "elicitation/create").is_ok(), "only one can answer it");
+        assert!(forms.try_recv().is_ok());
+        assert!(ask(Some(model.id), "elicitation/create").is_err());
+        assert!(ask(Some(model.id), "sampling/createMessage").is_ok());
+        assert!(
+            ask(Some(model.id), "sampling/createMessage").is_err(),
+            "it has one before it"
+        );
+        assert!(models.try_recv().is_ok());
+        let (second, _forms) = asking(r#"{"elicitation":{}}"#);
+        let _second = table.begin(second).unwrap();
+        assert!(
+            ask(None, "elicitation/create").is_err(),
+            "it cannot be known whose it is"
+        );
+        drop(form);
+        assert!(ask(None, "elicitation/create").is_ok());
     }
 
     #[test]

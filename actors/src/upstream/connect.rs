@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{ClientCapabilities, Era, method};
+use troupe_protocol::mcp::{ClientCapabilities, Era, Profile, method};
 use troupe_protocol::upstream::UpstreamInfo;
 
 use super::calls::{CallTable, NewCall, OpenCall};
@@ -51,6 +51,8 @@ pub(super) struct Ground {
     pub log: Arc<LogRing>,
     pub on_notice: OnNotice,
     pub settings: Arc<UpstreamSettings>,
+    /// What the clients can do for whom the connection is.
+    pub profile: Profile,
 }
 
 /// Connects within the start-up limit. `hint` is the era that the server spoke last time: it is tried without a probe.
@@ -117,6 +119,7 @@ async fn try_connect(endpoint: &Endpoint, ground: &Ground, hint: Option<Era>) ->
         Arc::clone(&ground.calls),
         Arc::clone(&ground.log),
         Arc::clone(&ground.on_notice),
+        ground.profile,
     );
     let fatal = |failure: ConnectFailure| Attempt { era: None, failure };
     match endpoint {
@@ -201,6 +204,7 @@ fn begin(ground: &Ground, method: &str) -> Result<OpenCall, (Option<Era>, Failur
         principal: None,
         correlation_id: None,
         progress: None,
+        questions: None,
     };
     ground.calls.begin(call).map_err(|failure| (None, failure))
 }
@@ -248,7 +252,9 @@ async fn greet_stdio(link: &StdioLink, ground: &Ground, hint: Option<Era>) -> Gr
 
 async fn initialize_stdio(link: &StdioLink, ground: &Ground) -> Result<(Dialect, UpstreamInfo), Failure> {
     let call = begin(ground, method::INITIALIZE).map_err(|(_, failure)| failure)?;
-    let reply = link.call(call.id, frame::initialize(call.id)).await?;
+    let reply = link
+        .call(call.id, frame::initialize(call.id, ground.profile))
+        .await?;
     let (dialect, info) = judge_initialize(&reply)?;
     link.send(dialect.notification(method::INITIALIZED, None), None)?;
     Ok((dialect, info))
@@ -291,7 +297,7 @@ async fn greet_http(link: &HttpLink, ground: &Ground, hint: Option<Era>) -> Gree
 async fn initialize_http(link: &HttpLink, ground: &Ground) -> Result<(Dialect, UpstreamInfo), Failure> {
     link.set_dialect(Dialect::LEGACY);
     let call = begin(ground, method::INITIALIZE).map_err(|(_, failure)| failure)?;
-    let line = frame::initialize(call.id).into();
+    let line = frame::initialize(call.id, ground.profile).into();
     let reply = link
         .initialize(Outgoing::plain(call.id, method::INITIALIZE, line))
         .await?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
-use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, meta, method};
+use troupe_protocol::mcp::{ClientCapabilities, Era, Profile, ProtocolVersion, header, meta, method};
 
 /// How Troupe introduces itself to servers.
 pub(super) const CLIENT_INFO: &str = concat!(
@@ -96,11 +96,12 @@ impl Dialect {
     }
 }
 
-/// The request that starts a legacy session. Troupe offers servers nothing yet: no roots, no sampling, no elicitation.
-pub(super) fn initialize(id: u64) -> String {
+/// The request that starts a legacy session for clients that can do this much for servers.
+pub(super) fn initialize(id: u64, profile: Profile) -> String {
     let (method, version) = (method::INITIALIZE, ProtocolVersion::LATEST_LEGACY);
     format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{CLIENT_INFO}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{"protocolVersion":"{version}","capabilities":{},"clientInfo":{CLIENT_INFO}}}}}"#,
+        profile.to_capabilities()
     )
 }
 

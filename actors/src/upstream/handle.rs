@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use troupe_protocol::id::ActorPath;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{
-    Descriptor, ListKind, PromptDescriptor, ResourceDescriptor, ResourceTemplateDescriptor, ToolDescriptor,
+    Descriptor, Era, ListKind, Profile, PromptDescriptor, ResourceDescriptor, ResourceTemplateDescriptor,
+    ToolDescriptor,
 };
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::upstream::{CallId, CallInFlight, LogLine, UpstreamInfo, UpstreamState};
@@ -39,6 +40,9 @@ const STARTER_MESSAGES_MAX: u32 = 4_096;
 /// The last segment of the starter's path: no server can have this name.
 const STARTER: &str = ".starter";
 
+/// Connections by server and by what its clients can do.
+pub(super) type Lanes = HashMap<(ServerName, Profile), Arc<Slot>>;
+
 /// What all handles and actors of this family share.
 pub(super) struct Shared {
     pub system: System,
@@ -48,6 +52,9 @@ pub(super) struct Shared {
     pub supervisor: SupervisorHandle,
     pub events: broadcast::Sender<UpstreamEvent>,
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
+    /// Further connections to legacy servers over HTTP, for clients that can do something for them. Whoever can do
+    /// nothing shares the slot; a lane is there only beside it.
+    pub lanes: ArcSwap<Lanes>,
     /// The servers on other nodes with which this one has to do.
     pub remotes: ArcSwap<HashMap<ServerName, Arc<Remote>>>,
     /// What other nodes told of servers that they run.
@@ -72,6 +79,22 @@ impl Shared {
         });
     }
 
+    /// The connection for clients that can do this much.
+    pub fn lane(&self, name: &ServerName, profile: Profile) -> Option<Arc<Slot>> {
+        if profile.is_none() {
+            return self.slot(name);
+        }
+        self.lanes.load().get(&(name.clone(), profile)).cloned()
+    }
+
+    pub fn change_lanes(&self, change: impl Fn(&mut Lanes)) {
+        self.lanes.rcu(|lanes| {
+            let mut lanes = HashMap::clone(lanes);
+            change(&mut lanes);
+            lanes
+        });
+    }
+
     /// Whether there is one connection to this server in the whole cluster.
     pub fn is_placed(&self, name: &ServerName) -> bool {
         if let Some(slot) = self.slot(name) {
@@ -83,9 +106,20 @@ impl Shared {
 
     /// The slot of a server that this node connects to, made if need be.
     pub async fn ensure(&self, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, UpstreamError> {
-        let asked = self
-            .starter
-            .ask(|reply| StarterMessage::Ensure(name.clone(), reply), deadline);
+        self.ensure_lane(name, Profile::NONE, deadline).await
+    }
+
+    /// The same for clients that can do this much.
+    pub async fn ensure_lane(
+        &self,
+        name: &ServerName,
+        profile: Profile,
+        deadline: Deadline,
+    ) -> Result<Arc<Slot>, UpstreamError> {
+        let asked = self.starter.ask(
+            |reply| StarterMessage::Ensure(name.clone(), profile, reply),
+            deadline,
+        );
         asked.await.unwrap_or_else(|error| {
             let server = name.clone();
             Err(match error {
@@ -211,6 +245,7 @@ impl UpstreamsHandle {
             supervisor: supervisor.handle(),
             events: broadcast::Sender::new(EVENTS_MAX),
             slots: ArcSwap::default(),
+            lanes: ArcSwap::default(),
             remotes: ArcSwap::default(),
             elsewhere: Elsewhere::default(),
             news: Arc::default(),
@@ -278,6 +313,33 @@ impl UpstreamsHandle {
         })
     }
 
+    /// The same server for clients that can do this much for it: a legacy one over HTTP is told so when the connection
+    /// is made, and has one for each kind of clients.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn for_clients(
+        &self,
+        upstream: UpstreamHandle,
+        profile: Profile,
+        deadline: Deadline,
+    ) -> Result<UpstreamHandle, UpstreamError> {
+        let Target::Live { slot, info } = &upstream.target else {
+            return Ok(upstream);
+        };
+        if profile.is_none() || info.era == Era::Modern {
+            return Ok(upstream);
+        }
+        let lane = match self.shared.lane(&slot.name, profile) {
+            Some(lane) => lane,
+            None => self.shared.ensure_lane(&slot.name, profile, deadline).await?,
+        };
+        let info = Arc::clone(&lane.ready(deadline).await?.info);
+        Ok(UpstreamHandle {
+            target: Target::Live { slot: lane, info },
+        })
+    }
+
     /// Connects once, lists the tools and disconnects: for a server that is about to be registered.
     pub async fn try_out(&self, name: &ServerName, transport: &Transport, deadline: Deadline) -> Trial {
         let began = Instant::now();
@@ -298,6 +360,7 @@ impl UpstreamsHandle {
                 log: Arc::clone(&log),
                 on_notice: Arc::new(|_| {}),
                 settings: Arc::clone(&self.shared.settings),
+                profile: Profile::NONE,
             };
             let connected = connect(&endpoint, &ground, None, deadline.remaining()).await;
             connected_within = began.elapsed();
@@ -345,9 +408,10 @@ impl UpstreamsHandle {
     }
 
     fn tables(&self) -> Vec<Arc<CallTable>> {
-        let slots = self.shared.slots.load();
+        let (slots, lanes) = (self.shared.slots.load(), self.shared.lanes.load());
         let (builtins, remotes) = (self.shared.builtins.load(), self.shared.remotes.load());
-        let live = slots.values().map(|slot| Arc::clone(&slot.calls));
+        let live = slots.values().chain(lanes.values());
+        let live = live.map(|slot| Arc::clone(&slot.calls));
         let remote = remotes.values().map(|remote| Arc::clone(&remote.calls));
         live.chain(remote)
             .chain(builtins.values().map(|builtin| Arc::clone(&builtin.calls)))

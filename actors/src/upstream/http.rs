@@ -83,7 +83,7 @@ impl HttpLink {
         wires: &Arc<Wires>,
     ) -> Result<Self, Failure> {
         let (target, headers) = target_of(endpoint)?;
-        let shared = Shared {
+        let shared = Arc::new_cyclic(|itself| Shared {
             target,
             headers,
             message_bytes_max: settings.message_bytes_max,
@@ -92,9 +92,11 @@ impl HttpLink {
             session: ArcSwapOption::empty(),
             renewal: tokio::sync::Mutex::new(()),
             renewed: tokio::sync::Notify::new(),
-        };
+            answers: parking_lot::Mutex::default(),
+            itself: itself.clone(),
+        });
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             listening: parking_lot::Mutex::default(),
             farewells: parking_lot::Mutex::default(),
         })

@@ -1,6 +1,6 @@
 //! What a message from a server asks of us. Decides only; the connection acts.
 
-use troupe_protocol::jsonrpc::{self, Kind, Message, edit, string_of};
+use troupe_protocol::jsonrpc::{Kind, Message, edit, string_of};
 use troupe_protocol::mcp::{ListKind, meta, method};
 
 /// What to do about a message.
@@ -12,6 +12,8 @@ pub(super) enum Incoming {
     Progress(u64),
     /// Send this line back.
     Answer(String),
+    /// Pass it on to a client that can answer it.
+    Question,
     /// Forget these lists.
     ListChanged(&'static [ListKind]),
     /// A resource that somebody subscribed to has changed.
@@ -28,23 +30,12 @@ pub(super) enum Incoming {
 pub(super) fn decide(message: &Message<'_>) -> Incoming {
     match message.kind {
         Kind::Response => message.id_u64().map_or(Incoming::Ignored, Incoming::Response),
-        Kind::Request => Incoming::Answer(answer_to(message)),
+        Kind::Request if message.method() == method::PING => {
+            let id = message.id.map_or("null", |id| id.get());
+            Incoming::Answer(edit::response(id, "result", "{}"))
+        }
+        Kind::Request => Incoming::Question,
         Kind::Notification => notified(message),
-    }
-}
-
-/// Answers a server's request to its client. Troupe itself has no files to offer and nobody to ask.
-fn answer_to(message: &Message<'_>) -> String {
-    let id = message.id.map_or("null", |id| id.get());
-    match message.method() {
-        method::PING => edit::response(id, "result", "{}"),
-        method::ROOTS_LIST => edit::response(id, "result", r#"{"roots":[]}"#),
-        other => edit::error_response(
-            message.id,
-            jsonrpc::code::METHOD_NOT_FOUND,
-            &format!("method not found: this client does not answer {other}"),
-            None,
-        ),
     }
 }
 
@@ -90,21 +81,15 @@ mod tests {
     }
 
     #[test]
-    fn servers_requests_are_answered() {
+    fn servers_requests_are_questions_save_one() {
         assert_eq!(
             decided(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#),
             Incoming::Answer(r#"{"jsonrpc":"2.0","id":"p","result":{}}"#.to_owned())
         );
-        assert_eq!(
-            decided(r#"{"jsonrpc":"2.0","id":3,"method":"roots/list"}"#),
-            Incoming::Answer(r#"{"jsonrpc":"2.0","id":3,"result":{"roots":[]}}"#.to_owned())
-        );
-        let Incoming::Answer(refused) =
-            decided(r#"{"jsonrpc":"2.0","id":3,"method":"sampling/createMessage"}"#)
-        else {
-            panic!("not answered");
-        };
-        assert!(refused.contains("-32601"), "{refused}");
+        for asked in ["roots/list", "sampling/createMessage", "unheard/of"] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":3,"method":"{asked}"}}"#);
+            assert_eq!(decided(&text), Incoming::Question);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use strum::IntoStaticStr;
 use tokio::sync::mpsc;
 use troupe_protocol::access::Principal;
 use troupe_protocol::jsonrpc::RawMessage;
-use troupe_protocol::mcp::{ClientCapabilities, Era, ListKind};
+use troupe_protocol::mcp::{ClientCapabilities, Era, ListKind, Profile};
 use troupe_protocol::server::{ServerName, Transport};
 
 use crate::runtime::{Deadline, Message, Reply};
@@ -14,6 +14,7 @@ use crate::runtime::{Deadline, Message, Reply};
 use super::connect::ConnectFailure;
 use super::connection::Connection;
 use super::error::UpstreamError;
+use super::questions::QuestionsTo;
 use super::slot::Slot;
 use super::wires::Notice;
 
@@ -29,6 +30,8 @@ pub struct CallOptions {
     pub progress: Option<mpsc::Sender<RawMessage>>,
     /// What a modern server may ask of the client in its results; legacy servers are asked on behalf of Troupe.
     pub client: ClientCapabilities,
+    /// Where go what a legacy server asks meanwhile; without it such questions are refused.
+    pub questions: Option<QuestionsTo>,
 }
 
 impl CallOptions {
@@ -39,6 +42,7 @@ impl CallOptions {
             principal: None,
             progress: None,
             client: ClientCapabilities::default(),
+            questions: None,
         }
     }
 
@@ -105,12 +109,14 @@ pub(super) enum UpstreamMessage {
 /// What the starter is told.
 #[derive(IntoStaticStr)]
 pub(super) enum StarterMessage {
-    /// Somebody needs a server that has no actor yet.
-    Ensure(ServerName, Reply<Result<Arc<Slot>, UpstreamError>>),
+    /// Somebody needs a server that has no actor yet, for clients of this kind.
+    Ensure(ServerName, Profile, Reply<Result<Arc<Slot>, UpstreamError>>),
     /// A server's entry has changed or is gone.
     ServerChanged(ServerName),
     /// Changes may have been missed.
     ServersChanged,
+    /// Connections for a few clients may have become idle.
+    SweepLanes,
     /// Servers may have come to this node: those that were in use go on here.
     TakeOver,
     /// Answered when everything that was asked before is done.

@@ -31,6 +31,7 @@ mod lists;
 mod log;
 mod messages;
 mod placed;
+mod questions;
 mod slot;
 mod sources;
 mod starter;
@@ -55,6 +56,7 @@ pub use error::UpstreamError;
 pub use handle::{Trial, UpstreamHandle, UpstreamsHandle, WeakUpstreams};
 pub use log::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 pub use messages::{CallOptions, UpstreamEvent};
+pub use questions::{Question, QuestionsTo};
 pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource};
 
 use connect::{Ground, connect};
@@ -156,6 +158,7 @@ impl UpstreamActor {
                     let _ = mailbox.tell(UpstreamMessage::Noticed(notice));
                 }),
                 settings: Arc::clone(&slot.settings),
+                profile: slot.profile,
             };
             let hint = *slot.era.lock();
             let connected = connect(&endpoint, &ground, hint, limit).await;
@@ -260,6 +263,11 @@ impl UpstreamActor {
     }
 
     fn emit(&self, event: UpstreamEvent) {
+        // Whether the server is up is told by the connection that is everybody's.
+        let is_of_connection = matches!(event, UpstreamEvent::Up { .. } | UpstreamEvent::Down { .. });
+        if is_of_connection && !self.slot.profile.is_none() {
+            return;
+        }
         // Nobody may be listening.
         let _ = self.events.send(event);
     }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use troupe_protocol::id::ActorPath;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{Era, ListKind, method};
+use troupe_protocol::mcp::{Era, ListKind, Profile, method};
 use troupe_protocol::server::{ServerName, Transport};
 use troupe_protocol::trace::Outcome;
 use troupe_protocol::upstream::{UpstreamInfo, UpstreamState};
@@ -60,6 +60,8 @@ pub(super) struct Pause {
 /// One server as its callers see it.
 pub(super) struct Slot {
     pub name: ServerName,
+    /// What the clients can do for whom this is: a legacy server is told when the connection is made.
+    pub profile: Profile,
     pub system: System,
     pub mailbox: Mailbox<UpstreamMessage>,
     pub settings: Arc<UpstreamSettings>,
@@ -80,11 +82,14 @@ pub(super) struct Slot {
     is_moving: AtomicBool,
     /// Whether its process stands still, since this node holds no lease.
     is_suspended: AtomicBool,
+    made: Instant,
+    last_used_ms: AtomicU64,
 }
 
 impl Slot {
     pub fn new(
         name: ServerName,
+        profile: Profile,
         system: System,
         mailbox: Mailbox<UpstreamMessage>,
         settings: Arc<UpstreamSettings>,
@@ -95,6 +100,7 @@ impl Slot {
         Self {
             calls: Arc::new(CallTable::new(name.clone(), settings.calls_in_flight_max)),
             name,
+            profile,
             system,
             mailbox,
             settings,
@@ -109,6 +115,8 @@ impl Slot {
             news,
             is_moving: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
+            made: Instant::now(),
+            last_used_ms: AtomicU64::new(0),
         }
     }
 
@@ -172,6 +180,15 @@ impl Slot {
     /// Whether the server is given away to another node.
     pub fn is_moving(&self) -> bool {
         self.is_moving.load(Ordering::Acquire)
+    }
+
+    /// How long nobody has called the server here.
+    pub fn idle_for(&self) -> Duration {
+        if self.calls.len() > 0 {
+            return Duration::ZERO;
+        }
+        let last_used = Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed));
+        self.made.elapsed().saturating_sub(last_used)
     }
 
     /// The connection of the moment, if there is one that lives.
@@ -266,6 +283,8 @@ impl Slot {
         params: Option<&RawValue>,
         options: CallOptions,
     ) -> Result<RawReply, UpstreamError> {
+        self.last_used_ms
+            .store(millis(self.made.elapsed()), Ordering::Relaxed);
         let correlation_id = trace::current().map(|context| context.correlation_id);
         let name = frame::name_of(method, params);
         let call = NewCall {
@@ -277,6 +296,7 @@ impl Slot {
                 token: params.and_then(frame::progress_token),
                 sender,
             }),
+            questions: options.questions,
         };
         let wants_progress = call
             .progress

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use troupe_protocol::error::Code;
+use troupe_protocol::mcp::Profile;
 use troupe_protocol::server::{ServerName, Transport};
 
 use crate::cluster::{Nowhere, Whereabouts};
@@ -25,6 +26,10 @@ const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How soon it is looked again whether a server that comes to this node may be started.
 const TAKE_OVER_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// After so long without a call a connection for a few clients is ended.
+const LANE_IDLE_MAX: Duration = Duration::from_secs(600);
+/// How often it is looked which are.
+const LANES_SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Messages that wait for the actor of one server.
 const MESSAGES_MAX: u32 = 256;
 
@@ -63,17 +68,22 @@ impl Starter {
         })
     }
 
-    async fn ensure(&self, name: ServerName) -> Result<Arc<Slot>, UpstreamError> {
-        if let Some(slot) = self.shared.slot(&name) {
+    async fn ensure(&self, name: ServerName, profile: Profile) -> Result<Arc<Slot>, UpstreamError> {
+        if let Some(slot) = self.shared.lane(&name, profile) {
             return Ok(slot);
         }
         let transport = self.registered(&name)?;
         self.check_owner(&name, &transport)?;
         let shared = &self.shared;
-        let path = shared.supervisor.path().child(&name);
+        let path = if profile.is_none() {
+            shared.supervisor.path().child(&name)
+        } else {
+            shared.supervisor.path().child(format_args!("{name}@{profile}"))
+        };
         let mailbox = Mailbox::new(&shared.system, path, MESSAGES_MAX);
         let slot = Slot::new(
             name.clone(),
+            profile,
             shared.system.clone(),
             mailbox.clone(),
             shared.settings.clone(),
@@ -96,9 +106,15 @@ impl Starter {
             server: name.clone(),
             reason: error.to_string(),
         })?;
-        shared.change_slots(|slots| {
-            slots.insert(name.clone(), Arc::clone(&slot));
-        });
+        if profile.is_none() {
+            shared.change_slots(|slots| {
+                slots.insert(name.clone(), Arc::clone(&slot));
+            });
+        } else {
+            shared.change_lanes(|lanes| {
+                lanes.insert((name.clone(), profile), Arc::clone(&slot));
+            });
+        }
         Ok(slot)
     }
 
@@ -122,7 +138,7 @@ impl Starter {
                 continue;
             }
             match self.shared.cluster.whereabouts(&placed::address_of(&name)) {
-                Whereabouts::Here(_) => match self.ensure(name.clone()).await {
+                Whereabouts::Here(_) => match self.ensure(name.clone(), Profile::NONE).await {
                     Ok(slot) => {
                         self.shared.elsewhere.forget(&name);
                         slot.demand();
@@ -149,27 +165,60 @@ impl Starter {
         let registered = self.registered(name);
         match registered.and_then(|transport| self.check_owner(name, &transport).map(|()| transport)) {
             Ok(transport) => {
-                if *slot.transport.lock() != transport {
-                    // A refusal is on record as a dead letter; the next change or start reads the entry again.
-                    let _ = slot.mailbox.tell(UpstreamMessage::Reconfigured(transport));
+                for slot in std::iter::once(slot).chain(self.lanes_of(name)) {
+                    if *slot.transport.lock() != transport {
+                        // A refusal is on record as a dead letter; the next change or start reads the entry again.
+                        let _ = slot
+                            .mailbox
+                            .tell(UpstreamMessage::Reconfigured(transport.clone()));
+                    }
                 }
             }
             Err(why) => {
                 self.shared.change_slots(|slots| {
                     slots.remove(name);
                 });
-                let stopped = self
-                    .shared
-                    .supervisor
-                    .stop_child(slot.mailbox.path(), Deadline::within(SUPERVISOR_PATIENCE));
-                if let Err(error) = stopped.await {
-                    tracing::warn!(server = %name, %error, "the server's actor did not stop in time");
+                for lane in self.lanes_of(name) {
+                    self.stop_lane(&lane).await;
                 }
+                self.stop(&slot).await;
                 let _ = self.shared.events.send(UpstreamEvent::Down {
                     server: name.clone(),
                     reason: why.to_string(),
                 });
             }
+        }
+    }
+
+    /// The further connections to a server.
+    fn lanes_of(&self, name: &ServerName) -> Vec<Arc<Slot>> {
+        let lanes = self.shared.lanes.load();
+        let of_server = lanes.values().filter(|lane| lane.name == *name);
+        of_server.cloned().collect()
+    }
+
+    /// Ends the further connections that nobody has used for a while.
+    async fn sweep_lanes(&self) {
+        let lanes = self.shared.lanes.load_full();
+        for lane in lanes.values().filter(|lane| lane.idle_for() > LANE_IDLE_MAX) {
+            self.stop_lane(lane).await;
+        }
+    }
+
+    async fn stop_lane(&self, lane: &Arc<Slot>) {
+        self.shared.change_lanes(|lanes| {
+            lanes.remove(&(lane.name.clone(), lane.profile));
+        });
+        self.stop(lane).await;
+    }
+
+    async fn stop(&self, slot: &Slot) {
+        let stopped = self
+            .shared
+            .supervisor
+            .stop_child(slot.mailbox.path(), Deadline::within(SUPERVISOR_PATIENCE));
+        if let Err(error) = stopped.await {
+            tracing::warn!(server = %slot.name, %error, "the server's actor did not stop in time");
         }
     }
 
@@ -205,12 +254,19 @@ impl Actor for Starter {
             placed::read_others(&shared).await
         });
         self.follow_all().await;
+        ctx.send_after(LANES_SWEEP_EVERY, StarterMessage::SweepLanes);
         Ok(())
     }
 
     async fn handle(&mut self, message: StarterMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
-            StarterMessage::Ensure(name, reply) => reply.send(self.ensure(name).await),
+            StarterMessage::Ensure(name, profile, reply) => {
+                reply.send(self.ensure(name, profile).await);
+            }
+            StarterMessage::SweepLanes => {
+                self.sweep_lanes().await;
+                ctx.send_after(LANES_SWEEP_EVERY, StarterMessage::SweepLanes);
+            }
             StarterMessage::ServerChanged(name) => self.follow(&name).await,
             StarterMessage::ServersChanged => self.follow_all().await,
             StarterMessage::TakeOver => self.take_over(ctx).await,

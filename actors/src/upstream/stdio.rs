@@ -20,6 +20,7 @@ use troupe_protocol::upstream::LogSource;
 
 use super::endpoint::{Endpoint, UpstreamSettings};
 use super::error::Failure;
+use super::questions::AnswerTo;
 use super::wires::Wires;
 
 pub(super) mod process;
@@ -260,8 +261,8 @@ impl Pump {
         }
         match Message::parse_within(line, self.message_bytes_max) {
             Ok(message) => {
-                if let Some(answer) = self.wires.received(&message) {
-                    self.answer(answer);
+                if let Some(answer) = self.wires.received(&message, None, || self.answer_to()) {
+                    (self.answer_to())(answer);
                 }
             }
             // Servers that print to standard output are common and mostly harmless.
@@ -276,11 +277,15 @@ impl Pump {
         }
     }
 
-    fn answer(&self, line: String) {
-        if let Some(queue) = self.queue.upgrade() {
-            // A server whose requests pile up while it does not read its input gets no answer.
-            let _ = enqueue(&queue, &self.queued_bytes, line, None);
-        }
+    /// The way back for the answer to a request of the server's.
+    fn answer_to(&self) -> AnswerTo {
+        let (queue, queued_bytes) = (self.queue.clone(), Arc::clone(&self.queued_bytes));
+        Box::new(move |line| {
+            if let Some(queue) = queue.upgrade() {
+                // A server whose requests pile up while it does not read its input gets no answer.
+                let _ = enqueue(&queue, &queued_bytes, line, None);
+            }
+        })
     }
 
     /// Writes queued lines, several with one system call.

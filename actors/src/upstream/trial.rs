@@ -30,6 +30,7 @@ pub(super) async fn tools(
         principal: None,
         correlation_id: None,
         progress: None,
+        questions: None,
     };
     let open = ground
         .calls

@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 use troupe_protocol::jsonrpc::{Message, RawReply};
-use troupe_protocol::mcp::ListKind;
+use troupe_protocol::mcp::{ListKind, Profile};
 use troupe_protocol::upstream::LogSource;
 
 use super::calls::CallTable;
 use super::incoming::{Incoming, decide};
 use super::log::LogRing;
+use super::questions::{AnswerTo, Question};
 
 /// What a server lets its client know unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(super) struct Wires {
     pub connection: u64,
     pub calls: Arc<CallTable>,
     pub log: Arc<LogRing>,
+    /// What the clients can do for whom the connection is.
+    pub profile: Profile,
     on_notice: OnNotice,
     gone: CancellationToken,
     reason: OnceLock<String>,
@@ -45,13 +48,14 @@ pub(super) struct Wires {
 }
 
 impl Wires {
-    pub fn new(calls: Arc<CallTable>, log: Arc<LogRing>, on_notice: OnNotice) -> Arc<Self> {
+    pub fn new(calls: Arc<CallTable>, log: Arc<LogRing>, on_notice: OnNotice, profile: Profile) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let connection = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             connection,
             calls,
             log,
+            profile,
             on_notice,
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -59,8 +63,14 @@ impl Wires {
         })
     }
 
-    /// Handles a message that came on the shared channel. A returned line must be sent back to the server.
-    pub fn received(&self, message: &Message<'_>) -> Option<String> {
+    /// Handles a message: one that came with a call (over HTTP), or on the channel that all calls share. A returned line
+    /// must be sent back to the server; `answer_to` sends one that comes later.
+    pub fn received(
+        &self,
+        message: &Message<'_>,
+        call: Option<u64>,
+        answer_to: impl FnOnce() -> AnswerTo,
+    ) -> Option<String> {
         match decide(message) {
             Incoming::Response(id) => {
                 // Nobody may wait any more: answers cross with cancellations.
@@ -70,9 +80,20 @@ impl Wires {
             }
             Incoming::Progress(id) => self.calls.progress(id, message),
             Incoming::Answer(line) => return Some(line),
+            Incoming::Question => {
+                let question = Question::read(message, answer_to());
+                if let Some(Err(question)) = question.map(|question| self.calls.ask(call, question)) {
+                    self.log
+                        .note(&format!("nobody can answer its {}", question.method));
+                    question.refuse();
+                }
+            }
             Incoming::ListChanged(kinds) => self.notice(Notice::ListChanged(kinds)),
             Incoming::ResourceUpdated(uri) => self.notice(Notice::ResourceUpdated(uri)),
-            Incoming::Log { level, text } => self.log.push(LogSource::Message, level, &text),
+            Incoming::Log { level, text } => {
+                self.log.push(LogSource::Message, level, &text);
+                self.calls.forward_to_only(message);
+            }
             Incoming::SubscriptionEnded(_) | Incoming::Ignored => {}
         }
         None

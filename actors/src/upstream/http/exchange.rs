@@ -1,13 +1,16 @@
 //! One request over HTTP: sent, within a session if there is one, and its answer read.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use troupe_protocol::jsonrpc::{ErrorObject, Kind, Message, RawReply};
 use troupe_protocol::mcp::{Era, header, method};
 
@@ -15,6 +18,7 @@ use crate::upstream::calls;
 use crate::upstream::error::Failure;
 use crate::upstream::frame::{self, Dialect};
 use crate::upstream::incoming::{Incoming, decide};
+use crate::upstream::questions::AnswerTo;
 use crate::upstream::wires::{Notice, Wires, reply_of};
 
 use super::Outgoing;
@@ -27,6 +31,11 @@ use super::mirror::header_value;
 const RESUMPTIONS_MAX: usize = 1_000;
 /// The longest pause before that, whatever the server wishes.
 const RESUME_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Answers on their way to one server; it gets no more, as it does not take them.
+const ANSWERS_MAX: usize = 256;
+/// How long a server may take to take an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A session that a legacy server gave us.
 pub(super) struct Session {
@@ -45,6 +54,9 @@ pub(super) struct Shared {
     /// Held while a session is made, so that many calls that meet a forgotten session make one new one.
     pub renewal: tokio::sync::Mutex<()>,
     pub renewed: tokio::sync::Notify,
+    /// What was asked of clients and is being answered.
+    pub answers: Mutex<JoinSet<()>>,
+    pub itself: Weak<Shared>,
 }
 
 impl Shared {
@@ -152,7 +164,7 @@ impl Shared {
             .log
             .note("the server has forgotten the session; starting a new one");
         let id = calls::next_call_id();
-        let line = frame::initialize(id).into();
+        let line = frame::initialize(id, self.wires.profile).into();
         let outgoing = Outgoing::plain(id, method::INITIALIZE, line);
         if let RawReply::Error(error) = self.initialize(&outgoing).await? {
             return Err(Failure::NotSent(format!(
@@ -273,22 +285,47 @@ impl Shared {
                     .push(troupe_protocol::upstream::LogSource::Message, level, &text);
                 self.wires.calls.forward(call, message);
             }
-            _ => self.received(message).await,
+            _ => self.received(message, Some(call)).await,
         }
     }
 
-    /// Handles a message and answers it if it is a request.
-    pub async fn received(&self, message: &Message<'_>) {
-        if let Some(line) = self.wires.received(message) {
-            let session = self.session.load_full();
-            let outgoing = Outgoing::plain(0, "", line.into());
-            if let Err(failure) = self.post(&outgoing, session.as_deref()).await {
-                tracing::debug!(
-                    reason = failure.reason(),
-                    "an answer to a server's request was not taken"
-                );
-            }
+    /// Handles a message, which may have come on the stream of a call.
+    pub async fn received(&self, message: &Message<'_>, call: Option<u64>) {
+        if let Some(line) = self.wires.received(message, call, || self.answer_to()) {
+            self.answer(line).await;
         }
+    }
+
+    /// Answers a request of the server's.
+    async fn answer(&self, line: String) {
+        let session = self.session.load_full();
+        let outgoing = Outgoing::plain(0, "", line.into());
+        if let Err(failure) = self.post(&outgoing, session.as_deref()).await {
+            tracing::debug!(
+                reason = failure.reason(),
+                "an answer to a server's request was not taken"
+            );
+        }
+    }
+
+    /// The way back for an answer that comes later.
+    fn answer_to(&self) -> AnswerTo {
+        let (shared, runtime) = (self.itself.clone(), Handle::current());
+        Box::new(move |line| {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let answering = Arc::clone(&shared);
+            let mut answers = shared.answers.lock();
+            while answers.try_join_next().is_some() {}
+            if answers.len() < ANSWERS_MAX {
+                let answering = async move {
+                    // What is not taken in time is not taken.
+                    let _ = timeout(ANSWER_TIMEOUT, answering.answer(line)).await;
+                };
+                answers.spawn_on(answering, &runtime);
+            }
+        })
     }
 }
 

@@ -81,7 +81,7 @@ async fn read(shared: &Shared, response: Response, last_event_id: &mut Option<St
             continue;
         };
         match Message::parse_str(&data) {
-            Ok(message) => shared.received(&message).await,
+            Ok(message) => shared.received(&message, None).await,
             Err(error) => shared
                 .wires
                 .log

@@ -142,6 +142,8 @@ async fn answer(
                 principal: principal.0,
                 progress: wants_notifications.then_some(sender),
                 client,
+                // Questions do not cross nodes yet.
+                questions: None,
             };
             let request = slot.request(&method, params.as_deref(), options);
             match with_notifications(request, receiver, &context.parts).await? {

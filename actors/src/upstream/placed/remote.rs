@@ -77,6 +77,7 @@ impl Remote {
             principal: options.principal.as_ref().map(|principal| principal.name.clone()),
             correlation_id: crate::runtime::trace::current().map(|context| context.correlation_id),
             progress: None,
+            questions: None,
         };
         let begun = self.calls.begin(call);
         let mut open = begun.map_err(|failure| Trouble::Final(failure.into_error(&self.name, method)))?;

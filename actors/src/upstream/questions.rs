@@ -1,0 +1,147 @@
+//! What a legacy server asks its client in the middle of a call, and the way back for the answer.
+//!
+//! Troupe has nobody to ask, so such a request goes to the client whose call the server is at work on. Over HTTP it
+//! comes on that call's stream; over stdio it does not say whose it is, and is passed on only while it can be no other's.
+
+use std::fmt;
+
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use troupe_protocol::jsonrpc::{self, Message, RawReply, edit};
+use troupe_protocol::mcp::{Profile, method};
+
+/// Where the questions of one call go.
+#[derive(Debug, Clone)]
+pub struct QuestionsTo {
+    /// What the client can answer; nothing else is passed on.
+    pub profile: Profile,
+    /// Bounded; a question that does not fit is refused.
+    pub sender: mpsc::Sender<Question>,
+}
+
+/// Takes the line that answers a question to its server.
+pub(super) type AnswerTo = Box<dyn FnOnce(String) + Send>;
+
+/// A request that a legacy server makes of its client. One that is dropped unanswered is answered with an error.
+pub struct Question {
+    /// Its method.
+    pub method: String,
+    /// Its parameters, as the server wrote them.
+    pub params: Option<Box<RawValue>>,
+    /// The id that the server gave it.
+    id: Box<RawValue>,
+    answer_to: Option<AnswerTo>,
+}
+
+impl Question {
+    /// Takes a server's request for one; nothing if the message is none.
+    pub(super) fn read(message: &Message<'_>, answer_to: AnswerTo) -> Option<Self> {
+        Some(Self {
+            method: message.is_request().then(|| message.method().to_owned())?,
+            params: message.params.map(RawValue::to_owned),
+            id: message.id?.to_owned(),
+            answer_to: Some(answer_to),
+        })
+    }
+
+    /// Answers it with what the client answered.
+    pub fn answer(mut self, reply: &RawReply) {
+        let line = reply.to_response(&self.id);
+        self.send(line);
+    }
+
+    /// Nobody can answer it: no client has said that it can.
+    pub fn refuse(mut self) {
+        let line = if self.method == method::ROOTS_LIST {
+            edit::response(self.id.get(), "result", r#"{"roots":[]}"#)
+        } else {
+            let words = format!("method not found: this client does not answer {}", self.method);
+            self.error(jsonrpc::code::METHOD_NOT_FOUND, &words)
+        };
+        self.send(line);
+    }
+
+    /// It was passed on and there is no answer.
+    pub fn fail(mut self, reason: &str) {
+        let line = self.error(jsonrpc::code::INTERNAL_ERROR, reason);
+        self.send(line);
+    }
+
+    fn error(&self, code: i64, words: &str) -> String {
+        edit::error_response(Some(&self.id), code, words, None)
+    }
+
+    fn send(&mut self, line: String) {
+        if let Some(answer_to) = self.answer_to.take() {
+            answer_to(line);
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if self.answer_to.is_some() {
+            let line = self.error(
+                jsonrpc::code::INTERNAL_ERROR,
+                "the client is gone and has not answered",
+            );
+            self.send(line);
+        }
+    }
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Question({} {})", self.method, self.id)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    /// A question, and the line that answers it once there is one.
+    pub fn question(method: &str) -> (Question, Arc<Mutex<Option<String>>>) {
+        let answered = Arc::new(Mutex::new(None));
+        let answer = Arc::clone(&answered);
+        let text = format!(r#"{{"jsonrpc":"2.0","id":"q","method":"{method}","params":{{"n":1e400}}}}"#);
+        let message = Message::parse_str(&text).unwrap();
+        let question = Question::read(&message, Box::new(move |line| *answer.lock() = Some(line)));
+        (question.unwrap(), answered)
+    }
+
+    #[test]
+    fn every_question_is_answered_exactly_once() {
+        let answer_after = |what: fn(Question), method: &str| {
+            let (question, answered) = question(method);
+            what(question);
+            answered.lock().take().unwrap()
+        };
+        let reply = |question: Question| {
+            let result = RawValue::from_string(r#"{"action":"accept"}"#.to_owned()).unwrap();
+            question.answer(&RawReply::Result(result));
+        };
+        assert_eq!(
+            answer_after(reply, "elicitation/create"),
+            r#"{"jsonrpc":"2.0","id":"q","result":{"action":"accept"}}"#
+        );
+        let refused = answer_after(Question::refuse, "sampling/createMessage");
+        assert!(refused.contains("-32601"), "{refused}");
+        assert_eq!(
+            answer_after(Question::refuse, "roots/list"),
+            r#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#
+        );
+        let dropped = answer_after(drop, "elicitation/create");
+        assert!(dropped.contains("-32603"), "{dropped}");
+    }
+
+    #[test]
+    fn a_response_is_no_question() {
+        let message = Message::parse_str(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).unwrap();
+        assert!(Question::read(&message, Box::new(|_| {})).is_none());
+    }
+}
