@@ -29,6 +29,8 @@ pub fn result_for<'a>(
     result: &'a RawValue,
 ) -> Result<Cow<'a, str>, InputRequired> {
     match (client, server) {
+        // What is asked of the client instead is made here and is not to be kept.
+        (Era::Modern, Era::Legacy) if asks_for_input(result) => Ok(Cow::Borrowed(result.get())),
         (Era::Modern, Era::Legacy) => Ok(completed(method, result.get())),
         // The member is required, and yet modern servers are about that forget it.
         (Era::Modern, Era::Modern) if !result.get().contains("\"resultType\"") => {
@@ -104,6 +106,11 @@ pub(super) fn with_log_level(params: Option<Box<RawValue>>, level: &str) -> Opti
             .and_then(|text| RawValue::from_string(text).ok())
             .unwrap_or(params),
     )
+}
+
+/// As [`wants_input`], without looking closely at results that do not have the words.
+fn asks_for_input(result: &RawValue) -> bool {
+    result.get().contains("\"input_required\"") && wants_input(result)
 }
 
 /// Whether the server wants input before it answers.

@@ -1,37 +1,52 @@
 //! One request to a server, and what the server wants of the client before it answers.
 //!
-//! A modern server that wants something answers that input is required; for a legacy client the input is gathered here
-//! and the request made again ([`super::input`]). A legacy server asks in the middle of the call; a legacy client is
-//! asked the same on the call's stream.
+//! | client | server | what the server wants |
+//! |---|---|---|
+//! | modern | modern | is its answer, and passes as it is |
+//! | legacy | modern | is asked of the client on the call's stream; then the request is made again ([`super::input`]) |
+//! | legacy | legacy | is asked of the client on the call's stream, while the server waits |
+//! | modern | legacy | is the answer to the client, while the server waits and the call is parked ([`super::parked`]) |
 
+use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use troupe_protocol::jsonrpc::{RawMessage, RawReply};
-use troupe_protocol::mcp::{Era, Profile};
+use tokio::time::timeout;
+use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
+use troupe_protocol::mcp::{Era, Profile, meta, method};
 use troupe_protocol::server::ServerName;
 
 use super::bridge;
+use super::endpoint::Endpoint;
 use super::gateway::{Client, ClientRequest, Gateway};
 use super::input::{self, INPUT_ROUNDS_MAX};
+use super::parked::{Listener, ParkedCall, ParkingError, ParkingHandle, Round, Whose};
 use super::refusal::Refusal;
 use super::session::Session;
+use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, Question, QuestionsTo, UpstreamError, UpstreamHandle};
 
 /// Questions of one call that wait to be put to the client; further ones are refused.
 const QUESTIONS_WAITING_MAX: usize = 16;
+/// Notifications of a parked call that wait for its client; further ones are dropped.
+const NOTIFICATIONS_WAITING_MAX: usize = 64;
+/// How long a call that is parked may last from its begin to its end, with all the time that its client takes.
+const PARKED_CALL_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 /// A request on its way.
 struct Exchange<'a> {
     server: &'a ServerName,
-    upstream: &'a UpstreamHandle,
+    upstream: UpstreamHandle,
     client: &'a Client,
+    endpoint: &'a Endpoint,
     method: &'a str,
-    session: &'a Session,
-    to_client: &'a mpsc::Sender<RawMessage>,
+    notifications: Option<&'a mpsc::Sender<RawMessage>>,
+    /// What the client can do for a legacy server.
+    profile: Profile,
 }
 
 impl Gateway {
@@ -43,58 +58,75 @@ impl Gateway {
         request: ClientRequest,
     ) -> Result<RawReply, Refusal> {
         let ClientRequest {
+            endpoint,
             client,
             method,
             params,
             notifications,
             session,
-            ..
+            param_headers,
         } = request;
-        let (Some(session), Era::Legacy) = (session, client.era) else {
-            let options = self.options(server, &client, notifications);
-            return Ok(upstream.request(&method, params, options).await?);
-        };
-        let profile = Profile::of(&client.capabilities);
-        let upstreams = &self.parts.upstreams;
-        let upstream = upstreams
-            .for_clients(upstream.clone(), profile, self.deadline(server))
-            .await?;
-        let Some(to_client) = &notifications else {
-            let options = self.options(server, &client, None);
-            return Ok(upstream.request(&method, params, options).await?);
-        };
+        if let Some(given) = param_headers {
+            let checked = upstream.check_params(params.as_deref(), &given, self.deadline(server));
+            checked.await.map_err(Refusal::HeaderMismatch)?;
+        }
+        let server_era = upstream.info().era;
+        let (mut upstream, mut profile) = (upstream.clone(), Profile::NONE);
+        if server_era == Era::Legacy {
+            profile = Profile::of(&client.capabilities);
+            let upstreams = &self.parts.upstreams;
+            upstream = upstreams
+                .for_clients(upstream, profile, self.deadline(server))
+                .await?;
+        }
         let exchange = Exchange {
             server,
-            upstream: &upstream,
+            upstream,
             client: &client,
+            endpoint: &endpoint,
             method: &method,
-            session: &session,
-            to_client,
+            notifications: notifications.as_ref(),
+            profile,
         };
-        match upstream.info().era {
-            Era::Modern => self.in_rounds(&exchange, params).await,
-            Era::Legacy => Ok(self.with_questions(&exchange, params, profile).await?),
+        match (client.era, server_era, session) {
+            (Era::Legacy, Era::Modern, Some(session)) => self.in_rounds(&exchange, &session, params).await,
+            (Era::Legacy, Era::Legacy, Some(session)) => {
+                self.with_questions(&exchange, &session, params).await
+            }
+            (Era::Modern, Era::Legacy, _) => self.parking(&exchange, params).await,
+            _ => self.plain(&exchange, params).await,
         }
+    }
+
+    /// Makes a request of whose client nothing can be asked, or need not be here.
+    async fn plain(
+        &self,
+        exchange: &Exchange<'_>,
+        params: Option<Box<RawValue>>,
+    ) -> Result<RawReply, Refusal> {
+        let options = self.options(exchange.server, exchange.client, exchange.notifications.cloned());
+        let reply = exchange.upstream.request(exchange.method, params, options);
+        Ok(reply.await?)
     }
 
     /// Makes a request of a modern server, and makes it again with the client's input as often as the server wants some.
     async fn in_rounds(
         &self,
         exchange: &Exchange<'_>,
+        session: &Session,
         mut params: Option<Box<RawValue>>,
     ) -> Result<RawReply, Refusal> {
-        let Exchange {
-            server,
-            upstream,
-            client,
-            method,
-            session,
-            to_client,
-        } = *exchange;
+        let Some(to_client) = exchange.notifications else {
+            return self.plain(exchange, params).await;
+        };
+        let (server, client) = (exchange.server, exchange.client);
         params = bridge::with_log_level(params, session.log_level());
         for _ in 0..INPUT_ROUNDS_MAX {
             let options = self.options(server, client, Some(to_client.clone()));
-            let reply = upstream.request(method, params.clone(), options).await?;
+            let request = exchange
+                .upstream
+                .request(exchange.method, params.clone(), options);
+            let reply = request.await?;
             match &reply {
                 RawReply::Result(result) if bridge::wants_input(result) => {
                     params =
@@ -114,28 +146,108 @@ impl Gateway {
     async fn with_questions(
         &self,
         exchange: &Exchange<'_>,
+        session: &Session,
         params: Option<Box<RawValue>>,
-        profile: Profile,
-    ) -> Result<RawReply, UpstreamError> {
+    ) -> Result<RawReply, Refusal> {
+        let (Some(to_client), false) = (exchange.notifications, exchange.profile.is_none()) else {
+            return self.plain(exchange, params).await;
+        };
         let (sender, mut questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
-        let progress = Some(exchange.to_client.clone());
+        let profile = exchange.profile;
         let options = CallOptions {
-            questions: (!profile.is_none()).then_some(QuestionsTo { profile, sender }),
-            ..self.options(exchange.server, exchange.client, progress)
+            questions: Some(QuestionsTo { profile, sender }),
+            ..self.options(exchange.server, exchange.client, Some(to_client.clone()))
         };
         let mut request = pin!(exchange.upstream.request(exchange.method, params, options));
         let mut asking = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                reply = &mut request => return reply,
-                Some(question) = questions.recv() => {
-                    asking.push(put(exchange.session, exchange.to_client, question));
-                }
+                reply = &mut request => return Ok(reply?),
+                Some(question) = questions.recv() => asking.push(put(session, to_client, question)),
                 Some(()) = asking.next(), if !asking.is_empty() => {}
             }
         }
     }
+
+    /// Makes a request of a legacy server that may ask a client which must be sent away for the answer, or goes on with
+    /// one whose client is back.
+    async fn parking(
+        &self,
+        exchange: &Exchange<'_>,
+        params: Option<Box<RawValue>>,
+    ) -> Result<RawReply, Refusal> {
+        let state = params
+            .as_deref()
+            .and_then(|params| edit::string_member(params, "requestState"));
+        let state = state
+            .filter(|state| ParkingHandle::is_ours(state))
+            .map(Cow::into_owned);
+        if state.is_none() && (exchange.profile.is_none() || !may_want_input(exchange.method)) {
+            return self.plain(exchange, params).await;
+        }
+        let whose = Whose {
+            principal: &exchange.client.principal,
+            endpoint: exchange.endpoint,
+            method: exchange.method,
+            params: params.as_deref(),
+        };
+        let (mut call, round) = match state {
+            Some(state) => {
+                let (mut call, round) = self.parts.parking.take(&whose, &state).await?;
+                let responses = params
+                    .as_deref()
+                    .and_then(|params| edit::member(params, "inputResponses"));
+                call.take_answers(responses);
+                (call, round)
+            }
+            None => (self.begin(exchange, params.clone()), 0),
+        };
+        let meta = params.as_deref().and_then(|params| edit::member(params, "_meta"));
+        let listener = Listener {
+            notifications: exchange.notifications,
+            progress_token: meta.and_then(|meta| edit::member(meta, meta::PROGRESS_TOKEN)),
+        };
+        let time_max = self.call_time_max(exchange.server);
+        match timeout(time_max, call.go_on(&listener)).await {
+            Ok(Round::Answered(reply)) => Ok(reply?),
+            Ok(Round::Asked) => {
+                let result = self.parts.parking.park(&whose, call, round + 1).await?;
+                let result = RawValue::from_string(result)
+                    .map_err(|error| ParkingError::Unavailable(error.to_string()))?;
+                Ok(RawReply::Result(result))
+            }
+            Err(_) => Err(Refusal::Upstream(UpstreamError::DeadlineExceeded {
+                server: exchange.server.clone(),
+                method: exchange.method.to_owned(),
+                waited_ms: u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX),
+            })),
+        }
+    }
+
+    /// Begins a call that can be parked: it owns all that it needs.
+    fn begin(&self, exchange: &Exchange<'_>, params: Option<Box<RawValue>>) -> ParkedCall {
+        let (sender, questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
+        let (notify, notifications) = mpsc::channel(NOTIFICATIONS_WAITING_MAX);
+        let profile = exchange.profile;
+        let options = CallOptions {
+            // Each round has its own time; this bounds them all.
+            deadline: Deadline::within(PARKED_CALL_TIME_MAX),
+            questions: Some(QuestionsTo { profile, sender }),
+            ..self.options(exchange.server, exchange.client, Some(notify))
+        };
+        let (upstream, method): (_, Arc<str>) = (exchange.upstream.clone(), exchange.method.into());
+        let call = async move { upstream.request(&method, params, options).await };
+        ParkedCall::new(Box::pin(call), questions, notifications)
+    }
+}
+
+/// Whether a modern client may be answered with a wish for input (2026-07-28, basic/patterns/mrtr, "Supported Requests").
+fn may_want_input(method: &str) -> bool {
+    matches!(
+        method,
+        method::TOOLS_CALL | method::PROMPTS_GET | method::RESOURCES_READ
+    )
 }
 
 /// Puts a question to the client and gives the server the answer, whatever it is.

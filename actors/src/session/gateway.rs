@@ -20,11 +20,12 @@ use super::endpoint::Endpoint;
 use super::listings::LateLists;
 use super::merge::PageLimits;
 use super::messages::SessionsHandle;
+use super::parked::ParkingHandle;
 use super::refusal::{Answer, Refusal};
 use super::session::{SUBSCRIPTIONS_MAX, Session};
 use crate::registry::RegistryHandle;
 use crate::runtime::Deadline;
-use crate::upstream::{CallOptions, UpstreamHandle, UpstreamsHandle};
+use crate::upstream::{CallOptions, ParamHeaders, UpstreamHandle, UpstreamsHandle};
 
 /// The bounds on what the gateway does for one request.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,8 @@ pub struct ClientRequest {
     pub notifications: Option<mpsc::Sender<RawMessage>>,
     /// The session that it belongs to; modern clients have none.
     pub session: Option<Arc<Session>>,
+    /// What a modern client says in headers of the arguments of a tool; nothing if there is nothing to be compared.
+    pub param_headers: Option<ParamHeaders>,
 }
 
 /// Answers clients. Cheap to clone.
@@ -85,6 +88,7 @@ pub(super) struct Parts {
     pub upstreams: UpstreamsHandle,
     pub registry: RegistryHandle,
     pub sessions: SessionsHandle,
+    pub parking: ParkingHandle,
     pub limits: GatewayLimits,
     /// The lists that are still being read after a client stopped waiting for them.
     pub late_lists: LateLists,
@@ -96,6 +100,7 @@ impl Gateway {
         upstreams: UpstreamsHandle,
         registry: RegistryHandle,
         sessions: SessionsHandle,
+        parking: ParkingHandle,
         limits: GatewayLimits,
     ) -> Self {
         let late_lists = LateLists::default();
@@ -104,6 +109,7 @@ impl Gateway {
                 upstreams,
                 registry,
                 sessions,
+                parking,
                 limits,
                 late_lists,
             }),
@@ -218,13 +224,18 @@ impl Gateway {
 
     /// Until when a call to this server must be answered.
     pub(super) fn deadline(&self, server: &ServerName) -> Deadline {
+        Deadline::within(self.call_time_max(server))
+    }
+
+    /// How long a call to this server may take.
+    pub(super) fn call_time_max(&self, server: &ServerName) -> Duration {
         let own = self
             .parts
             .registry
             .view()
             .get(server.as_str())
             .and_then(|entry| entry.operation.call_timeout_ms);
-        Deadline::within(own.map_or(self.parts.limits.call_time_max, Duration::from_millis))
+        own.map_or(self.parts.limits.call_time_max, Duration::from_millis)
     }
 }
 

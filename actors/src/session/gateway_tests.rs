@@ -136,7 +136,14 @@ impl Bed {
             &store,
             crate::upstream::tests::bed::alone(),
         );
-        let children = vec![registry_child, upstreams_child, sessions_child];
+        let (parking_child, parking) = parked::parking(
+            &system,
+            ActorPath::new("node/parking"),
+            crate::upstream::tests::bed::alone().node_id(),
+            parked::StateKey::derive(&[7; 32]),
+            parked::ParkingLimits::default(),
+        );
+        let children = vec![registry_child, upstreams_child, sessions_child, parking_child];
         let root = testkit::start(&system, children).await.unwrap();
         let commands = commands.iter().copied().chain([("echo", "true", &[][..])]);
         for (name, command, args) in commands {
@@ -152,7 +159,7 @@ impl Bed {
             list_wait: Duration::from_millis(300),
             ..GatewayLimits::default()
         };
-        let gateway = Gateway::new(upstreams, registry, sessions.clone(), limits);
+        let gateway = Gateway::new(upstreams, registry, sessions.clone(), parking, limits);
         Self {
             gateway,
             sessions,
@@ -176,6 +183,7 @@ impl Bed {
             params,
             notifications: None,
             session: None,
+            param_headers: None,
         };
         match self.gateway.answer(request).await {
             Answer::Result(result) => Answered {

@@ -6,6 +6,7 @@
 //! - [`bridge`]: replies between the eras; `exchange`: a request, and what the server wants of the client before it
 //!   answers; `input`: the same where a modern server wants it of a legacy client
 //! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
+//! - [`parked`]: calls that stand still while a modern client gathers what a legacy server asks
 //! - [`notices`]: what clients are told without having asked
 //!
 //! What lives here knows nothing of HTTP: bodies, headers and streams are the business of the edge.
@@ -32,6 +33,7 @@ pub mod merge;
 mod messages;
 pub mod names;
 pub mod notices;
+pub mod parked;
 pub mod placed;
 pub mod readdress;
 pub mod record;

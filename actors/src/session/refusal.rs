@@ -7,6 +7,7 @@ use troupe_protocol::jsonrpc::{ErrorObject, code as jsonrpc_code, edit};
 use troupe_protocol::mcp::{Era, code as mcp_code};
 use troupe_protocol::server::ServerName;
 
+use super::parked::ParkingError;
 use crate::upstream::UpstreamError;
 
 /// Why a request was refused, or failed on its way.
@@ -18,6 +19,9 @@ pub enum Refusal {
     /// A parameter that is looked at here is missing or wrong.
     #[error("invalid parameters: {0}")]
     InvalidParams(String),
+    /// The client says something else in headers than in its message.
+    #[error("header mismatch: {0}")]
+    HeaderMismatch(String),
     /// No server offers a tool under this name.
     #[error(
         "unknown tool: {0} (tools are named server__tool; tools/list names them all, find_tools searches)"
@@ -42,6 +46,9 @@ pub enum Refusal {
         /// Why there is none.
         reason: String,
     },
+    /// The call cannot wait for the client's input, or no longer does.
+    #[error(transparent)]
+    Parking(#[from] ParkingError),
     /// The client has cancelled the request.
     #[error("the request was cancelled")]
     Cancelled,
@@ -57,9 +64,12 @@ impl Coded for Refusal {
     fn code(&self) -> Code {
         match self {
             Self::MethodNotFound(_) | Self::UnknownPrompt(_) | Self::UnknownResource(_) => Code::NotFound,
-            Self::InvalidParams(_) => Code::InvalidField,
+            Self::InvalidParams(_) | Self::HeaderMismatch(_) => Code::InvalidField,
             Self::UnknownTool(_) => Code::ToolNotFound,
             Self::InputRequired(_) | Self::InputRefused { .. } => Code::UpstreamProtocol,
+            Self::Parking(ParkingError::NotForThis) => Code::InvalidField,
+            Self::Parking(ParkingError::Full) => Code::TooManyRequests,
+            Self::Parking(_) => Code::CallNotFound,
             Self::Cancelled => Code::CallCancelled,
             Self::TooManyCalls(_) => Code::TooManyRequests,
             Self::Upstream(error) => error.code(),
@@ -72,6 +82,8 @@ impl Refusal {
     fn jsonrpc_code(&self, client: Era) -> i64 {
         match self {
             Self::MethodNotFound(_) => jsonrpc_code::METHOD_NOT_FOUND,
+            Self::HeaderMismatch(_) => mcp_code::HEADER_MISMATCH,
+            Self::Parking(ParkingError::NotForThis | ParkingError::Over) => jsonrpc_code::INVALID_PARAMS,
             Self::InvalidParams(_) | Self::UnknownTool(_) | Self::UnknownPrompt(_) => {
                 jsonrpc_code::INVALID_PARAMS
             }
@@ -85,7 +97,7 @@ impl Refusal {
     /// Whether the same request may succeed when it is sent again.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::TooManyCalls(_) => true,
+            Self::TooManyCalls(_) | Self::Parking(ParkingError::Full | ParkingError::Unavailable(_)) => true,
             Self::Upstream(error) => error.is_retryable(),
             _ => false,
         }

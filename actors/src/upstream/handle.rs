@@ -26,6 +26,7 @@ use super::calls::CallTable;
 use super::connect::{Ground, connect};
 use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
+use super::http::ParamHeaders;
 use super::log::LogRing;
 use super::messages::{CallOptions, StarterMessage, UpstreamEvent, connect_error};
 use super::placed::{self, Elsewhere, PlacedServer, Remote, UpstreamsHost};
@@ -511,6 +512,22 @@ impl UpstreamHandle {
             Target::Live { slot, .. } => slot.request(method, params.as_deref(), options).await,
             Target::Placed(placed) => placed.request(method, params.as_deref(), options).await,
             Target::Builtin(builtin) => builtin.request(method, params.as_deref(), &options).await,
+        }
+    }
+
+    /// Sees to it that a modern client which calls a tool says in headers what it says in the arguments.
+    ///
+    /// # Errors
+    /// What does not fit. Tools that are not known, and those of servers that are processes, are not looked at.
+    pub async fn check_params(
+        &self,
+        params: Option<&RawValue>,
+        given: &ParamHeaders,
+        deadline: Deadline,
+    ) -> Result<(), String> {
+        match &self.target {
+            Target::Live { slot, .. } => slot.check_params(params, given, deadline).await,
+            Target::Placed(_) | Target::Builtin(_) => Ok(()),
         }
     }
 

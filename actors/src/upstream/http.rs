@@ -33,7 +33,8 @@ mod sse;
 
 use client::Target;
 use exchange::Shared;
-pub(super) use mirror::{Mirror, headers_for, mirrors_of};
+pub use mirror::ParamHeaders;
+pub(super) use mirror::{Mirror, check, headers_for, mirrors_of};
 pub(super) use sse::SseLink;
 
 /// How long the farewell to a server may take.

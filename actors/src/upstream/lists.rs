@@ -67,8 +67,8 @@ impl Lists {
     }
 
     /// Notes which arguments are mirrored into headers. Leaves out tools whose annotations are wrong, as the revision
-    /// demands; says which these are.
-    fn note_mirrors(&self, tools: &mut Vec<Descriptor>) -> Vec<String> {
+    /// demands of clients over HTTP; says which these are.
+    fn note_mirrors(&self, tools: &mut Vec<Descriptor>, is_strict: bool) -> Vec<String> {
         let (mut of_tools, mut refused) = (HashMap::new(), Vec::new());
         tools.retain(|tool| {
             if !tool.raw.get().contains("x-mcp-header") {
@@ -79,6 +79,7 @@ impl Lists {
                     of_tools.insert(tool.name.clone(), mirrors);
                     true
                 }
+                Err(_) if !is_strict => true,
                 Err(wrong) => {
                     refused.push(format!("tool {} is left out: {wrong}", tool.name));
                     false
@@ -155,9 +156,9 @@ impl Slot {
         }
         let epoch = self.lists.epoch(kind);
         let (mut items, ttl_ms) = self.read_pages(kind, deadline).await?;
-        if kind == ListKind::Tools && connection.mirrors_arguments() {
+        if kind == ListKind::Tools {
             self.lists
-                .note_mirrors(&mut items)
+                .note_mirrors(&mut items, connection.mirrors_arguments())
                 .iter()
                 .for_each(|refused| self.log.note(refused));
         }

@@ -54,8 +54,11 @@ pub use builtin::{BuiltinError, BuiltinServer};
 pub use endpoint::UpstreamSettings;
 pub use error::UpstreamError;
 pub use handle::{Trial, UpstreamHandle, UpstreamsHandle, WeakUpstreams};
+pub use http::ParamHeaders;
 pub use log::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 pub use messages::{CallOptions, UpstreamEvent};
+#[cfg(test)]
+pub(crate) use questions::tests::question as question_for_test;
 pub use questions::{Question, QuestionsTo};
 pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource};
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use troupe_protocol::jsonrpc::{self, Message, RawReply, edit};
+use troupe_protocol::jsonrpc::{self, Message, RawReply, edit, string_of};
 use troupe_protocol::mcp::{Profile, method};
 
 /// Where the questions of one call go.
@@ -42,6 +42,11 @@ impl Question {
             id: message.id?.to_owned(),
             answer_to: Some(answer_to),
         })
+    }
+
+    /// The id that the server gave it, as text: no two questions of a connection that are open have the same.
+    pub fn key(&self) -> String {
+        string_of(&self.id).map_or_else(|| self.id.get().to_owned(), |text| text.into_owned())
     }
 
     /// Answers it with what the client answered.
@@ -104,11 +109,12 @@ pub(super) mod tests {
 
     use parking_lot::Mutex;
 
-    /// A question, and the line that answers it once there is one.
+    /// A question with its method as its id, and the line that answers it once there is one.
     pub fn question(method: &str) -> (Question, Arc<Mutex<Option<String>>>) {
         let answered = Arc::new(Mutex::new(None));
         let answer = Arc::clone(&answered);
-        let text = format!(r#"{{"jsonrpc":"2.0","id":"q","method":"{method}","params":{{"n":1e400}}}}"#);
+        let text =
+            format!(r#"{{"jsonrpc":"2.0","id":"{method}","method":"{method}","params":{{"n":1e400}}}}"#);
         let message = Message::parse_str(&text).unwrap();
         let question = Question::read(&message, Box::new(move |line| *answer.lock() = Some(line)));
         (question.unwrap(), answered)
@@ -127,13 +133,13 @@ pub(super) mod tests {
         };
         assert_eq!(
             answer_after(reply, "elicitation/create"),
-            r#"{"jsonrpc":"2.0","id":"q","result":{"action":"accept"}}"#
+            r#"{"jsonrpc":"2.0","id":"elicitation/create","result":{"action":"accept"}}"#
         );
         let refused = answer_after(Question::refuse, "sampling/createMessage");
         assert!(refused.contains("-32601"), "{refused}");
         assert_eq!(
             answer_after(Question::refuse, "roots/list"),
-            r#"{"jsonrpc":"2.0","id":"q","result":{"roots":[]}}"#
+            r#"{"jsonrpc":"2.0","id":"roots/list","result":{"roots":[]}}"#
         );
         let dropped = answer_after(drop, "elicitation/create");
         assert!(dropped.contains("-32603"), "{dropped}");

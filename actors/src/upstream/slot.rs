@@ -31,7 +31,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
 use super::frame;
-use super::http::Mirror;
+use super::http::{self, Mirror, ParamHeaders};
 use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
@@ -406,6 +406,25 @@ impl Slot {
             let _ = Box::pin(self.list(ListKind::Tools, deadline)).await;
         }
         self.lists.mirrors()
+    }
+
+    /// Sees to it that a client which calls a tool says in headers what it says in the arguments. Tools that are not
+    /// known are not checked: to call one that needs it, they have been read.
+    pub async fn check_params(
+        self: &Arc<Self>,
+        params: Option<&RawValue>,
+        given: &ParamHeaders,
+        deadline: Deadline,
+    ) -> Result<(), String> {
+        let Some(tool) = frame::name_of(method::TOOLS_CALL, params) else {
+            return Ok(());
+        };
+        let of_tools = match (self.lists.mirrors(), self.connection()) {
+            (None, Some(connection)) => self.mirrors(&connection, method::TOOLS_CALL, deadline).await,
+            (known, _) => known,
+        };
+        let mirrors = of_tools.as_ref().and_then(|of_tools| of_tools.get(&tool));
+        mirrors.map_or(Ok(()), |mirrors| http::check(mirrors, params, given))
     }
 
     /// Sends a notification over the connection of the moment.

@@ -10,7 +10,10 @@ use troupe_actors::{
     conversation::{ConversationServices, ConversationsHandle},
     health, registry,
     runtime::{ActorPath, ChildSpec, Mailbox, System},
-    session::{self, Gateway},
+    session::{
+        self, Gateway,
+        parked::{self, ParkingLimits, StateKey},
+    },
     store::Store,
     upstream::UpstreamsHandle,
     vault::{self, VaultKey},
@@ -90,10 +93,18 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         store,
         cluster.clone(),
     );
+    let (parking_child, parking) = parked::parking(
+        system,
+        top.child("parking"),
+        cluster.node_id(),
+        StateKey::derive(ground.cluster_key.as_bytes()),
+        ParkingLimits::default(),
+    );
     let gateway = Gateway::new(
         upstreams.clone(),
         registry.clone(),
         sessions.clone(),
+        parking,
         settings::gateway(&config),
     );
     let (health_child, health) = health::child(
@@ -146,6 +157,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         router_child,
         conversations_child,
         sessions_child,
+        parking_child,
         live::child(&state, top.child("live")),
         peers,
         edge_child(&state, pages, limits, ground.listener),

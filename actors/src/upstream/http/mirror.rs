@@ -1,7 +1,7 @@
 //! What of a request travels in headers too (revision 2026-07-28, transports): names, and the arguments of tools that
 //! are annotated with `x-mcp-header`. Pure.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -43,18 +43,63 @@ pub(crate) fn headers_for(mirrors: &[Mirror], params: &RawValue) -> HeaderMap {
         return headers;
     };
     for mirror in mirrors {
-        let value = mirror
-            .path
-            .iter()
-            .try_fold(arguments, |object, name| edit::member(object, name));
-        let text = value
-            .filter(|value| value.get() != "null")
-            .map(|value| string_of(value).map_or_else(|| value.get().to_owned(), |text| text.into_owned()));
-        if let Some(text) = text {
+        if let Some(text) = mirror.value_in(arguments) {
             headers.insert(mirror.header.clone(), header_value(&text));
         }
     }
     headers
+}
+
+/// The headers `Mcp-Param-*` of a client's request: what each stands for, or nothing where it cannot be read.
+pub type ParamHeaders = BTreeMap<String, Option<String>>;
+
+/// Sees to it that a client says in headers what it says in the arguments.
+///
+/// # Errors
+/// Which header is missing, cannot be read, or says something else.
+pub(crate) fn check(
+    mirrors: &[Mirror],
+    params: Option<&RawValue>,
+    given: &ParamHeaders,
+) -> Result<(), String> {
+    let arguments = params.and_then(|params| edit::member(params, "arguments"));
+    for mirror in mirrors {
+        let header = mirror.header.as_str();
+        let in_body = arguments.and_then(|arguments| mirror.value_in(arguments));
+        match (given.get(header), in_body) {
+            (None, None) => {}
+            (None, Some(_)) => return Err(format!("the header {header} is required with these arguments")),
+            (Some(None), _) => return Err(format!("the header {header} is not valid Base64 of UTF-8")),
+            (Some(Some(in_header)), Some(in_body)) if is_same(in_header, &in_body) => {}
+            (Some(Some(in_header)), _) => {
+                return Err(format!(
+                    "the header {header} says {in_header:?}, the arguments do not"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Numbers may be spelt in several ways.
+fn is_same(in_header: &str, in_body: &str) -> bool {
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
+    in_header == in_body
+        || number(in_header)
+            .zip(number(in_body))
+            .is_some_and(|(header, body)| header == body)
+}
+
+impl Mirror {
+    /// The argument as it stands in the header; nothing if it is absent or null.
+    fn value_in(&self, arguments: &RawValue) -> Option<String> {
+        let value = self
+            .path
+            .iter()
+            .try_fold(arguments, |object, name| edit::member(object, name))?;
+        let is_there = value.get() != "null";
+        is_there.then(|| string_of(value).map_or_else(|| value.get().to_owned(), |text| text.into_owned()))
+    }
 }
 
 /// `path` leads to the schema if it is reachable through `properties` alone.
@@ -162,5 +207,33 @@ mod tests {
             "b": {"type": "string", "x-mcp-header": "same"},
         }});
         assert!(mirrors_of(&twice).is_err());
+    }
+
+    #[test]
+    fn headers_and_arguments_say_the_same() {
+        let schema = serde_json::json!({ "properties": {
+            "region": { "type": "string", "x-mcp-header": "Region" },
+            "count": { "type": "integer", "x-mcp-header": "Count" },
+        } });
+        let mirrors = mirrors_of(&schema).unwrap();
+        let check = |arguments: &str, given: &[(&str, Option<&str>)]| {
+            let params = format!(r#"{{"arguments":{arguments}}}"#);
+            let params = RawValue::from_string(params).unwrap();
+            let given = given
+                .iter()
+                .map(|(name, value)| (format!("mcp-param-{name}"), value.map(str::to_owned)));
+            super::check(&mirrors, Some(&params), &given.collect())
+        };
+        let (region, count) = (("region", Some("eu")), ("count", Some("42.0")));
+        assert!(check(r#"{"region":"eu","count":42}"#, &[region, count]).is_ok());
+        assert!(check(r#"{"region":null}"#, &[]).is_ok());
+        assert!(check(r#"{"region":"eu"}"#, &[region, ("unknown", None)]).is_ok());
+        assert!(check(r#"{"region":"eu"}"#, &[]).is_err(), "left out");
+        assert!(check(r#"{"region":"us"}"#, &[region]).is_err(), "another");
+        assert!(check("{}", &[region]).is_err(), "only in the header");
+        assert!(
+            check(r#"{"region":"eu"}"#, &[("region", None)]).is_err(),
+            "unreadable"
+        );
     }
 }

@@ -6,6 +6,7 @@
 
 use http::HeaderMap;
 use serde_json::value::RawValue;
+use troupe_actors::upstream::ParamHeaders;
 use troupe_protocol::jsonrpc::{Message, edit, string_of};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, meta, method};
 
@@ -185,6 +186,20 @@ fn check_name(headers: &McpHeaders<'_>, message: &Message<'_>) -> Result<(), Fau
         )));
     }
     Ok(())
+}
+
+/// The headers `Mcp-Param-*`: what each stands for, or nothing where it cannot be read or is given more than once.
+pub fn param_headers(headers: &HeaderMap) -> ParamHeaders {
+    let mut given = ParamHeaders::new();
+    let named = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with(header::PARAM_PREFIX));
+    for (name, value) in named {
+        let text = value.to_str().ok().map(str::trim).and_then(header::decode_value);
+        let text = text.filter(|_| !given.contains_key(name.as_str()));
+        given.insert(name.as_str().to_owned(), text.map(Cow::into_owned));
+    }
+    given
 }
 
 /// Checks the version header of a legacy request that belongs to a session.

@@ -196,6 +196,7 @@ async fn call(
         params: message.params.map(RawValue::to_owned),
         notifications,
         session: Some(Arc::clone(&session)),
+        param_headers: None,
     };
     let gateway = context.state.gateway.clone();
     let body = context.body.clone();

@@ -171,7 +171,7 @@ async fn receive(
     let meta = era::meta_of(&message);
     let received = match era::era_of(&context.headers, &message, meta) {
         Era::Legacy => legacy::receive(&context, &message, &parts.headers).await,
-        Era::Modern => modern::receive(&context, &message, meta).await,
+        Era::Modern => modern::receive(&context, &message, meta, &parts.headers).await,
     };
     received.map_err(|fault| fault.of(message.id))
 }

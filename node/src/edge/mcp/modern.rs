@@ -1,6 +1,7 @@
 //! The modern era's way with a message: each stands alone, nothing is kept between two.
 
 use axum::response::Response;
+use http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
@@ -20,6 +21,7 @@ pub(super) async fn receive(
     context: &Context<'_>,
     message: &Message<'_>,
     meta: Option<&RawValue>,
+    headers: &HeaderMap,
 ) -> Result<Response, Fault> {
     match message.kind {
         // The revision defines none for this transport; what is not known does no harm.
@@ -31,7 +33,7 @@ pub(super) async fn receive(
     match message.method() {
         method::DISCOVER => discover(context, message).await,
         method::SUBSCRIPTIONS_LISTEN => listen(context, message),
-        _ => Ok(call(context, message, meta, capabilities).await),
+        _ => Ok(call(context, message, meta, headers, capabilities).await),
     }
 }
 
@@ -82,6 +84,7 @@ async fn call(
     context: &Context<'_>,
     message: &Message<'_>,
     meta: Option<&RawValue>,
+    headers: &HeaderMap,
     capabilities: ClientCapabilities,
 ) -> Response {
     let wants = |key: &str| meta.is_some_and(|meta| edit::member(meta, key).is_some());
@@ -100,6 +103,7 @@ async fn call(
         params: message.params.map(RawValue::to_owned),
         notifications,
         session: None,
+        param_headers: (message.method() == method::TOOLS_CALL).then(|| era::param_headers(headers)),
     };
     let gateway = context.state.gateway.clone();
     let body = context.body.clone();
