@@ -10,19 +10,20 @@
 use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
 use troupe_protocol::mcp::{Era, Profile, meta, method};
 use troupe_protocol::server::ServerName;
 
 use super::bridge;
 use super::endpoint::Endpoint;
-use super::gateway::{Client, ClientRequest, Gateway};
+use super::gateway::{Client, ClientRequest, Gateway, REQUEST_STATE};
 use super::input::{self, INPUT_ROUNDS_MAX};
 use super::parked::{Listener, ParkedCall, ParkingError, ParkingHandle, Round, Whose};
 use super::refusal::Refusal;
@@ -30,12 +31,10 @@ use super::session::Session;
 use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, Question, QuestionsTo, UpstreamError, UpstreamHandle};
 
-/// Questions of one call that wait to be put to the client; further ones are refused.
-const QUESTIONS_WAITING_MAX: usize = 16;
 /// Notifications of a parked call that wait for its client; further ones are dropped.
 const NOTIFICATIONS_WAITING_MAX: usize = 64;
-/// How long a call that is parked may last from its begin to its end, with all the time that its client takes.
-const PARKED_CALL_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
+/// How long a call may last from its begin to its end, with all the time that its client takes for answers.
+const CALL_WITH_ANSWERS_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// A request on its way.
 struct Exchange<'a> {
@@ -73,7 +72,10 @@ impl Gateway {
         let server_era = upstream.info().era;
         let (mut upstream, mut profile) = (upstream.clone(), Profile::NONE);
         if server_era == Era::Legacy {
-            profile = Profile::of(&client.capabilities);
+            profile = match &session {
+                Some(session) => session.profile,
+                None => Profile::of(&client.capabilities),
+            };
             let upstreams = &self.parts.upstreams;
             upstream = upstreams
                 .for_clients(upstream, profile, self.deadline(server))
@@ -142,7 +144,8 @@ impl Gateway {
         })
     }
 
-    /// Makes a request of a legacy server, and puts to the client what the server asks meanwhile.
+    /// Makes a request of a legacy server, and puts to the client what the server asks meanwhile. The call's time stands
+    /// still while somebody answers.
     async fn with_questions(
         &self,
         exchange: &Exchange<'_>,
@@ -152,22 +155,23 @@ impl Gateway {
         let (Some(to_client), false) = (exchange.notifications, exchange.profile.is_none()) else {
             return self.plain(exchange, params).await;
         };
-        let (sender, mut questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
-        let profile = exchange.profile;
+        let (to, questions) = QuestionsTo::channel(exchange.profile);
         let options = CallOptions {
-            questions: Some(QuestionsTo { profile, sender }),
+            deadline: Deadline::within(CALL_WITH_ANSWERS_TIME_MAX),
+            questions: Some(to),
             ..self.options(exchange.server, exchange.client, Some(to_client.clone()))
         };
-        let mut request = pin!(exchange.upstream.request(exchange.method, params, options));
-        let mut asking = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                reply = &mut request => return Ok(reply?),
-                Some(question) = questions.recv() => asking.push(put(session, to_client, question)),
-                Some(()) = asking.next(), if !asking.is_empty() => {}
-            }
-        }
+        let request = exchange.upstream.request(exchange.method, params, options);
+        let time_max = self.call_time_max(exchange.server);
+        let replied = attended(
+            request,
+            questions,
+            |question| put(session, to_client, question),
+            time_max,
+        );
+        replied
+            .await
+            .map_or_else(|| Err(too_late(exchange, time_max)), |reply| Ok(reply?))
     }
 
     /// Makes a request of a legacy server that may ask a client which must be sent away for the answer, or goes on with
@@ -179,7 +183,7 @@ impl Gateway {
     ) -> Result<RawReply, Refusal> {
         let state = params
             .as_deref()
-            .and_then(|params| edit::string_member(params, "requestState"));
+            .and_then(|params| edit::string_member(params, REQUEST_STATE));
         let state = state
             .filter(|state| ParkingHandle::is_ours(state))
             .map(Cow::into_owned);
@@ -217,29 +221,32 @@ impl Gateway {
                     .map_err(|error| ParkingError::Unavailable(error.to_string()))?;
                 Ok(RawReply::Result(result))
             }
-            Err(_) => Err(Refusal::Upstream(UpstreamError::DeadlineExceeded {
-                server: exchange.server.clone(),
-                method: exchange.method.to_owned(),
-                waited_ms: u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX),
-            })),
+            Err(_) => Err(too_late(exchange, time_max)),
         }
     }
 
     /// Begins a call that can be parked: it owns all that it needs.
     fn begin(&self, exchange: &Exchange<'_>, params: Option<Box<RawValue>>) -> ParkedCall {
-        let (sender, questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
+        let (to, questions) = QuestionsTo::channel(exchange.profile);
         let (notify, notifications) = mpsc::channel(NOTIFICATIONS_WAITING_MAX);
-        let profile = exchange.profile;
         let options = CallOptions {
             // Each round has its own time; this bounds them all.
-            deadline: Deadline::within(PARKED_CALL_TIME_MAX),
-            questions: Some(QuestionsTo { profile, sender }),
+            deadline: Deadline::within(CALL_WITH_ANSWERS_TIME_MAX),
+            questions: Some(to),
             ..self.options(exchange.server, exchange.client, Some(notify))
         };
         let (upstream, method): (_, Arc<str>) = (exchange.upstream.clone(), exchange.method.into());
         let call = async move { upstream.request(&method, params, options).await };
         ParkedCall::new(Box::pin(call), questions, notifications)
     }
+}
+
+fn too_late(exchange: &Exchange<'_>, time_max: Duration) -> Refusal {
+    Refusal::Upstream(UpstreamError::DeadlineExceeded {
+        server: exchange.server.clone(),
+        method: exchange.method.to_owned(),
+        waited_ms: u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 /// Whether a modern client may be answered with a wish for input (2026-07-28, basic/patterns/mrtr, "Supported Requests").
@@ -250,11 +257,82 @@ fn may_want_input(method: &str) -> bool {
     )
 }
 
+/// Waits for the reply, and has what the server asks meanwhile put to somebody. Nothing if the call takes longer than it
+/// may, besides the time for answers.
+async fn attended<Replied, Putting: Future<Output = ()>>(
+    request: impl Future<Output = Replied>,
+    mut questions: mpsc::Receiver<Question>,
+    put: impl Fn(Question) -> Putting,
+    time_max: Duration,
+) -> Option<Replied> {
+    let mut request = pin!(request);
+    let mut asking = FuturesUnordered::new();
+    let mut over_at = Instant::now() + time_max;
+    let mut asking_since = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            reply = &mut request => return Some(reply),
+            Some(question) = questions.recv() => {
+                if asking.is_empty() {
+                    asking_since = Instant::now();
+                }
+                asking.push(put(question));
+            }
+            Some(()) = asking.next(), if !asking.is_empty() => {
+                if asking.is_empty() {
+                    over_at += asking_since.elapsed();
+                }
+            }
+            () = sleep_until(over_at), if asking.is_empty() => return None,
+        }
+    }
+}
+
 /// Puts a question to the client and gives the server the answer, whatever it is.
 async fn put(session: &Session, to_client: &mpsc::Sender<RawMessage>, question: Question) {
     let answer = input::ask_client(session, to_client, &question.method, question.params.as_deref()).await;
     match answer {
         Ok(reply) => question.answer(&reply),
         Err(reason) => question.fail(&reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::upstream::question_for_test as question;
+    use tokio::time::sleep;
+
+    const TIME_MAX: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_call_stands_still_while_somebody_answers() {
+        let (asking, questions) = mpsc::channel(4);
+        let request = async {
+            sleep(Duration::from_secs(50)).await;
+            let (form, _answer) = question("elicitation/create");
+            asking.try_send(form).unwrap();
+            sleep(Duration::from_secs(205)).await;
+            "replied"
+        };
+        let slowly = async |question: Question| {
+            sleep(Duration::from_secs(200)).await;
+            question.fail("closed");
+        };
+        assert_eq!(
+            attended(request, questions, slowly, TIME_MAX).await,
+            Some("replied")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_which_nothing_is_asked_has_its_time_and_no_more() {
+        let (_asking, questions) = mpsc::channel(4);
+        let began = Instant::now();
+        let request = std::future::pending::<()>();
+        assert_eq!(attended(request, questions, async |_| {}, TIME_MAX).await, None);
+        assert_eq!(began.elapsed(), TIME_MAX);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 use troupe_protocol::access::Principal;
+use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, method};
 use troupe_protocol::server::ServerName;
@@ -26,6 +27,9 @@ use super::session::{SUBSCRIPTIONS_MAX, Session};
 use crate::registry::RegistryHandle;
 use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, ParamHeaders, UpstreamHandle, UpstreamsHandle};
+
+/// The member of a retry's parameters that says what it goes on with (2026-07-28, basic/patterns/mrtr).
+pub(super) const REQUEST_STATE: &str = "requestState";
 
 /// The bounds on what the gateway does for one request.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +128,15 @@ impl Gateway {
             Endpoint::Server(server) => self.pass_through(&server, request).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_answer(era))
+    }
+
+    /// The other node that has the call to which a modern client is back with these parameters, if one has.
+    pub fn parked_at(&self, params: Option<&RawValue>) -> Option<NodeId> {
+        // Only the rare request that has the word somewhere is looked at more closely.
+        let params = params.filter(|params| params.get().contains(REQUEST_STATE))?;
+        self.parts
+            .parking
+            .elsewhere(&edit::string_member(params, REQUEST_STATE)?)
     }
 
     /// Whether a server of this name is registered (and not only catalogued) or built in.

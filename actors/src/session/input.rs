@@ -66,6 +66,10 @@ pub(super) async fn gather(
     }
     let asked = wanted.input_requests.iter().map(|(key, request)| async move {
         let (method, params) = (request.method.as_str(), request.params.as_deref());
+        if !session.profile.admits(method, params) {
+            let reason = format!("the client has not declared that it can answer {method}");
+            return Err(refused(server, reason));
+        }
         let reply = ask_client(session, to_client, method, params).await;
         let answer = reply.and_then(|reply| granted(method, reply));
         answer
@@ -150,16 +154,27 @@ fn with_input(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::session::{SessionId, settled_for_test};
+    use super::super::session::{NewSession, SessionId, settled_for_test};
     use super::*;
     use std::sync::Arc;
+
+    use troupe_protocol::mcp::ClientCapabilities;
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap()
     }
 
     fn session() -> Arc<Session> {
-        Arc::new(Session::new(SessionId::for_test("s"), settled_for_test("ann"), 0))
+        session_of(r#"{"elicitation":{},"roots":{}}"#)
+    }
+
+    /// The session of a client that can do this.
+    fn session_of(capabilities: &str) -> Arc<Session> {
+        let settled = NewSession {
+            client_capabilities: ClientCapabilities::new(raw(capabilities)),
+            ..settled_for_test("ann")
+        };
+        Arc::new(Session::new(SessionId::for_test("s"), settled, 0))
     }
 
     fn server() -> ServerName {
@@ -214,6 +229,15 @@ mod tests {
             .await
             .unwrap_err();
         assert!(silent.to_string().contains("300 s"), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_that_the_client_has_not_declared() {
+        let session = session_of(r#"{"elicitation":{}}"#);
+        let (to_client, _requests) = mpsc::channel(4);
+        let refused = gather(&server(), &session, &to_client, None, &raw(WISH)).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("roots/list"), "{refused}");
     }
 
     #[test]

@@ -83,7 +83,9 @@ impl Refusal {
         match self {
             Self::MethodNotFound(_) => jsonrpc_code::METHOD_NOT_FOUND,
             Self::HeaderMismatch(_) => mcp_code::HEADER_MISMATCH,
-            Self::Parking(ParkingError::NotForThis | ParkingError::Over) => jsonrpc_code::INVALID_PARAMS,
+            Self::Parking(ParkingError::NotForThis | ParkingError::Over | ParkingError::NodeGone) => {
+                jsonrpc_code::INVALID_PARAMS
+            }
             Self::InvalidParams(_) | Self::UnknownTool(_) | Self::UnknownPrompt(_) => {
                 jsonrpc_code::INVALID_PARAMS
             }
@@ -97,7 +99,8 @@ impl Refusal {
     /// Whether the same request may succeed when it is sent again.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::TooManyCalls(_) | Self::Parking(ParkingError::Full | ParkingError::Unavailable(_)) => true,
+            Self::TooManyCalls(_) => true,
+            Self::Parking(error) => !matches!(error, ParkingError::NotForThis),
             Self::Upstream(error) => error.is_retryable(),
             _ => false,
         }

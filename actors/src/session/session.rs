@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{ClientCapabilities, ProtocolVersion};
+use troupe_protocol::mcp::{ClientCapabilities, Profile, ProtocolVersion};
 
 use super::endpoint::Endpoint;
 use super::record::SessionRecord;
@@ -104,6 +104,8 @@ pub struct Session {
     pub id: SessionId,
     /// What `initialize` settled.
     pub settled: NewSession,
+    /// What the client can do for servers, in short.
+    pub(super) profile: Profile,
     last_used_ms: AtomicU64,
     is_confirmed: AtomicBool,
     streams_open: AtomicU32,
@@ -144,6 +146,7 @@ impl Session {
     pub(super) fn new(id: SessionId, settled: NewSession, now_ms: u64) -> Self {
         Self {
             id,
+            profile: Profile::of(&settled.client_capabilities),
             settled,
             last_used_ms: now_ms.into(),
             is_confirmed: false.into(),

@@ -232,12 +232,11 @@ impl CallTable {
     /// Passes a server's question on to the client of this call, or, where the server does not say to which call it
     /// belongs, of the only one that can answer it. The question comes back if there is no such client.
     pub fn ask(&self, call: Option<u64>, question: Question) -> Result<(), Question> {
-        let sender = {
+        let to = {
             let entries = self.entries.lock();
             let able = |entry: &Entry| {
                 let to = entry.call.questions.as_ref()?;
-                let admits = to.profile.admits(&question.method, question.params.as_deref());
-                admits.then(|| to.sender.clone())
+                to.admits(&question).then(|| to.clone())
             };
             match call {
                 Some(id) => entries.get(&id).and_then(able),
@@ -247,10 +246,8 @@ impl CallTable {
                 }
             }
         };
-        match sender {
-            Some(sender) => sender
-                .try_send(question)
-                .map_err(mpsc::error::TrySendError::into_inner),
+        match to {
+            Some(to) => to.put(question),
             None => Err(question),
         }
     }
@@ -282,6 +279,16 @@ impl CallTable {
     /// How many calls are in flight.
     pub fn len(&self) -> usize {
         self.entries.lock().len()
+    }
+
+    /// How many calls the server is at work on: not those that wait for a client's answer, which may take a person's time.
+    pub fn at_work(&self) -> usize {
+        let waits = |entry: &Entry| {
+            let questions = entry.call.questions.as_ref();
+            questions.is_some_and(QuestionsTo::is_waited_for)
+        };
+        let entries = self.entries.lock();
+        entries.values().filter(|entry| !waits(entry)).count()
     }
 
     /// The calls in flight, oldest first.
@@ -334,14 +341,27 @@ mod tests {
     }
 
     fn asking(capabilities: &str) -> (NewCall, mpsc::Receiver<Question>) {
-        let (sender, receiver) = mpsc::channel(1);
         let raw = RawValue::from_string(capabilities.to_owned()).unwrap();
-        let profile = Profile::of(&ClientCapabilities::new(raw));
+        let (to, questions) = QuestionsTo::channel(Profile::of(&ClientCapabilities::new(raw)));
         let call = NewCall {
-            questions: Some(QuestionsTo { profile, sender }),
+            questions: Some(to),
             ..new_call(None)
         };
-        (call, receiver)
+        (call, questions)
+    }
+
+    #[test]
+    fn a_call_that_waits_for_an_answer_is_not_at_work() {
+        let table = table(9);
+        let (form, mut forms) = asking(r#"{"elicitation":{}}"#);
+        let form = table.begin(form).unwrap();
+        let _plain = table.begin(new_call(None)).unwrap();
+        assert_eq!(table.at_work(), 2);
+        assert!(table.ask(Some(form.id), question("elicitation/create").0).is_ok());
+        let asked = forms.try_recv().unwrap();
+        assert_eq!((table.at_work(), table.len()), (1, 2));
+        asked.fail("nobody");
+        assert_eq!(table.at_work(), 2);
     }
 
     #[test]
@@ -356,11 +376,12 @@ mod tests {
         assert!(forms.try_recv().is_ok());
         assert!(ask(Some(model.id), "elicitation/create").is_err());
         assert!(ask(Some(model.id), "sampling/createMessage").is_ok());
+        assert!(models.try_recv().is_ok());
+        drop(models);
         assert!(
             ask(Some(model.id), "sampling/createMessage").is_err(),
-            "it has one before it"
+            "nobody listens"
         );
-        assert!(models.try_recv().is_ok());
         let (second, _forms) = asking(r#"{"elicitation":{}}"#);
         let _second = table.begin(second).unwrap();
         assert!(

@@ -4,19 +4,81 @@
 //! comes on that call's stream; over stdio it does not say whose it is, and is passed on only while it can be no other's.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_protocol::jsonrpc::{self, Message, RawReply, edit, string_of};
 use troupe_protocol::mcp::{Profile, method};
 
+/// Questions of one call that wait to be put to the client; further ones are refused.
+const QUESTIONS_WAITING_MAX: usize = 16;
+
 /// Where the questions of one call go.
 #[derive(Debug, Clone)]
 pub struct QuestionsTo {
     /// What the client can answer; nothing else is passed on.
-    pub profile: Profile,
-    /// Bounded; a question that does not fit is refused.
-    pub sender: mpsc::Sender<Question>,
+    profile: Profile,
+    sender: mpsc::Sender<Question>,
+    /// How many have no answer yet.
+    open: Arc<AtomicUsize>,
+}
+
+impl QuestionsTo {
+    /// For a client that can do this much, and where its questions come out.
+    pub fn channel(profile: Profile) -> (Self, mpsc::Receiver<Question>) {
+        let (sender, questions) = mpsc::channel(QUESTIONS_WAITING_MAX);
+        let open = Arc::default();
+        let to = Self {
+            profile,
+            sender,
+            open,
+        };
+        (to, questions)
+    }
+
+    /// What the client can answer.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Whether the client can be asked this.
+    pub(super) fn admits(&self, question: &Question) -> bool {
+        self.profile.admits(&question.method, question.params.as_deref())
+    }
+
+    /// Whether the server waits for an answer, and so does not work.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Puts a question; it comes back if there are too many before it, or nobody listens.
+    pub(super) fn put(&self, mut question: Question) -> Result<(), Question> {
+        question.open = Some(Open::new(&self.open));
+        let refused = |error: mpsc::error::TrySendError<Question>| {
+            let mut question = error.into_inner();
+            question.open = None;
+            question
+        };
+        self.sender.try_send(question).map_err(refused)
+    }
+}
+
+/// Counts a question as long as it has no answer.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Takes the line that answers a question to its server.
@@ -31,6 +93,7 @@ pub struct Question {
     /// The id that the server gave it.
     id: Box<RawValue>,
     answer_to: Option<AnswerTo>,
+    open: Option<Open>,
 }
 
 impl Question {
@@ -41,6 +104,7 @@ impl Question {
             params: message.params.map(RawValue::to_owned),
             id: message.id?.to_owned(),
             answer_to: Some(answer_to),
+            open: None,
         })
     }
 
@@ -105,7 +169,6 @@ impl fmt::Debug for Question {
 pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::sync::Arc;
 
     use parking_lot::Mutex;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use troupe_protocol::jsonrpc::{Message, RawMessage, RawReply, edit};
 use troupe_protocol::mcp::{meta, method};
 
+use crate::runtime::Reply;
 use crate::upstream::{Question, UpstreamError};
 
 /// A server that asks several things at once sends them one after the other: so long they are waited for.
@@ -22,9 +23,35 @@ const QUESTIONS_OF_CALL_MAX: u32 = 64;
 /// The largest question.
 const QUESTION_BYTES_MAX: usize = 256 * 1024;
 
+type Replied = Result<RawReply, UpstreamError>;
+
+/// A call that may end before anybody wants its reply.
+enum Running {
+    Yes(BoxFuture<'static, Replied>),
+    /// The reply that nobody has taken; nothing once it was.
+    No(Option<Box<Replied>>),
+}
+
+impl Running {
+    /// The reply, which is then taken.
+    async fn reply(&mut self) -> Replied {
+        match self {
+            Self::Yes(call) => {
+                let reply = call.await;
+                *self = Self::No(None);
+                reply
+            }
+            Self::No(reply) => match reply.take() {
+                Some(reply) => *reply,
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
 /// A call on its way, and what its server has asked.
 pub(in crate::session) struct ParkedCall {
-    call: BoxFuture<'static, Result<RawReply, UpstreamError>>,
+    call: Running,
     questions: mpsc::Receiver<Question>,
     notifications: mpsc::Receiver<RawMessage>,
     /// What the client was asked and has not answered, by the key under which it was.
@@ -35,7 +62,7 @@ pub(in crate::session) struct ParkedCall {
 /// How a round of a call ends.
 pub(in crate::session) enum Round {
     /// With the server's reply.
-    Answered(Result<RawReply, UpstreamError>),
+    Answered(Replied),
     /// With questions that the client must answer first.
     Asked,
 }
@@ -49,12 +76,12 @@ pub(in crate::session) struct Listener<'a> {
 impl ParkedCall {
     /// A call that begins now. The server's questions and notifications come through the channels.
     pub fn new(
-        call: BoxFuture<'static, Result<RawReply, UpstreamError>>,
+        call: BoxFuture<'static, Replied>,
         questions: mpsc::Receiver<Question>,
         notifications: mpsc::Receiver<RawMessage>,
     ) -> Self {
         Self {
-            call,
+            call: Running::Yes(call),
             questions,
             notifications,
             open: BTreeMap::new(),
@@ -70,7 +97,7 @@ impl ParkedCall {
             tokio::select! {
                 biased;
                 Some(notification) = self.notifications.recv() => tell(listener, notification),
-                reply = &mut self.call => {
+                reply = self.call.reply() => {
                     while let Ok(notification) = self.notifications.try_recv() {
                         tell(listener, notification);
                     }
@@ -84,6 +111,36 @@ impl ParkedCall {
                 }
                 () = sleep_until(asking_is_over), if together_until.is_some() => return Round::Asked,
             }
+        }
+    }
+
+    /// Stands still until its client is back. Given up when nobody can come for it any more.
+    ///
+    /// A call that ends meanwhile (its server has lost patience or is gone, somebody has cancelled it) is over at once;
+    /// its client learns of it when it comes.
+    pub async fn wait(mut self, taken: oneshot::Receiver<Reply<Option<Box<Self>>>>) {
+        tokio::select! {
+            biased;
+            taken = taken => match taken {
+                Ok(reply) => reply.send(Some(Box::new(self))),
+                Err(_) => self.give_up(),
+            },
+            () = self.stand_still() => {}
+        }
+    }
+
+    /// Goes on for ever.
+    async fn stand_still(&mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                reply = self.call.reply() => self.call = Running::No(Some(Box::new(reply))),
+                Some(question) = self.questions.recv() => {
+                    self.ask(question);
+                    continue;
+                }
+            }
+            return std::future::pending().await;
         }
     }
 
@@ -183,6 +240,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::upstream::question_for_test as question;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const NOBODY: Listener<'static> = Listener {
         notifications: None,
@@ -254,5 +313,48 @@ mod tests {
         };
         assert!(matches!(parked.go_on(&listener).await, Round::Answered(_)));
         assert!(told.try_recv().unwrap().as_str().contains("\"second\""));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_over_before_its_client_is_back_tells_it_then() {
+        let (_asking, questions) = mpsc::channel(1);
+        let (_notifying, notifications) = mpsc::channel(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let call = {
+            let ended = Arc::clone(&ended);
+            async move {
+                ended.store(true, Ordering::Relaxed);
+                Ok(RawReply::Error(raw(r#"{"code":-1,"message":"cancelled"}"#)))
+            }
+        };
+        let parked = ParkedCall::new(Box::pin(call), questions, notifications);
+        let (pass, taken) = oneshot::channel();
+        let waiting = parked.wait(taken);
+        let taking = async {
+            tokio::task::yield_now().await;
+            assert!(ended.load(Ordering::Relaxed), "it ends without its client");
+            let (reply, back) = Reply::channel();
+            assert!(pass.send(reply).is_ok());
+            back.await.unwrap().unwrap()
+        };
+        let ((), mut call) = tokio::join!(waiting, taking);
+        assert!(matches!(
+            call.go_on(&NOBODY).await,
+            Round::Answered(Ok(RawReply::Error(_)))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_call_for_which_nobody_can_come_any_more_is_given_up() {
+        let (asking, questions) = mpsc::channel(4);
+        let (_notifying, notifications) = mpsc::channel(4);
+        let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
+        let (form, answer) = question("elicitation/create");
+        asking.try_send(form).unwrap();
+        assert!(matches!(parked.go_on(&NOBODY).await, Round::Asked));
+        let (pass, taken) = oneshot::channel();
+        drop(pass);
+        parked.wait(taken).await;
+        assert!(answer.lock().as_ref().unwrap().contains("cancel"));
     }
 }

@@ -23,17 +23,19 @@ pub(super) struct Park {
     pub call: ParkedCall,
 }
 
+/// Who comes for a call.
+pub(super) struct Taker {
+    pub id: u128,
+    pub round: u32,
+}
+
 /// What the actor does.
 #[derive(strum::IntoStaticStr)]
 pub(super) enum ParkingMessage {
     /// Keep a call until its client comes back; the reply says whether there is room.
     Park(Box<Park>, Reply<bool>),
     /// A client is back: its call, if it is there in this round.
-    Take {
-        id: u128,
-        round: u32,
-        reply: Reply<Option<Box<ParkedCall>>>,
-    },
+    Take(Taker, Reply<Option<Box<ParkedCall>>>),
     /// The time of some may be over.
     Sweep,
 }
@@ -55,9 +57,14 @@ pub enum ParkingError {
     NotForThis,
     /// The call is no longer there.
     #[error(
-        "the call that waited for this input is over: its time was up, or its node is gone; begin it anew"
+        "the call that waited for this input is over: it had its answer, or its time was up; begin it anew"
     )]
     Over,
+    /// The node that had the call is gone, and the call with it.
+    #[error(
+        "the call that waited for this input was lost with its node; begin it anew, without requestState"
+    )]
+    NodeGone,
     /// The actor did not answer.
     #[error("parked calls cannot be reached: {0}")]
     Unavailable(String),
@@ -101,6 +108,15 @@ impl ParkingHandle {
         Self { mailbox, node, key }
     }
 
+    /// The other node that has the call to which a client is back with this state; nothing if that is this node, or the
+    /// state is not one of ours.
+    pub(in crate::session) fn elsewhere(&self, state: &str) -> Option<NodeId> {
+        let ticket = Self::is_ours(state)
+            .then(|| seal::open(&self.key, state))
+            .flatten()?;
+        (ticket.node != self.node).then_some(ticket.node)
+    }
+
     /// Whether a client's `requestState` is one of ours; a modern server's own passes as it is.
     pub(in crate::session) fn is_ours(state: &str) -> bool {
         seal::is_ours(state)
@@ -121,8 +137,9 @@ impl ParkingHandle {
             node: self.node,
             call: id,
             round,
+            binding: whose.binding(),
         };
-        let state = seal::seal(&self.key, &ticket, &whose.binding());
+        let state = seal::seal(&self.key, &ticket);
         let state = state.ok_or_else(|| ParkingError::Unavailable("no random numbers".to_owned()))?;
         let result = call.input_required(&state);
         let park = Box::new(Park {
@@ -148,14 +165,17 @@ impl ParkingHandle {
         whose: &Whose<'_>,
         state: &str,
     ) -> Result<(ParkedCall, u32), ParkingError> {
-        let ticket = seal::open(&self.key, state, &whose.binding()).ok_or(ParkingError::NotForThis)?;
+        let ticket = seal::open(&self.key, state).ok_or(ParkingError::NotForThis)?;
+        if ticket.binding != whose.binding() {
+            return Err(ParkingError::NotForThis);
+        }
         if ticket.node != self.node {
-            // Handing the request on to the node that has the call is the edge's part, which it does not do yet.
-            return Err(ParkingError::Over);
+            // Handing the request on to the node that has the call is the edge's part.
+            return Err(ParkingError::NodeGone);
         }
         let Ticket { call: id, round, .. } = ticket;
         let taken = self.mailbox.ask(
-            |reply| ParkingMessage::Take { id, round, reply },
+            |reply| ParkingMessage::Take(Taker { id, round }, reply),
             Deadline::within(PARKING_TIME_MAX),
         );
         let taken = taken.await.map_err(|error| unavailable(&error))?;

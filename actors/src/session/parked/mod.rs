@@ -18,15 +18,16 @@ mod state;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::oneshot;
 use troupe_protocol::id::{ActorPath, NodeId};
 
-use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, System};
+use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, Reply, System};
 
 pub(super) use call::{Listener, ParkedCall, Round};
 pub(super) use messages::Whose;
 pub use messages::{ParkingError, ParkingHandle};
 
-use messages::ParkingMessage;
+use messages::{ParkingMessage, Taker};
 pub use seal::StateKey;
 pub use state::ParkingLimits;
 
@@ -37,9 +38,12 @@ const MAILBOX_MESSAGES_MAX: u32 = 1_024;
 /// How often it is looked whose time is over.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Owns the parked calls.
+/// Comes for a call; dropped unused, it gives the call up.
+type Pass = oneshot::Sender<Reply<Option<Box<ParkedCall>>>>;
+
+/// Owns the parked calls. Each stands still in a task of its own, which ends with the actor.
 struct ParkingActor {
-    lot: Lot<ParkedCall>,
+    lot: Lot<Pass>,
     expired: u64,
 }
 
@@ -79,21 +83,20 @@ impl Actor for ParkingActor {
                     round,
                     call,
                 } = *request;
-                let refused = self.lot.park(id, &caller, round, call, now_ms).err();
-                reply.send(refused.is_none());
-                if let Some(call) = refused {
-                    // To the server it is as if the client had not answered.
-                    call.give_up();
+                let (pass, taken) = oneshot::channel();
+                reply.send(self.lot.park(id, &caller, round, pass, now_ms).is_ok());
+                // Without room the pass is gone already: to the server it is as if the client had not answered.
+                ctx.spawn("a parked call", call.wait(taken));
+            }
+            ParkingMessage::Take(Taker { id, round }, reply) => match self.lot.take(id, round, now_ms) {
+                Some(pass) => {
+                    // A call whose task is gone answers nothing, and who asks learns that it is over.
+                    let _ = pass.send(reply);
                 }
-            }
-            ParkingMessage::Take { id, round, reply } => {
-                reply.send(self.lot.take(id, round, now_ms).map(Box::new));
-            }
+                None => reply.send(None),
+            },
             ParkingMessage::Sweep => {
-                for call in self.lot.expired(now_ms) {
-                    self.expired += 1;
-                    call.give_up();
-                }
+                self.expired += self.lot.expire(now_ms);
                 ctx.send_after(SWEEP_EVERY, ParkingMessage::Sweep);
             }
         }

@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -57,10 +57,12 @@ pub(super) struct Ticket {
     pub call: u128,
     /// Counts how often the client was sent away, so that each state is of use once.
     pub round: u32,
+    /// What the state is good for.
+    pub binding: Binding,
 }
 
 /// Who asked what: a state is good for the same alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Binding([u8; 32]);
 
 impl Binding {
@@ -113,29 +115,24 @@ pub(super) fn is_ours(state: &str) -> bool {
 }
 
 /// The state for a ticket; nothing if the operating system has no random numbers.
-pub(super) fn seal(key: &StateKey, ticket: &Ticket, binding: &Binding) -> Option<String> {
+pub(super) fn seal(key: &StateKey, ticket: &Ticket) -> Option<String> {
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).ok()?;
     let clear = serde_json::to_vec(ticket).ok()?;
-    let payload = Payload {
-        msg: &clear,
-        aad: &binding.0,
-    };
-    let sealed = key.cipher().encrypt(&XNonce::from(nonce), payload).ok()?;
+    let sealed = key
+        .cipher()
+        .encrypt(&XNonce::from(nonce), clear.as_slice())
+        .ok()?;
     let bytes = [nonce.as_slice(), &sealed].concat();
     Some(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// The ticket in a state; nothing if it is not ours, was changed, or is for another request.
-pub(super) fn open(key: &StateKey, state: &str, binding: &Binding) -> Option<Ticket> {
+/// The ticket in a state; nothing if it is not ours or was changed. What it is good for is up to who uses it.
+pub(super) fn open(key: &StateKey, state: &str) -> Option<Ticket> {
     let bytes = URL_SAFE_NO_PAD.decode(state.strip_prefix(PREFIX)?).ok()?;
     let (nonce, sealed) = bytes.split_at_checked(NONCE_BYTES)?;
     let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
-    let payload = Payload {
-        msg: sealed,
-        aad: &binding.0,
-    };
-    let clear = key.cipher().decrypt(&XNonce::from(nonce), payload).ok()?;
+    let clear = key.cipher().decrypt(&XNonce::from(nonce), sealed).ok()?;
     serde_json::from_slice(&clear).ok()
 }
 
@@ -153,48 +150,35 @@ mod tests {
         Binding::new(&principal, &Endpoint::Aggregate, "tools/call", Some(&params))
     }
 
-    fn ticket() -> Ticket {
+    fn ticket(binding: Binding) -> Ticket {
         Ticket {
             node: serde_json::from_str("1").unwrap(),
             call: u128::MAX,
             round: 2,
+            binding,
         }
     }
 
     const PARAMS: &str = r#"{"name":"t","arguments":{"a":1,"b":[{"c":2,"d":3}]}}"#;
 
     #[test]
-    fn a_state_opens_for_the_same_request_of_the_same_caller_alone() {
-        let key = StateKey::derive(&[1; 32]);
-        let state = seal(&key, &ticket(), &binding("ann", PARAMS)).unwrap();
-        assert!(is_ours(&state));
-        assert_eq!(open(&key, &state, &binding("ann", PARAMS)), Some(ticket()));
+    fn a_state_is_bound_to_the_same_request_of_the_same_caller_alone() {
+        let given = ticket(binding("ann", PARAMS));
         let retry = r#"{"requestState":"x","arguments":{ "b":[{"d":3,"c":2}],"a":1 },"name":"t","inputResponses":{},"_meta":{"x":1}}"#;
-        assert_eq!(open(&key, &state, &binding("ann", retry)), Some(ticket()));
-        assert_eq!(
-            open(&key, &state, &binding("bob", PARAMS)),
-            None,
-            "another caller"
-        );
+        assert_eq!(given.binding, binding("ann", retry));
+        assert_ne!(given.binding, binding("bob", PARAMS), "another caller");
         let other = r#"{"name":"t","arguments":{"a":2}}"#;
-        assert_eq!(
-            open(&key, &state, &binding("ann", other)),
-            None,
-            "another request"
-        );
-        let foreign = StateKey::derive(&[2; 32]);
-        assert_eq!(
-            open(&foreign, &state, &binding("ann", PARAMS)),
-            None,
-            "another cluster"
-        );
+        assert_ne!(given.binding, binding("ann", other), "another request");
     }
 
     #[test]
-    fn a_changed_state_does_not_open() {
+    fn a_state_opens_unchanged_and_in_its_cluster_alone() {
         let key = StateKey::derive(&[1; 32]);
-        let bound = binding("ann", PARAMS);
-        let state = seal(&key, &ticket(), &bound).unwrap();
+        let given = ticket(binding("ann", PARAMS));
+        let state = seal(&key, &given).unwrap();
+        assert!(is_ours(&state));
+        assert_eq!(open(&key, &state), Some(given.clone()));
+        assert_eq!(open(&StateKey::derive(&[2; 32]), &state), None, "another cluster");
         for changed in [
             format!("{state}-TAMPERED"),
             state[..state.len() - 1].to_owned(),
@@ -202,8 +186,8 @@ mod tests {
             "troupe1.".to_owned(),
             "troupe1.!!".to_owned(),
         ] {
-            assert_eq!(open(&key, &changed, &bound), None, "{changed}");
+            assert_eq!(open(&key, &changed), None, "{changed}");
         }
-        assert_ne!(seal(&key, &ticket(), &bound).unwrap(), state, "each is another");
+        assert_ne!(seal(&key, &given).unwrap(), state, "each is another");
     }
 }

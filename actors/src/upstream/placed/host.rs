@@ -264,7 +264,8 @@ pub(in crate::upstream) async fn release(shared: &Shared, slot: &Slot) {
     tracing::info!(server = %slot.name, "this node runs it no longer");
     let may_drain = || shared.cluster.holds_lease() && !slot.is_suspended();
     let until = Instant::now() + DRAIN_TIME_MAX;
-    while may_drain() && slot.calls.len() > 0 && Instant::now() < until {
+    // Who waits for a client's answer may wait for minutes: such calls end with the process.
+    while may_drain() && slot.calls.at_work() > 0 && Instant::now() < until {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
     if let Some(connection) = slot.connection() {

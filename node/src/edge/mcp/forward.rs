@@ -1,5 +1,6 @@
-//! Requests of legacy sessions that another node has: handed on to it as they are, and its answer handed back, streams
-//! included. So any node serves any client, and nobody needs to keep a client at one node.
+//! Requests of legacy sessions that another node has, and of modern clients that are back with the answers for a call
+//! which is parked at another: handed on to it as they are, and its answer handed back, streams included. So any node
+//! serves any client, and nobody needs to keep a client at one node.
 //!
 //! Both nodes compare epochs: a request that comes to a node which is behind waits there until it is not; one that comes
 //! to a node which is ahead is sent back (421), and its sender looks again when it has caught up.
@@ -84,6 +85,24 @@ pub(super) async fn hand_on(
     }
 }
 
+/// The answer of the node that has the parked call to which a modern client is back; nothing if that node cannot be
+/// reached, and so has not acted.
+pub(super) async fn hand_to(
+    context: &Context<'_>,
+    node: NodeId,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, Fault> {
+    let cluster = &context.state.cluster;
+    if !is_alive(cluster, node) {
+        return Ok(None);
+    }
+    match ask(context, node, &Method::POST, headers).await {
+        Ok(response) => Ok(Some(handed_back(response, cluster, node))),
+        Err(PeerError::Lost(detail)) => Err(Fault::node_lost(&detail)),
+        Err(_) => Ok(None),
+    }
+}
+
 async fn ask(
     context: &Context<'_>,
     node: NodeId,
@@ -138,12 +157,16 @@ async fn gone(cluster: ClusterHandle, node: NodeId) {
     let mut epochs = cluster.epochs();
     loop {
         epochs.mark_unchanged();
-        let membership = cluster.membership();
-        let member = membership.members.get(&node);
-        if member.is_none_or(|member| member.state == MemberState::Down) || epochs.changed().await.is_err() {
+        if !is_alive(&cluster, node) || epochs.changed().await.is_err() {
             return;
         }
     }
+}
+
+fn is_alive(cluster: &ClusterHandle, node: NodeId) -> bool {
+    let membership = cluster.membership();
+    let member = membership.members.get(&node);
+    member.is_some_and(|member| member.state != MemberState::Down)
 }
 
 fn misdirected(epoch: Epoch) -> Response {

@@ -4,7 +4,7 @@
 //! - this module: routes, and what every message passes: its form, its size, its era
 //! - [`negotiation`], [`era`]: what headers say
 //! - [`legacy`], [`modern`]: the two eras' ways with a message
-//! - [`forward`]: requests whose session another node has
+//! - [`forward`]: requests whose session, or parked call, another node has
 //! - [`reply`], [`event_stream`]: answers in JSON or as streams; [`fault`]: answers to what cannot be served
 //!
 //! Which server answers and how, sessions and notices: `troupe_actors::session`. Host, origin and caller are checked

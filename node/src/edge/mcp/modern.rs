@@ -13,6 +13,7 @@ use super::Context;
 use super::era;
 use super::event_stream::{self, NoticeStream, PendingCall, frame};
 use super::fault::Fault;
+use super::forward;
 use super::legacy::NOTIFICATIONS_MAX;
 use super::reply::{ReplyTo, accepted};
 
@@ -33,7 +34,15 @@ pub(super) async fn receive(
     match message.method() {
         method::DISCOVER => discover(context, message).await,
         method::SUBSCRIPTIONS_LISTEN => listen(context, message),
-        _ => Ok(call(context, message, meta, headers, capabilities).await),
+        _ => {
+            let elsewhere = context.state.gateway.parked_at(message.params);
+            if let Some(node) = elsewhere.filter(|_| !context.is_handed_on)
+                && let Some(answer) = forward::hand_to(context, node, headers).await?
+            {
+                return Ok(answer);
+            }
+            Ok(call(context, message, meta, headers, capabilities).await)
+        }
     }
 }
 
