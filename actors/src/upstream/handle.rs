@@ -53,8 +53,8 @@ pub(super) struct Shared {
     pub supervisor: SupervisorHandle,
     pub events: broadcast::Sender<UpstreamEvent>,
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
-    /// Further connections to legacy servers over HTTP, for clients that can do something for them. Whoever can do
-    /// nothing shares the slot; a lane is there only beside it.
+    /// Further connections to legacy servers, or processes of theirs, for clients that can do something for them. Whoever
+    /// can do nothing shares the slot; a lane is there only beside it.
     pub lanes: ArcSwap<Lanes>,
     /// The servers on other nodes with which this one has to do.
     pub remotes: ArcSwap<HashMap<ServerName, Arc<Remote>>>,
@@ -108,6 +108,25 @@ impl Shared {
     /// The slot of a server that this node connects to, made if need be.
     pub async fn ensure(&self, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, UpstreamError> {
         self.ensure_lane(name, Profile::NONE, deadline).await
+    }
+
+    /// The slot, or the lane of clients that can do this much, as long as it is not given away; made if need be.
+    pub async fn slot_for(
+        &self,
+        name: &ServerName,
+        profile: Profile,
+        deadline: Deadline,
+    ) -> Result<Arc<Slot>, UpstreamError> {
+        match self.lane(name, profile) {
+            Some(slot) if !slot.is_moving() => Ok(slot),
+            _ => self.ensure_lane(name, profile, deadline).await,
+        }
+    }
+
+    /// All slots and lanes.
+    pub fn all_slots(&self) -> Vec<Arc<Slot>> {
+        let (slots, lanes) = (self.slots.load(), self.lanes.load());
+        slots.values().chain(lanes.values()).cloned().collect()
     }
 
     /// The same for clients that can do this much.
@@ -325,12 +344,17 @@ impl UpstreamsHandle {
         profile: Profile,
         deadline: Deadline,
     ) -> Result<UpstreamHandle, UpstreamError> {
-        let Target::Live { slot, info } = &upstream.target else {
-            return Ok(upstream);
-        };
-        if profile.is_none() || info.era == Era::Modern {
+        if profile.is_none() || upstream.info().era == Era::Modern {
             return Ok(upstream);
         }
+        let slot = match &upstream.target {
+            Target::Live { slot, .. } => slot,
+            Target::Placed(placed) => {
+                let target = Target::Placed(placed.for_clients(profile));
+                return Ok(UpstreamHandle { target });
+            }
+            Target::Builtin(_) => return Ok(upstream),
+        };
         let lane = match self.shared.lane(&slot.name, profile) {
             Some(lane) => lane,
             None => self.shared.ensure_lane(&slot.name, profile, deadline).await?,

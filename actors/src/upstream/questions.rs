@@ -108,6 +108,32 @@ impl Question {
         })
     }
 
+    /// A question that came to another node.
+    pub(super) fn from_afar(
+        method: String,
+        params: Option<Box<RawValue>>,
+        id: Box<RawValue>,
+        answer_to: AnswerTo,
+    ) -> Self {
+        Self {
+            method,
+            params,
+            id,
+            answer_to: Some(answer_to),
+            open: None,
+        }
+    }
+
+    /// The id that the server gave it.
+    pub(super) fn id(&self) -> &RawValue {
+        &self.id
+    }
+
+    /// Answers it with the whole line, as it was made where the client is.
+    pub(super) fn answer_with_line(mut self, line: String) {
+        self.send(line);
+    }
+
     /// The id that the server gave it, as text: no two questions of a connection that are open have the same.
     pub fn key(&self) -> String {
         string_of(&self.id).map_or_else(|| self.id.get().to_owned(), |text| text.into_owned())

@@ -95,6 +95,7 @@ impl Slot {
         settings: Arc<UpstreamSettings>,
         cluster: ClusterHandle,
         news: Arc<Bulletin>,
+        log: Arc<LogRing>,
         transport: Transport,
     ) -> Self {
         Self {
@@ -104,7 +105,7 @@ impl Slot {
             system,
             mailbox,
             settings,
-            log: Arc::default(),
+            log,
             lists: Lists::default(),
             transport: Mutex::new(transport),
             era: Mutex::new(None),
@@ -138,7 +139,8 @@ impl Slot {
 
     /// Lets the other nodes know, if they have no connection of their own.
     pub fn tell_others(&self, news: &UpstreamNews) {
-        if self.is_placed() {
+        // Where the server is and what it lists is told by the connection that is everybody's.
+        if self.profile.is_none() && self.is_placed() {
             news.publish(&self.name, &self.news);
         }
     }

@@ -89,6 +89,11 @@ impl Starter {
             shared.settings.clone(),
             shared.cluster.clone(),
             Arc::clone(&shared.news),
+            // One log of all that belongs to the server.
+            shared
+                .slot(&name)
+                .map(|slot| Arc::clone(&slot.log))
+                .unwrap_or_default(),
             transport,
         );
         let slot = Arc::new(slot);

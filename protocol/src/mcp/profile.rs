@@ -6,13 +6,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{ClientCapabilities, method};
 use crate::jsonrpc::{edit, string_of};
 
 /// What a client can do for a legacy server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Profile(u8);
 
 impl Profile {

@@ -12,20 +12,22 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use troupe_protocol::cluster::{EntityKind, Epoch};
 use troupe_protocol::error::Code;
-use troupe_protocol::jsonrpc::{RawMessage, RawReply};
-use troupe_protocol::mcp::ClientCapabilities;
+use troupe_protocol::jsonrpc::RawReply;
+use troupe_protocol::mcp::{ClientCapabilities, Profile};
 use troupe_protocol::server::ServerName;
 
 use super::address_of;
+use super::between::{Asked, Asking, Between};
 use super::news::TOPIC;
 use super::question::{Answer, Answered, Part, Question, Text, array_of};
 use crate::cluster::dispatcher::{Owned, decode, encode};
-use crate::cluster::pieces::{cut, send_ahead};
+use crate::cluster::pieces::send_ahead;
 use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::handle::Shared;
 use crate::upstream::messages::{CallOptions, StarterMessage};
+use crate::upstream::questions::QuestionsTo;
 use crate::upstream::slot::Slot;
 
 /// How long calls in flight may go on when their server moves away.
@@ -47,6 +49,7 @@ pub(in crate::upstream) struct UpstreamsHost {
     /// The cluster holds this, and the family holds the cluster.
     shared: Weak<Shared>,
     uploads: Arc<Uploads>,
+    asked: Arc<Asked>,
 }
 
 impl UpstreamsHost {
@@ -55,6 +58,7 @@ impl UpstreamsHost {
         let host = Self {
             shared: Arc::downgrade(shared),
             uploads: Arc::default(),
+            asked: Arc::default(),
         };
         shared.cluster.host(EntityKind::Upstream, Arc::new(host));
         shared.news.serve(&shared.cluster, TOPIC);
@@ -68,13 +72,18 @@ impl EntityHost for UpstreamsHost {
         question: Bytes,
         context: EntityContext,
     ) -> BoxFuture<'static, Result<Bytes, ServiceError>> {
-        let (shared, uploads) = (self.shared.upgrade(), Arc::clone(&self.uploads));
+        let shared = self.shared.upgrade();
+        let (uploads, asked) = (Arc::clone(&self.uploads), Arc::clone(&self.asked));
         Box::pin(async move {
             let shared = shared.ok_or_else(ServiceError::stopping)?;
             let server = ServerName::new(&key)
                 .map_err(|error| ServiceError::new(Code::InvalidServerName, error.to_string()))?;
             let question = decode(&question)?;
-            let answered = answer(&shared, &uploads, &server, question, &context).await;
+            let desk = Desk {
+                uploads: &uploads,
+                asked: &asked,
+            };
+            let answered = answer(&shared, &desk, &server, question, &context).await;
             encode(&answered)
         })
     }
@@ -103,22 +112,43 @@ impl EntityHost for UpstreamsHost {
     }
 }
 
+/// What lies here between two questions of another node.
+struct Desk<'a> {
+    uploads: &'a Uploads,
+    asked: &'a Arc<Asked>,
+}
+
 async fn answer(
     shared: &Arc<Shared>,
-    uploads: &Uploads,
+    desk: &Desk<'_>,
     server: &ServerName,
     question: Question,
     context: &EntityContext,
 ) -> Answered {
     let deadline = context.deadline;
-    if let Question::Piece { upload, text } = question {
-        return uploads.add(server, upload, &text).map(|()| Answer::Done);
-    }
-    let slot = match shared.slot(server) {
-        Some(slot) if !slot.is_moving() => slot,
-        _ => shared.ensure(server, deadline).await?,
+    let raw = |text: Option<Text>| desk.uploads.raw(server, text);
+    // What belongs to a request that is under way here needs no server.
+    let question = match question {
+        Question::Piece { upload, text } => {
+            return desk.uploads.add(server, upload, &text).map(|()| Answer::Done);
+        }
+        Question::Answered {
+            request,
+            number,
+            line,
+        } => {
+            if let (Some(line), Some(question)) = (raw(Some(line))?, desk.asked.take(request, number)) {
+                question.answer_with_line(text_of(line));
+            }
+            return Ok(Answer::Done);
+        }
+        other => other,
     };
-    let raw = |text: Option<Text>| uploads.raw(server, text);
+    let profile = match &question {
+        Question::Request { profile, .. } => *profile,
+        _ => Profile::NONE,
+    };
+    let slot = shared.slot_for(server, profile, deadline).await?;
     match question {
         Question::Ready => {
             let connection = slot.ready(deadline).await?;
@@ -131,22 +161,29 @@ async fn answer(
             principal,
             client,
             wants_notifications,
+            profile,
+            asked_in,
         } => {
             let params = raw(params)?;
             let client = RawValue::from_string(client)
                 .map(ClientCapabilities::new)
                 .unwrap_or_default();
-            let (sender, receiver) = mpsc::channel(NOTIFICATIONS_MAX);
+            let (sender, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
+            let (to, questions) = QuestionsTo::channel(profile);
             let options = CallOptions {
                 deadline,
                 principal: principal.0,
                 progress: wants_notifications.then_some(sender),
                 client,
-                // Questions do not cross nodes yet.
-                questions: None,
+                questions: asked_in.map(|_| to),
             };
             let request = slot.request(&method, params.as_deref(), options);
-            match with_notifications(request, receiver, &context.parts).await? {
+            let between = Between {
+                notifications,
+                questions,
+                asking: asked_in.map(|request| Asking::new(desk.asked, request)),
+            };
+            match between.until(request, &context.parts).await? {
                 RawReply::Result(result) => Ok(Answer::Result(pieces(text_of(result), &context.parts).await)),
                 RawReply::Error(error) => Ok(Answer::Error(pieces(text_of(error), &context.parts).await)),
             }
@@ -165,35 +202,8 @@ async fn answer(
             let lines = serde_json::to_string(&slot.log.lines()).unwrap_or_default();
             Ok(Answer::Text(pieces(lines, &context.parts).await))
         }
-        Question::Piece { .. } => Ok(Answer::Done),
+        Question::Piece { .. } | Question::Answered { .. } => Ok(Answer::Done),
     }
-}
-
-/// Waits for the reply and passes on what comes before it.
-async fn with_notifications(
-    request: impl Future<Output = Result<RawReply, UpstreamError>>,
-    mut notifications: mpsc::Receiver<RawMessage>,
-    parts: &Parts,
-) -> Result<RawReply, UpstreamError> {
-    let send = async |message: RawMessage| {
-        let text = message.into_text().into_string();
-        if cut(&text) == text.len() {
-            // Who no longer listens has cancelled, which ends this from outside.
-            let _ = parts.send(&Part::Notification(text)).await;
-        }
-    };
-    let mut request = std::pin::pin!(request);
-    let reply = loop {
-        tokio::select! {
-            biased;
-            Some(message) = notifications.recv() => send(message).await,
-            reply = &mut request => break reply,
-        }
-    };
-    while let Ok(message) = notifications.try_recv() {
-        send(message).await;
-    }
-    reply
 }
 
 /// Sends a long text ahead in pieces; gives back the rest, which fits into the answer.
@@ -221,8 +231,8 @@ async fn give_away(shared: &Arc<Shared>, owned: &Owned) {
     if let Err(error) = fence.await {
         tracing::debug!(%error, "the starter did not answer while servers are given away");
     }
-    let owned_slots = shared.slots.load_full();
-    let standing_still = owned_slots.values().filter(|slot| slot.is_suspended());
+    let all_slots = shared.all_slots();
+    let standing_still = all_slots.iter().filter(|slot| slot.is_suspended());
     for slot in standing_still.filter(|slot| owned(slot.name.as_str()) && slot.may_run()) {
         slot.suspend(false);
     }
@@ -241,20 +251,14 @@ async fn part_with_foreign(shared: &Arc<Shared>, owned: &Owned) {
             Whereabouts::Nowhere(_) => !slot.is_suspended() && !slot.suspend(true),
         }
     };
-    let foreign: Vec<Arc<Slot>> = {
-        let slots = shared.slots.load();
-        slots.values().filter(|slot| is_foreign(slot)).cloned().collect()
-    };
+    let mut foreign = shared.all_slots();
+    foreign.retain(|slot| is_foreign(slot));
     if foreign.is_empty() {
         return;
     }
-    shared.change_slots(|slots| {
-        slots.retain(|name, slot| {
-            !foreign
-                .iter()
-                .any(|gone| gone.name == *name && Arc::ptr_eq(gone, slot))
-        });
-    });
+    let stays = |slot: &Arc<Slot>| !foreign.iter().any(|gone| Arc::ptr_eq(gone, slot));
+    shared.change_slots(|slots| slots.retain(|_, slot| stays(slot)));
+    shared.change_lanes(|lanes| lanes.retain(|_, lane| stays(lane)));
     join_all(foreign.iter().map(|slot| release(shared, slot))).await;
 }
 

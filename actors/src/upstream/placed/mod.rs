@@ -1,4 +1,7 @@
-//! Servers of which there is one process in the whole cluster: those that are child processes.
+//! Servers that run at one node of the whole cluster: those that are child processes.
+//!
+//! There is one process for all clients that can do nothing for it, and one more for each other kind of clients as long
+//! as they use it: a legacy server is told once what its client can do ([`Profile`](troupe_protocol::mcp::Profile)).
 //!
 //! Each has an owner, the node that its address `upstream/NAME` belongs to. There the server has its slot, as before;
 //! on every other node a call goes to the owner over the link and back, byte for byte. Servers reached over HTTP are not
@@ -8,13 +11,14 @@
 //! - `server`: [`PlacedServer`], a server wherever it runs: finds its owner, follows it when it moves
 //! - `remote`: the way to a server on another node, and what the caller's node keeps of it
 //! - `host`: the owner's side: answers other nodes, gives away what is no longer its own
-//! - `question`: the words between the two
+//! - `question`: the words between the two; `between`: what is told and asked before the reply
 //! - `news`: what each node lets the others know of the servers it runs
 //!
 //! No process runs on two nodes: a slot is made, and a process started, only while the cluster says that the address is
 //! here ([`ClusterHandle::whereabouts`](crate::cluster::ClusterHandle::whereabouts)), which it does not before the former
 //! owner's host has settled or its lease is over.
 
+mod between;
 mod host;
 mod news;
 mod question;

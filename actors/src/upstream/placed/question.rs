@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use troupe_protocol::access::Principal;
-use troupe_protocol::mcp::ListKind;
+use troupe_protocol::mcp::{ListKind, Profile};
 use troupe_protocol::wire::AsJson;
 
 use crate::upstream::error::UpstreamError;
@@ -23,7 +23,13 @@ pub(super) enum Question {
         /// The capabilities of the client, an object.
         client: String,
         wants_notifications: bool,
+        /// What the client can do for a legacy server: such servers have a process for each kind of clients.
+        profile: Profile,
+        /// The asker's name for the request, where it can be asked meanwhile.
+        asked_in: Option<u128>,
     },
+    /// The line that answers what a server has asked ([`Part::Question`]): [`Answer::Done`].
+    Answered { request: u128, number: u32, line: Text },
     /// A notification: [`Answer::Done`].
     Notify { method: String, params: Option<Text> },
     /// What the server lists: [`Answer::Text`] with an array of the items.
@@ -50,6 +56,13 @@ pub(super) enum Part {
     Notification(String),
     /// A piece of the answer's text.
     Piece(String),
+    /// What a legacy server asks before it answers, in the words and with the id that it gave it.
+    Question {
+        number: u32,
+        method: String,
+        params: Option<String>,
+        id: String,
+    },
 }
 
 /// The end of an answer: the rest of its text.

@@ -1,13 +1,16 @@
 //! The way to a server that runs on another node.
 
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use troupe_protocol::jsonrpc::{RawMessage, RawReply};
-use troupe_protocol::mcp::{Descriptor, ListKind};
+use troupe_protocol::mcp::{Descriptor, ListKind, Profile};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{LogLine, UpstreamInfo};
 use troupe_protocol::wire::AsJson;
@@ -22,6 +25,10 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::frame;
 use crate::upstream::lists::Lists;
 use crate::upstream::messages::CallOptions;
+use crate::upstream::questions::QuestionsTo;
+
+/// Answers to one request's questions that wait to be taken to the server's node.
+const ANSWERS_MAX: usize = 64;
 
 /// A server that runs on another node, as far as this one has to do with it.
 pub(in crate::upstream) struct Remote {
@@ -32,6 +39,49 @@ pub(in crate::upstream) struct Remote {
     pub lists: Lists,
     pub cluster: ClusterHandle,
     message_bytes_max: usize,
+}
+
+/// Who hears what comes before the end of an answer.
+struct Hearer<'a> {
+    notifications: Option<&'a mpsc::Sender<RawMessage>>,
+    questions: Option<&'a QuestionsTo>,
+    /// Where go the answers to questions.
+    answers: Option<mpsc::Sender<Given>>,
+}
+
+/// The line that answers a question of this number.
+struct Given {
+    number: u32,
+    line: String,
+}
+
+impl Hearer<'_> {
+    const NOBODY: Hearer<'static> = Hearer {
+        notifications: None,
+        questions: None,
+        answers: None,
+    };
+
+    fn told(&self, message: String) {
+        if let (Some(sender), Ok(message)) = (self.notifications, RawMessage::new(message)) {
+            // Bounded; what does not fit is dropped, as progress may be.
+            let _ = sender.try_send(message);
+        }
+    }
+
+    fn asked(&self, number: u32, method: String, params: Option<Box<RawValue>>, id: Box<RawValue>) {
+        let (Some(to), Some(answers)) = (self.questions, self.answers.clone()) else {
+            return;
+        };
+        let answer_to = move |line| {
+            // There is room for as many as can be asked at a time; without a call nobody wants the answer.
+            let _ = answers.try_send(Given { number, line });
+        };
+        let question = crate::upstream::Question::from_afar(method, params, id, Box::new(answer_to));
+        if let Err(question) = to.put(question) {
+            question.refuse();
+        }
+    }
 }
 
 /// Why there is no answer, and what may be done about it.
@@ -69,6 +119,7 @@ impl Remote {
         &self,
         method: &str,
         params: Option<&RawValue>,
+        profile: Profile,
         options: &CallOptions,
     ) -> Result<RawReply, Trouble> {
         let call = NewCall {
@@ -84,7 +135,7 @@ impl Remote {
         let (server, method_name, began) = (self.name.clone(), method.to_owned(), open.began);
         tokio::select! {
             biased;
-            reply = self.exchange(method, params, options) => reply,
+            reply = self.exchange(method, params, profile, options) => reply,
             Ok(()) = &mut open.cancelled => {
                 Err(Trouble::Final(UpstreamError::Cancelled { server, method: method_name }))
             }
@@ -98,22 +149,65 @@ impl Remote {
         &self,
         method: &str,
         params: Option<&RawValue>,
+        profile: Profile,
         options: &CallOptions,
     ) -> Result<RawReply, Trouble> {
+        let asked_in = options.questions.is_some().then(|| fastrand::u128(..));
         let question = Question::Request {
             method: method.to_owned(),
             params: self.text_of(method, params, options.deadline).await?,
             principal: AsJson(options.principal.clone()),
             client: options.client.as_str().to_owned(),
             wants_notifications: options.progress.is_some(),
+            profile,
+            asked_in,
         };
-        let (answer, text) = self
-            .ask(method, question, options.progress.as_ref(), options.deadline)
-            .await?;
+        let (answers, mut given) = mpsc::channel(ANSWERS_MAX);
+        let hearer = Hearer {
+            notifications: options.progress.as_ref(),
+            questions: options.questions.as_ref(),
+            answers: Some(answers),
+        };
+        let mut asking = pin!(self.ask(method, question, &hearer, options.deadline));
+        let mut answering = FuturesUnordered::new();
+        let (answer, text) = loop {
+            tokio::select! {
+                biased;
+                Some(given) = given.recv() => {
+                    answering.push(self.take_answer(asked_in, given, options.deadline));
+                }
+                Some(()) = answering.next(), if !answering.is_empty() => {}
+                answered = &mut asking => break answered?,
+            }
+        };
         match answer {
             Answer::Result(_) => Ok(RawReply::Result(self.raw(text)?)),
             Answer::Error(_) => Ok(RawReply::Error(self.raw(text)?)),
             Answer::Text(_) | Answer::Done => Err(self.unexpected(method)),
+        }
+    }
+
+    /// Takes the answer to a question to the node that has the server.
+    async fn take_answer(&self, request: Option<u128>, given: Given, deadline: Deadline) {
+        let Some(request) = request else { return };
+        let Given { number, line } = given;
+        let taking = async {
+            let line = RawValue::from_string(line).map_err(|error| self.garbled(&error))?;
+            let Some(line) = self.text_of("an answer", Some(&line), deadline).await? else {
+                return Ok(());
+            };
+            let answered = Question::Answered {
+                request,
+                number,
+                line,
+            };
+            self.ask("an answer", answered, &Hearer::NOBODY, deadline).await?;
+            Ok::<(), Trouble>(())
+        };
+        if let Err(trouble) = taking.await {
+            // If its node is gone, so is the call.
+            let error = trouble.into_error();
+            tracing::debug!(server = %self.name, %error, "an answer to a server's question was not taken");
         }
     }
 
@@ -129,7 +223,9 @@ impl Remote {
             method: method.to_owned(),
             params,
         };
-        self.ask(method, question, None, deadline).await.map(|_| ())
+        self.ask(method, question, &Hearer::NOBODY, deadline)
+            .await
+            .map(|_| ())
     }
 
     /// What the server lists.
@@ -153,7 +249,7 @@ impl Remote {
     }
 
     async fn text(&self, what: &str, question: Question, deadline: Deadline) -> Result<String, Trouble> {
-        match self.ask(what, question, None, deadline).await? {
+        match self.ask(what, question, &Hearer::NOBODY, deadline).await? {
             (Answer::Text(_), text) => Ok(text),
             _ => Err(self.unexpected(what)),
         }
@@ -164,7 +260,7 @@ impl Remote {
         &self,
         what: &str,
         question: Question,
-        notifications: Option<&mpsc::Sender<RawMessage>>,
+        hearer: &Hearer<'_>,
         deadline: Deadline,
     ) -> Result<(Answer, String), Trouble> {
         let began = Instant::now();
@@ -176,11 +272,17 @@ impl Remote {
         let mut text = String::new();
         loop {
             match stream.next().await.map_err(trouble)? {
-                Streamed::Part(Part::Notification(message)) => {
-                    if let (Some(sender), Ok(message)) = (notifications, RawMessage::new(message)) {
-                        // Bounded; what does not fit is dropped, as progress may be.
-                        let _ = sender.try_send(message);
-                    }
+                Streamed::Part(Part::Notification(message)) => hearer.told(message),
+                Streamed::Part(Part::Question {
+                    number,
+                    method,
+                    params,
+                    id,
+                }) => {
+                    let raw =
+                        |text: String| RawValue::from_string(text).map_err(|error| self.garbled(&error));
+                    let params = params.map(raw).transpose()?;
+                    hearer.asked(number, method, params, raw(id)?);
                 }
                 Streamed::Part(Part::Piece(piece)) => self.append(&mut text, &piece)?,
                 Streamed::End(Ok(mut answer)) => {
@@ -238,8 +340,12 @@ impl Remote {
             let (piece, behind) = rest.split_at(cut(rest));
             let text = piece.to_owned();
             // Boxed: `ask` and this would otherwise hold each other.
-            let sending: BoxFuture<'_, _> =
-                Box::pin(self.ask(method, Question::Piece { upload, text }, None, deadline));
+            let sending: BoxFuture<'_, _> = Box::pin(self.ask(
+                method,
+                Question::Piece { upload, text },
+                &Hearer::NOBODY,
+                deadline,
+            ));
             // However it ends, the request itself has not begun.
             sending.await.map_err(|trouble| match trouble {
                 Trouble::Lost(error) => Trouble::NotAsked(error),

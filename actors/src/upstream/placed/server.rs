@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{Descriptor, ListKind, method};
+use troupe_protocol::mcp::{Descriptor, ListKind, Profile, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{LogLine, UpstreamInfo, UpstreamState};
 
@@ -26,6 +26,8 @@ use crate::upstream::slot::{Slot, traced};
 pub(in crate::upstream) struct PlacedServer {
     shared: Arc<Shared>,
     name: ServerName,
+    /// What the clients can do for whom this is: a legacy server has a process for each kind of them.
+    profile: Profile,
     /// As it was when this was made.
     info: Arc<UpstreamInfo>,
 }
@@ -47,7 +49,7 @@ impl PlacedServer {
         let mut attempts = Attempts::new(shared, deadline);
         loop {
             let outcome = match place_of(shared, name) {
-                Place::Here => match slot_of(shared, name, deadline).await {
+                Place::Here => match slot_of(shared, name, Profile::NONE, deadline).await {
                     Ok(slot) => {
                         let connection = slot.ready(deadline).await;
                         connection
@@ -67,11 +69,20 @@ impl PlacedServer {
                     return Ok(Self {
                         shared: Arc::clone(shared),
                         name: name.clone(),
+                        profile: Profile::NONE,
                         info,
                     });
                 }
                 Err(trouble) => attempts.after(trouble, true).await?,
             }
+        }
+    }
+
+    /// The same for clients that can do this much.
+    pub fn for_clients(&self, profile: Profile) -> Self {
+        Self {
+            profile,
+            ..self.clone()
         }
     }
 
@@ -95,7 +106,7 @@ impl PlacedServer {
         let mut attempts = Attempts::new(&self.shared, options.deadline);
         loop {
             let outcome = match self.place() {
-                Place::Here => match slot_of(&self.shared, &self.name, options.deadline).await {
+                Place::Here => match self.slot(options.deadline).await {
                     Ok(slot) => slot
                         .request(method, params, options.clone())
                         .await
@@ -122,7 +133,7 @@ impl PlacedServer {
         let remote = self.shared.remote(&self.name);
         let mut trouble = None;
         let work = async {
-            let reply = remote.request(method, params, options).await;
+            let reply = remote.request(method, params, self.profile, options).await;
             reply.map_err(|met| {
                 let error = met.error().clone();
                 trouble = Some(met);
@@ -145,7 +156,7 @@ impl PlacedServer {
         let mut attempts = Attempts::new(&self.shared, deadline);
         loop {
             let outcome = match self.place() {
-                Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
+                Place::Here => match self.slot(deadline).await {
                     Ok(slot) => slot
                         .notify(method, params, deadline)
                         .await
@@ -176,7 +187,7 @@ impl PlacedServer {
         let mut attempts = Attempts::new(&self.shared, deadline);
         loop {
             let outcome = match self.place() {
-                Place::Here => match slot_of(&self.shared, &self.name, deadline).await {
+                Place::Here => match self.slot(deadline).await {
                     Ok(slot) => slot
                         .list(kind, deadline)
                         .await
@@ -213,6 +224,10 @@ impl PlacedServer {
             remote.lists.keep_for(kind, epoch, &items, age_max);
         }
         Ok(items)
+    }
+
+    async fn slot(&self, deadline: Deadline) -> Result<Arc<Slot>, Trouble> {
+        slot_of(&self.shared, &self.name, self.profile, deadline).await
     }
 
     fn place(&self) -> Place {
@@ -259,14 +274,17 @@ fn place_of(shared: &Shared, name: &ServerName) -> Place {
     }
 }
 
-async fn slot_of(shared: &Arc<Shared>, name: &ServerName, deadline: Deadline) -> Result<Arc<Slot>, Trouble> {
-    match shared.slot(name) {
-        Some(slot) if !slot.is_moving() => Ok(slot),
-        _ => shared.ensure(name, deadline).await.map_err(|error| match error {
-            UpstreamError::NoOwner { .. } => Trouble::NotAsked(error),
-            other => Trouble::Final(other),
-        }),
-    }
+async fn slot_of(
+    shared: &Arc<Shared>,
+    name: &ServerName,
+    profile: Profile,
+    deadline: Deadline,
+) -> Result<Arc<Slot>, Trouble> {
+    let ensured = shared.slot_for(name, profile, deadline).await;
+    ensured.map_err(|error| match error {
+        UpstreamError::NoOwner { .. } => Trouble::NotAsked(error),
+        other => Trouble::Final(other),
+    })
 }
 
 /// What an error of this node's own slot means for who asked.

@@ -269,6 +269,8 @@ while IFS= read -r line; do
       say "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":$id,\"progress\":1,\"x\":1e400}}"
       text done ;;
     *'"name":"echo"'*) result "$line" ;;
+    *'"name":"ask"'*) asked=$id; say '{"jsonrpc":"2.0","id":"question","method":"elicitation/create","params":{"message":"who?","n":1e400}}' ;;
+    *'"id":"question"'*) id=$asked; result "{\"pid\":\"$$\",\"answer\":$line}" ;;
     *'"id":"theirs"'*) ;;
     *) say "{\"jsonrpc\":\"2.0\",\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"Method not found\"}}" ;;
   esac

@@ -9,7 +9,7 @@ use troupe_protocol::access::Principal;
 use troupe_protocol::cluster::EntityKind;
 use troupe_protocol::error::Code;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{ListKind, method};
+use troupe_protocol::mcp::{ClientCapabilities, ListKind, Profile, method};
 use troupe_protocol::observe::ActorCommand;
 use troupe_protocol::upstream::UpstreamState;
 
@@ -313,4 +313,95 @@ async fn without_a_lease_servers_stand_still_at_once_even_when_the_starter_is_bu
         .await
         .unwrap();
     settling.abort();
+}
+
+/// Calls the tool that asks for a form, for a client that fills in forms, which answers `{"action":"accept"}`.
+async fn call_and_answer(bed: &Bed, server: &str) -> serde_json::Value {
+    let forms = RawValue::from_string(r#"{"elicitation":{}}"#.to_owned()).unwrap();
+    let profile = Profile::of(&ClientCapabilities::new(forms));
+    let upstream = bed.upstreams.get(&name(server), soon()).await.unwrap();
+    let upstream = bed
+        .upstreams
+        .for_clients(upstream, profile, soon())
+        .await
+        .unwrap();
+    let (to, mut questions) = QuestionsTo::channel(profile);
+    let options = CallOptions {
+        questions: Some(to),
+        ..CallOptions::own(soon())
+    };
+    let params = raw(serde_json::json!({ "name": "ask", "arguments": {} }));
+    let answering = async {
+        let question = questions.recv().await.unwrap();
+        assert_eq!(question.method, "elicitation/create");
+        assert_eq!(
+            question.params.as_ref().unwrap().get(),
+            r#"{"message":"who?","n":1e400}"#
+        );
+        assert_eq!(question.key(), "question");
+        let answer = RawValue::from_string(r#"{"action":"accept"}"#.to_owned()).unwrap();
+        question.answer(&RawReply::Result(answer));
+        questions
+    };
+    let (reply, _questions) = tokio::join!(upstream.request(method::TOOLS_CALL, params, options), answering);
+    let RawReply::Result(result) = reply.unwrap() else {
+        panic!("an error")
+    };
+    serde_json::from_str(result.get()).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_server_asks_reaches_its_client_at_any_node_and_it_has_a_process_for_such_clients() {
+    let nodes = Nodes::new(2, 2).await;
+    let server = nodes.register_at(0, LEGACY);
+    let plain = text(&nodes.beds[1].call(&server, "pid").await.unwrap());
+    let there = call_and_answer(&nodes.beds[1], &server).await;
+    assert_eq!(there["answer"]["result"]["action"], "accept", "{there}");
+    let here = call_and_answer(&nodes.beds[0], &server).await;
+    assert_eq!(here["pid"], there["pid"], "one process for clients of one kind");
+    assert_ne!(here["pid"], plain.as_str(), "and another for the rest");
+    assert_eq!(starts(&nodes.log()), 2);
+    let log = nodes.log();
+    assert!(
+        log.contains(r#""capabilities":{"elicitation":{"form":{}}}"#),
+        "{log}"
+    );
+    assert!(log.contains(r#""capabilities":{}"#), "{log}");
+}
+
+#[tokio::test]
+async fn a_server_whose_client_has_not_answered_moves_at_once_with_all_its_processes() {
+    let nodes = Nodes::new(2, 1).await;
+    let server = {
+        nodes.net.up(&[0, 1]).await;
+        let server = nodes.register_at(1, LEGACY);
+        nodes.net.up(&[0]).await;
+        server
+    };
+    let forms = RawValue::from_string(r#"{"elicitation":{}}"#.to_owned()).unwrap();
+    let profile = Profile::of(&ClientCapabilities::new(forms));
+    let bed = &nodes.beds[0];
+    let upstream = bed.upstreams.get(&name(&server), soon()).await.unwrap();
+    let upstream = bed
+        .upstreams
+        .for_clients(upstream, profile, soon())
+        .await
+        .unwrap();
+    let (to, mut questions) = QuestionsTo::channel(profile);
+    let options = CallOptions {
+        questions: Some(to),
+        ..CallOptions::own(soon())
+    };
+    let params = raw(serde_json::json!({ "name": "ask", "arguments": {} }));
+    let waiting = tokio::spawn(async move { upstream.request(method::TOOLS_CALL, params, options).await });
+    let unanswered = questions.recv().await.unwrap();
+    let began = Instant::now();
+    nodes.net.up(&[0, 1]).await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    drop(unanswered);
+    nodes.beds[1].call(&server, "pid").await.unwrap();
+    let log = nodes.log();
+    assert_eq!(log.matches("end ").count(), 2, "both processes ended here: {log}");
 }
