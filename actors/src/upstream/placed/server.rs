@@ -317,7 +317,7 @@ impl Trouble {
         }
     }
 
-    fn into_error(self) -> UpstreamError {
+    pub(super) fn into_error(self) -> UpstreamError {
         match self {
             Self::NotAsked(error) | Self::Lost(error) | Self::Final(error) => error,
         }
