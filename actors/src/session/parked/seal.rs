@@ -152,7 +152,7 @@ mod tests {
 
     fn ticket(binding: Binding) -> Ticket {
         Ticket {
-            node: serde_json::from_str("1").unwrap(),
+            node: NodeId::from_ulid(ulid::Ulid(1)),
             call: u128::MAX,
             round: 2,
             binding,
