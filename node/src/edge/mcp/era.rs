@@ -4,6 +4,8 @@
 //! legacy whatever the headers say. Modern messages are checked as the specification's section "Server Validation"
 //! (2026-07-28, basic/transports/streamable-http) asks: what headers and body say twice must be the same.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use serde_json::value::RawValue;
 use troupe_actors::upstream::ParamHeaders;
