@@ -185,3 +185,38 @@ async fn any_node_takes_the_answer_and_says_so_when_the_call_is_lost() {
     let asked = Asked::at(&cluster.nodes[1].api).await;
     assert_answered(call(&cluster.nodes[1].api, asked.answered()).await);
 }
+
+#[tokio::test]
+async fn a_server_that_is_a_process_asks_from_any_node_and_moves_without_waiting_for_people() {
+    let mut cluster = Cluster::start(3).await;
+    let command = [FIXTURE, "legacy", "--stdio"].map(str::to_owned);
+    cluster.nodes[0].add_server("asking", &command).await;
+    for node in &cluster.nodes {
+        node.wait_online("asking").await;
+        let asked = Asked::at(&node.api).await;
+        assert_answered(call(&cluster.nodes[0].api, asked.answered()).await);
+    }
+    let runs = |node: &Node| {
+        let all = troupe_tests::process::descendants(node.pid());
+        let processes = all
+            .into_iter()
+            .filter(|pid| troupe_tests::process::command_line(*pid).contains("--stdio"));
+        processes.count()
+    };
+    let owner = cluster.nodes.iter().position(|node| runs(node) > 0);
+    let owner = owner.expect("a node runs it");
+    assert_eq!(
+        runs(&cluster.nodes[owner]),
+        2,
+        "one process for clients that fill in forms, one for the rest"
+    );
+    let elsewhere = (owner + 1) % 3;
+    let asked = Asked::at(&cluster.nodes[elsewhere].api).await;
+    let stops = Instant::now();
+    assert_eq!(cluster.nodes[owner].stop(Duration::from_secs(60)).await, Some(0));
+    assert!(stops.elapsed() < Duration::from_secs(12), "{:?}", stops.elapsed());
+    let lost = call(&cluster.nodes[elsewhere].api, asked.answered()).await.json();
+    assert_eq!(lost["error"]["data"]["retryable"], true, "{lost}");
+    let asked = Asked::at(&cluster.nodes[elsewhere].api).await;
+    assert_answered(call(&cluster.nodes[elsewhere].api, asked.answered()).await);
+}
