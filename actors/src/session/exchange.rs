@@ -91,11 +91,13 @@ impl Gateway {
             profile,
         };
         match (client.era, server_era, session) {
-            (Era::Legacy, Era::Modern, Some(session)) => self.in_rounds(&exchange, &session, params).await,
-            (Era::Legacy, Era::Legacy, Some(session)) => {
-                self.with_questions(&exchange, &session, params).await
+            (Era::Legacy, Era::Modern, Some(session)) => {
+                Box::pin(self.in_rounds(&exchange, &session, params)).await
             }
-            (Era::Modern, Era::Legacy, _) => self.parking(&exchange, params).await,
+            (Era::Legacy, Era::Legacy, Some(session)) => {
+                Box::pin(self.with_questions(&exchange, &session, params)).await
+            }
+            (Era::Modern, Era::Legacy, _) => Box::pin(self.parking(&exchange, params)).await,
             _ => self.plain(&exchange, params).await,
         }
     }
@@ -161,7 +163,8 @@ impl Gateway {
             questions: Some(to),
             ..self.options(exchange.server, exchange.client, Some(to_client.clone()))
         };
-        let request = exchange.upstream.request(exchange.method, params, options);
+        // Boxed, as it is moved twice and is large.
+        let request = Box::pin(exchange.upstream.request(exchange.method, params, options));
         let time_max = self.call_time_max(exchange.server);
         let replied = attended(
             request,
