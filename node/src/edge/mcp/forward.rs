@@ -85,21 +85,19 @@ pub(super) async fn hand_on(
     }
 }
 
-/// The answer of the node that has the parked call to which a modern client is back; nothing if that node cannot be
-/// reached, and so has not acted.
-pub(super) async fn hand_to(
-    context: &Context<'_>,
-    node: NodeId,
-    headers: &HeaderMap,
-) -> Result<Option<Response>, Fault> {
+/// The answer of the node that has the parked call to which a modern client is back; nothing if that node is gone or
+/// cannot be reached, and the call with it.
+pub(super) async fn hand_to(context: &Context<'_>, node: NodeId, headers: &HeaderMap) -> Option<Response> {
     let cluster = &context.state.cluster;
     if !is_alive(cluster, node) {
-        return Ok(None);
+        return None;
     }
     match ask(context, node, &Method::POST, headers).await {
-        Ok(response) => Ok(Some(handed_back(response, cluster, node))),
-        Err(PeerError::Lost(detail)) => Err(Fault::node_lost(&detail)),
-        Err(_) => Ok(None),
+        Ok(response) => Some(handed_back(response, cluster, node)),
+        Err(error) => {
+            tracing::debug!(%node, %error, "the answers for a parked call did not reach its node");
+            None
+        }
     }
 }
 
