@@ -62,7 +62,7 @@ pub enum ParkingError {
     Over,
     /// The node that had the call is gone, and the call with it.
     #[error(
-        "the call that waited for this input was lost with its node; begin it anew, without requestState"
+        "the call that waited for this input was lost with its node and may have had effects; begin it anew, without requestState"
     )]
     NodeGone,
     /// The actor did not answer.
