@@ -189,7 +189,9 @@ async fn connect_sse(endpoint: &Endpoint, ground: &Ground, wires: Arc<Wires>) ->
 
 async fn initialize_sse(link: &SseLink, ground: &Ground) -> Result<(Dialect, UpstreamInfo), Failure> {
     let call = begin(ground, method::INITIALIZE).map_err(|(_, failure)| failure)?;
-    let reply = link.call(call.id, frame::initialize(call.id)).await?;
+    let reply = link
+        .call(call.id, frame::initialize(call.id, ground.profile))
+        .await?;
     let (dialect, info) = judge_initialize(&reply)?;
     link.send(dialect.notification(method::INITIALIZED, None)).await?;
     Ok((dialect, info))

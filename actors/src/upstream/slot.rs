@@ -31,6 +31,7 @@ use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
 use super::frame;
+use super::handle::Shared;
 use super::http::{self, Mirror, ParamHeaders};
 use super::lists::Lists;
 use super::log::LogRing;
@@ -88,32 +89,31 @@ pub(super) struct Slot {
 
 impl Slot {
     pub fn new(
+        shared: &Shared,
         name: ServerName,
         profile: Profile,
-        system: System,
         mailbox: Mailbox<UpstreamMessage>,
-        settings: Arc<UpstreamSettings>,
-        cluster: ClusterHandle,
-        news: Arc<Bulletin>,
-        log: Arc<LogRing>,
         transport: Transport,
     ) -> Self {
+        let settings = Arc::clone(&shared.settings);
+        // One log of all that belongs to the server.
+        let log = shared.slot(&name).map(|slot| Arc::clone(&slot.log));
         Self {
             calls: Arc::new(CallTable::new(name.clone(), settings.calls_in_flight_max)),
             name,
             profile,
-            system,
+            system: shared.system.clone(),
             mailbox,
             settings,
-            log,
+            log: log.unwrap_or_default(),
             lists: Lists::default(),
             transport: Mutex::new(transport),
             era: Mutex::new(None),
             info: ArcSwapOption::empty(),
             state: watch::Sender::new(SlotState::Idle),
             is_demanded: AtomicBool::new(false),
-            cluster,
-            news,
+            cluster: shared.cluster.clone(),
+            news: Arc::clone(&shared.news),
             is_moving: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
             made: Instant::now(),

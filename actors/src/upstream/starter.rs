@@ -81,21 +81,7 @@ impl Starter {
             shared.supervisor.path().child(format_args!("{name}@{profile}"))
         };
         let mailbox = Mailbox::new(&shared.system, path, MESSAGES_MAX);
-        let slot = Slot::new(
-            name.clone(),
-            profile,
-            shared.system.clone(),
-            mailbox.clone(),
-            shared.settings.clone(),
-            shared.cluster.clone(),
-            Arc::clone(&shared.news),
-            // One log of all that belongs to the server.
-            shared
-                .slot(&name)
-                .map(|slot| Arc::clone(&slot.log))
-                .unwrap_or_default(),
-            transport,
-        );
+        let slot = Slot::new(shared, name.clone(), profile, mailbox.clone(), transport);
         let slot = Arc::new(slot);
         let of_actor = (
             Arc::clone(&slot),

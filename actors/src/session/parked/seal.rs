@@ -69,7 +69,7 @@ impl Binding {
     pub fn new(principal: &Principal, endpoint: &Endpoint, method: &str, params: Option<&RawValue>) -> Self {
         let member = |key: &str| params.and_then(|params| edit::member(params, key));
         let name = mcp::header::name_member(method).and_then(member);
-        let arguments = member("arguments").map(|arguments| canonical(arguments));
+        let arguments = member("arguments").map(canonical);
         let caller = principal
             .key_id
             .map_or_else(|| principal.name.clone(), |key| key.to_string());

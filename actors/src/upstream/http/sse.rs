@@ -13,6 +13,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use sse_stream::Sse;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,6 +22,7 @@ use url::Url;
 
 use crate::upstream::endpoint::{Endpoint, UpstreamSettings};
 use crate::upstream::error::Failure;
+use crate::upstream::questions::AnswerTo;
 use crate::upstream::wires::Wires;
 
 use super::FAREWELL_TIMEOUT;
@@ -192,6 +194,17 @@ impl Shared {
         }
     }
 
+    /// The way back for an answer that comes later.
+    fn answer_to(&self) -> AnswerTo {
+        let (shared, runtime) = (self.itself.clone(), Handle::current());
+        Box::new(move |line| {
+            if let Some(shared) = shared.upgrade() {
+                let _within = runtime.enter();
+                shared.post_aside(line);
+            }
+        })
+    }
+
     /// Reads the stream to its end, which is that of the connection.
     async fn read(
         self: Arc<Self>,
@@ -214,7 +227,7 @@ impl Shared {
         };
         match Message::parse_str(&data) {
             Ok(message) => {
-                if let Some(line) = self.wires.received(&message) {
+                if let Some(line) = self.wires.received(&message, None, || self.answer_to()) {
                     self.post_aside(line);
                 }
             }
