@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use reqwest::header::HeaderMap;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use troupe_tests::{Answer, Api, Node, NodeOptions, eventually, parts, process};
+use troupe_tests::{Answer, Api, Events, Node, NodeOptions, eventually, parts, process};
 
 const BOTH: &str = "application/json, text/event-stream";
 const MIB: u64 = 1024 * 1024;
@@ -85,59 +85,6 @@ impl<'a> Session<'a> {
     async fn listen(&self) -> Events {
         let sent = self.with(Method::GET).header("accept", "text/event-stream");
         Events::of(sent.send().await.unwrap())
-    }
-}
-
-/// The messages of an event stream as they come.
-struct Events {
-    response: Response,
-    text: String,
-}
-
-impl Events {
-    fn of(response: Response) -> Self {
-        assert_eq!(response.status().as_u16(), 200, "{response:?}");
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["x-accel-buffering"], "no");
-        Self {
-            response,
-            text: String::new(),
-        }
-    }
-
-    /// The next message; nothing once the stream has ended.
-    async fn next(&mut self) -> Option<Value> {
-        loop {
-            if let Some((event, rest)) = self.text.split_once("\n\n") {
-                let data: Vec<&str> = event
-                    .lines()
-                    .filter_map(|line| line.strip_prefix("data: "))
-                    .collect();
-                let message = (!data.is_empty()).then(|| serde_json::from_str(&data.join("\n")).unwrap());
-                self.text = rest.to_owned();
-                match message {
-                    Some(message) => return Some(message),
-                    None => continue,
-                }
-            }
-            let chunk = self.response.chunk().await.expect("the stream does not break")?;
-            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
-        }
-    }
-
-    /// The next message with this method.
-    async fn expect(&mut self, method: &str) -> Value {
-        let found = async {
-            loop {
-                let message = self.next().await.expect("the stream is open");
-                if message["method"] == method {
-                    return message;
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), found)
-            .await
-            .unwrap_or_else(|_| panic!("no {method}"))
     }
 }
 

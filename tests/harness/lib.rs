@@ -15,6 +15,7 @@
 //! - [`mcp`]: MCP clients of both eras (rmcp); [`wire`]: the same by hand, each message to a node of choice
 //! - [`parts`]: the real MCP servers, the model and the data that tests use, and when they may be skipped
 //! - [`journal`], [`upstream`]: servers of the harness's own: one that writes down its life, one that outlives nodes
+//! - [`events`]: event streams, read by hand
 //! - [`process`]: what `/proc` says of a process; signals
 //! - [`report`]: measured figures, said on the terminal
 //! - [`scene`]: nodes, servers and traffic as most of the cluster's tests want them, and what must hold
@@ -25,6 +26,7 @@ pub mod binary;
 pub mod cli;
 pub mod cluster;
 pub mod conformance;
+pub mod events;
 pub mod forward;
 pub mod history;
 pub mod journal;
@@ -43,5 +45,6 @@ pub mod wire;
 
 pub use api::{Answer, Api};
 pub use cluster::{Cluster, ClusterOptions};
+pub use events::Events;
 pub use node::{Node, NodeOptions};
 pub use wait::eventually;

@@ -94,6 +94,19 @@ impl Session {
         result_of(self.post(api, &message).timeout(within)).await
     }
 
+    /// Opens the session's stream at this node, or takes one up after this event.
+    pub fn listen(&self, api: &Api, last_event_id: Option<&str>) -> RequestBuilder {
+        let sent = api
+            .request(Method::GET, &self.path)
+            .header("accept", "text/event-stream")
+            .header("mcp-session-id", &self.id)
+            .header("mcp-protocol-version", LEGACY);
+        match last_event_id {
+            Some(id) => sent.header("last-event-id", id),
+            None => sent,
+        }
+    }
+
     /// A message of this session to this node.
     pub fn post(&self, api: &Api, message: &Value) -> RequestBuilder {
         api.request(Method::POST, &self.path)

@@ -180,7 +180,7 @@ impl SessionsHandle {
     }
 
     /// Finishes work for which nobody waits any more. If the table cannot take it, it ends here.
-    pub(super) fn finish(&self, work: BoxFuture<'static, ()>) {
+    pub fn finish(&self, work: BoxFuture<'static, ()>) {
         // A refusal is on record as a dead letter.
         let _ = self.mailbox.tell(SessionMessage::Finish(work));
     }

@@ -7,6 +7,7 @@
 //!   answers; `input`: the same where a modern server wants it of a legacy client
 //! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
 //! - [`parked`]: calls that stand still while a modern client gathers what a legacy server asks
+//! - [`replay`]: what streams carried, for clients that lost their connection
 //! - [`notices`]: what clients are told without having asked
 //!
 //! What lives here knows nothing of HTTP: bodies, headers and streams are the business of the edge.
@@ -38,6 +39,7 @@ pub mod placed;
 pub mod readdress;
 pub mod record;
 pub mod refusal;
+pub mod replay;
 #[allow(clippy::module_inception, reason = "the family is named after what it keeps")]
 mod session;
 pub mod state;
@@ -50,9 +52,10 @@ pub use endpoint::Endpoint;
 pub use gateway::{Client, ClientRequest, Gateway, GatewayLimits};
 pub use introduction::Introduction;
 pub use messages::{Found, SessionError, SessionMessage, SessionsHandle, Unhurried};
-pub use notices::{Notice, Notices};
+pub use notices::{Notice, NoticeFeed, Notices};
 pub use placed::SessionPlace;
 pub use refusal::{Answer, Refusal};
+pub use replay::{EventId, NotKept, StreamNumber};
 pub use session::{CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, Session, SessionId, StreamInSession};
 pub use state::SessionLimits;
 

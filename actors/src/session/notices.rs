@@ -4,8 +4,10 @@
 //! are gathered for a moment and each is told once.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
@@ -45,6 +47,13 @@ impl Notice {
         }
     }
 
+    /// For a client that may have missed something: everything may have changed, these resources too.
+    pub fn everything(resources: Vec<String>) -> Vec<Self> {
+        let lists = [Self::ToolsChanged, Self::ResourcesChanged, Self::PromptsChanged];
+        let resources = resources.into_iter().map(Self::ResourceUpdated);
+        lists.into_iter().chain(resources).collect()
+    }
+
     fn of_list(kind: ListKind) -> Self {
         match kind {
             ListKind::Tools => Self::ToolsChanged,
@@ -61,6 +70,35 @@ pub struct Notices {
     registry_events: Receiver<RegistryEvent>,
     /// When what was gathered is told.
     due: Option<Instant>,
+}
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notices({})", self.gathered.endpoint)
+    }
+}
+
+/// Notices as one stream after the other tells them: what one has not told when it ends, the next does.
+#[derive(Debug)]
+pub enum NoticeFeed {
+    /// Those of a session, until the stream ends.
+    OfSession(OwnedMutexGuard<Option<Notices>>),
+    /// Those of one stream alone.
+    Alone(Notices),
+}
+
+impl NoticeFeed {
+    /// The next notices, each once. May be dropped and called again: nothing gets lost.
+    pub async fn next(&mut self) -> Vec<Notice> {
+        let notices = match self {
+            Self::OfSession(held) => held.as_mut(),
+            Self::Alone(notices) => Some(notices),
+        };
+        match notices {
+            Some(notices) => notices.next().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The notices that wait to be told. Pure.

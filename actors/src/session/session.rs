@@ -6,17 +6,23 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Profile, ProtocolVersion};
 
 use super::endpoint::Endpoint;
+use super::notices::{NoticeFeed, Notices};
 use super::record::SessionRecord;
+use super::replay::{EventId, NotKept, Replay, ReplayBudget, Replayed, StreamNumber};
 
 /// The levels of log messages (RFC 5424), least severe first.
 const LOG_LEVELS: [&str; 8] = [
@@ -31,6 +37,8 @@ const LOG_LEVELS: [&str; 8] = [
 ];
 /// The most questions of servers that one client may have before it at the same time.
 const QUESTIONS_MAX: usize = 64;
+/// How long the former stream of a session may take to give its notices back.
+const FEED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The most resources that one session may be subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// The most calls that one session may have in flight.
@@ -116,6 +124,12 @@ pub struct Session {
     questions: Mutex<Questions>,
     /// From which level on the client wants log messages, if it has said so.
     log_level: Mutex<Option<&'static str>>,
+    /// What its streams carried.
+    replay: Mutex<Replay>,
+    /// Tells those who read a stream again that there is more.
+    kept_more: Notify,
+    /// The notices for its stream, held by whoever writes that.
+    feed: Mutex<Arc<tokio::sync::Mutex<Option<Notices>>>>,
     ended: CancellationToken,
     /// Counts what other nodes should know of.
     revision: AtomicU64,
@@ -156,6 +170,9 @@ impl Session {
             subscriptions: Mutex::default(),
             questions: Mutex::default(),
             log_level: Mutex::default(),
+            replay: Mutex::new(Replay::new(fastrand::u32(..), Arc::default())),
+            kept_more: Notify::new(),
+            feed: Mutex::default(),
             ended: CancellationToken::new(),
             revision: 1.into(),
             kept: 0.into(),
@@ -174,6 +191,12 @@ impl Session {
         session.will_be_kept();
         session.was_kept(1);
         session
+    }
+
+    /// The same, keeping events within what all sessions may keep together.
+    pub(super) fn within(mut self, budget: &Arc<ReplayBudget>) -> Self {
+        self.replay = Mutex::new(Replay::new(fastrand::u32(..), Arc::clone(budget)));
+        self
     }
 
     pub(super) fn revision(&self) -> u64 {
@@ -342,6 +365,81 @@ impl Session {
         self.subscriptions.lock().contains(uri)
     }
 
+    /// Whether the client can take streams up again: the first revision had no way to (2025-03-26, changelog).
+    pub fn can_resume(&self) -> bool {
+        self.settled.protocol_version >= ProtocolVersion::V2025_03_26
+    }
+
+    /// Whether streams begin with an event that carries nothing but its id, so that they can be taken up from the very
+    /// beginning. Clients of earlier revisions would look for a message in it.
+    pub fn wants_priming(&self) -> bool {
+        self.settled.protocol_version >= ProtocolVersion::V2025_11_25
+    }
+
+    /// A call's stream begins, with this event.
+    pub fn begin_stream(&self) -> EventId {
+        self.replay.lock().begin()
+    }
+
+    /// The last event of the stream.
+    pub fn last_event(&self, stream: StreamNumber) -> EventId {
+        self.replay.lock().last(stream)
+    }
+
+    /// Keeps the stream's next event; `write` writes it as it is sent.
+    pub fn record(&self, stream: StreamNumber, write: impl FnOnce(&EventId) -> Bytes) -> Bytes {
+        let mut replay = self.replay.lock();
+        let id = replay.next(stream);
+        let frame = write(&id);
+        replay.keep(id, frame.clone(), Instant::now());
+        drop(replay);
+        self.kept_more.notify_waiters();
+        frame
+    }
+
+    /// Nothing more comes on the stream.
+    pub fn end_stream(&self, stream: StreamNumber) {
+        self.replay.lock().end(stream);
+        self.kept_more.notify_waiters();
+    }
+
+    /// What came after this event.
+    ///
+    /// # Errors
+    /// [`NotKept`].
+    pub fn replay(&self, id: EventId) -> Result<Replayed, NotKept> {
+        self.replay.lock().after(id, Instant::now())
+    }
+
+    /// Resolves when there is more to be replayed than when this was called.
+    pub fn kept_more(&self) -> Notified<'_> {
+        self.kept_more.notified()
+    }
+
+    pub(super) fn forget_old_events(&self) {
+        self.replay.lock().forget_old(Instant::now());
+    }
+
+    /// The notices for the session's stream: those that its former stream was about to tell if there are such and this one
+    /// goes on with it, else fresh ones. Whether it goes on.
+    pub async fn feed(&self, fresh: Notices, goes_on: bool) -> (NoticeFeed, bool) {
+        let feed = Arc::clone(&self.feed.lock());
+        // The former stream has been told to end. One whose client takes nothing does not hear of it.
+        let mut feed = match timeout(FEED_WAIT_MAX, feed.lock_owned()).await {
+            Ok(feed) => feed,
+            Err(_) => {
+                let another = Arc::default();
+                *self.feed.lock() = Arc::clone(&another);
+                another.lock_owned().await
+            }
+        };
+        let goes_on = goes_on && feed.is_some();
+        if !goes_on {
+            *feed = Some(fresh);
+        }
+        (NoticeFeed::OfSession(feed), goes_on)
+    }
+
     /// Opens the session's stream. There is one at a time: the client that lost its connection before we noticed
     /// opens another, and the older one ends.
     pub fn open_stream(self: &Arc<Self>) -> StreamInSession {
@@ -351,6 +449,15 @@ impl Session {
         StreamInSession {
             session: Arc::clone(self),
             replaced,
+        }
+    }
+
+    /// Takes a call's stream up again, beside all others.
+    pub fn resume_stream(self: &Arc<Self>) -> StreamInSession {
+        self.streams_open.fetch_add(1, Ordering::Relaxed);
+        StreamInSession {
+            session: Arc::clone(self),
+            replaced: CancellationToken::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::record::SessionRecord;
+use super::replay::ReplayBudget;
 use super::session::{NewSession, Session, SessionId};
 
 /// The bounds on sessions.
@@ -57,6 +58,7 @@ pub struct Sessions {
     limits: SessionLimits,
     by_id: HashMap<SessionId, Arc<Session>>,
     counts: SessionCounts,
+    replay_budget: Arc<ReplayBudget>,
     /// Sessions that ended and of which other nodes still know.
     to_forget: Vec<SessionId>,
     /// Those of which the records are being removed: what was read of them before is no session any more.
@@ -72,12 +74,13 @@ impl Sessions {
             to_forget: Vec::new(),
             forgetting: HashSet::new(),
             counts: SessionCounts::default(),
+            replay_budget: Arc::default(),
         }
     }
 
     /// Opens a session, making room where there is none.
     pub fn open(&mut self, id: SessionId, settled: NewSession, now_ms: u64) -> Arc<Session> {
-        let session = Arc::new(Session::new(id, settled, now_ms));
+        let session = Arc::new(Session::new(id, settled, now_ms).within(&self.replay_budget));
         self.insert(Arc::clone(&session), now_ms);
         self.counts.opened += 1;
         session
@@ -91,7 +94,7 @@ impl Sessions {
         if self.forgetting.contains(&id) {
             return None;
         }
-        let session = Arc::new(Session::resumed(id, record, now_ms));
+        let session = Arc::new(Session::resumed(id, record, now_ms).within(&self.replay_budget));
         self.insert(Arc::clone(&session), now_ms);
         self.counts.resumed += 1;
         Some(session)
@@ -175,6 +178,7 @@ impl Sessions {
         } = self.limits;
         let before = self.by_id.len();
         self.by_id.retain(|_, session| {
+            session.forget_old_events();
             let silent_ms = now_ms.saturating_sub(session.last_used_ms());
             let silent_ms_max = if session.is_confirmed() {
                 idle_ms_max

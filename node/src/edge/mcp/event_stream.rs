@@ -11,18 +11,20 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use troupe_actors::session::{Answer, Notice, Notices, StreamInSession};
+use troupe_actors::session::{Answer, Notice, NoticeFeed, StreamInSession};
 use troupe_protocol::jsonrpc::RawMessage;
+
+use super::resumption::Numbered;
 
 /// How often a quiet stream says that it is there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEP_ALIVE: &str = ": keep-alive\n\n";
+pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
 /// Asks reverse proxies (nginx) not to hold events back.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -52,57 +54,97 @@ struct CallStream {
     /// Nothing once the answer went out.
     call: Option<PendingCall>,
     id: Box<str>,
+    /// What goes out first, if anything: a complete frame.
+    opening: Option<Bytes>,
     first: Option<RawMessage>,
     /// Nothing once no more can come.
     notifications: Option<mpsc::Receiver<RawMessage>>,
     keep_alive: Interval,
+    /// The events' ids, if the client can take the stream up again. Else dropping the stream drops the call.
+    numbered: Option<Numbered>,
+}
+
+impl Drop for CallStream {
+    fn drop(&mut self) {
+        if let (Some(call), Some(numbered)) = (self.call.take(), self.numbered.take()) {
+            let (first, notifications) = (self.first.take(), self.notifications.take());
+            numbered.go_on(call, std::mem::take(&mut self.id), first, notifications);
+        }
+    }
+}
+
+impl CallStream {
+    /// A message as the stream's next event.
+    fn event(&self, message: &str) -> Bytes {
+        match &self.numbered {
+            Some(numbered) => numbered.event(message),
+            None => frame(message).into(),
+        }
+    }
+
+    fn last_event(&self, answer: &Answer) -> Bytes {
+        match &self.numbered {
+            Some(numbered) => numbered.last_event(answer, &self.id),
+            None => frame(&answer.to_response(&self.id)).into(),
+        }
+    }
 }
 
 /// The stream of a call: `first`, the notifications, then the response with this id (JSON text).
 ///
-/// Dropping the response (the client is gone) drops the call.
+/// Dropping the response (the client is gone) drops the call, unless the client can take the stream up again.
 pub fn of_call(
     call: PendingCall,
     id: Box<str>,
     first: Option<RawMessage>,
     notifications: Option<mpsc::Receiver<RawMessage>>,
+    numbered: Option<Numbered>,
 ) -> Response {
     let state = CallStream {
         call: Some(call),
         id,
+        opening: numbered.as_ref().and_then(Numbered::opening),
         first,
         notifications,
         keep_alive: keep_alive(),
+        numbered,
     };
     response(Body::from_stream(stream::unfold(state, next_of_call)))
 }
 
 async fn next_of_call(mut state: CallStream) -> Option<(Result<Bytes, Infallible>, CallStream)> {
     let call = state.call.as_mut()?;
-    if let Some(first) = state.first.take() {
-        return Some((Ok(frame(first.as_str()).into()), state));
+    if let Some(opening) = state.opening.take() {
+        return Some((Ok(opening), state));
     }
-    let text = loop {
+    if let Some(first) = state.first.take() {
+        return Some((Ok(state.event(first.as_str())), state));
+    }
+    let frames = loop {
         tokio::select! {
             biased;
             notification = receive(&mut state.notifications) => match notification {
-                Some(notification) => break frame(notification.as_str()),
+                Some(notification) => break state.event(notification.as_str()),
                 None => state.notifications = None,
             },
             answer = call.as_mut() => {
-                let mut text = String::new();
+                state.call = None;
+                let mut frames = BytesMut::new();
                 // What was sent before the answer goes out before it.
                 while let Some(Ok(notification)) = state.notifications.as_mut().map(mpsc::Receiver::try_recv) {
-                    text.push_str(&frame(notification.as_str()));
+                    frames.extend_from_slice(&state.event(notification.as_str()));
                 }
-                text.push_str(&frame(&answer.to_response(&state.id)));
-                state.call = None;
-                break text;
+                let last = state.last_event(&answer);
+                if frames.is_empty() {
+                    break last;
+                }
+                frames.extend_from_slice(&last);
+                break frames.freeze();
             }
-            _ = state.keep_alive.tick() => break KEEP_ALIVE.to_owned(),
+            _ = state.keep_alive.tick() => break Bytes::from_static(KEEP_ALIVE.as_bytes()),
         }
     };
-    Some((Ok(text.into()), state))
+    Some((Ok(frames), state))
 }
 
 /// The next notification; never resolves where none can come.
@@ -113,16 +155,16 @@ pub async fn receive(notifications: &mut Option<mpsc::Receiver<RawMessage>>) -> 
     }
 }
 
-/// Writes a notice as a message to one client; nothing if that client does not want to hear of it.
-pub type Render = Box<dyn Fn(&Notice) -> Option<String> + Send>;
+/// Writes a notice as an event for one client, a complete frame; nothing if that client does not want to hear of it.
+pub type Render = Box<dyn Fn(&Notice) -> Option<Bytes> + Send>;
 
 /// What a notice stream is made of.
 pub struct NoticeStream {
     /// What goes out first, if anything: complete frames.
-    pub opening: String,
+    pub opening: Bytes,
     /// What to tell.
-    pub notices: Notices,
-    /// A notice as messages to this client.
+    pub notices: NoticeFeed,
+    /// A notice as an event for this client.
     pub render: Render,
     /// Resolves when the stream must end.
     pub end: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -153,39 +195,40 @@ async fn next_of_notices(mut state: OpenNotices) -> Option<(Result<Bytes, Infall
         return None;
     }
     if !state.stream.opening.is_empty() {
-        return Some((Ok(std::mem::take(&mut state.stream.opening).into()), state));
+        return Some((Ok(std::mem::take(&mut state.stream.opening)), state));
     }
-    let text = loop {
+    let frames = loop {
         tokio::select! {
             biased;
             () = &mut state.stream.end => {
                 state.is_over = true;
                 state.stream.in_session = None;
-                break std::mem::take(&mut state.stream.closing);
+                break std::mem::take(&mut state.stream.closing).into();
             }
             notices = state.stream.notices.next() => {
-                let text: String =
-                    notices.iter().filter_map(&state.stream.render).map(|message| frame(&message)).collect();
-                if !text.is_empty() {
-                    break text;
+                let frames: Vec<Bytes> = notices.iter().filter_map(&state.stream.render).collect();
+                if !frames.is_empty() {
+                    break frames.concat().into();
                 }
             }
-            _ = state.keep_alive.tick() => break KEEP_ALIVE.to_owned(),
+            _ = state.keep_alive.tick() => break Bytes::from_static(KEEP_ALIVE.as_bytes()),
         }
     };
-    if text.is_empty() {
+    if frames.is_empty() {
         return None;
     }
-    Some((Ok(text.into()), state))
+    Some((Ok(frames), state))
 }
 
-fn keep_alive() -> Interval {
+/// Ticks when a quiet stream should say that it is there.
+pub fn keep_alive() -> Interval {
     let mut interval = interval_at(Instant::now() + KEEP_ALIVE_INTERVAL, KEEP_ALIVE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-fn response(body: Body) -> Response {
+/// A response of events.
+pub fn response(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

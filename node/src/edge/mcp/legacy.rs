@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
+use troupe_actors::session::replay::NOTICES;
 use troupe_actors::session::{
     Answer, CALLS_IN_FLIGHT_MAX, CallInSession, Client, ClientRequest, Introduction, NewSession, Notice,
     Refusal, Session,
@@ -24,6 +26,7 @@ use super::event_stream::{self, NoticeStream, PendingCall};
 use super::fault::Fault;
 use super::forward;
 use super::reply::{ReplyTo, accepted};
+use super::resumption::{self, LastSeen, Resumable};
 
 /// The most that a client may say of itself, in bytes: it is kept as long as its session.
 const CAPABILITIES_BYTES_MAX: usize = 16 * 1024;
@@ -168,6 +171,7 @@ fn reply_to(context: &Context<'_>, message: &Message<'_>) -> ReplyTo {
         id: id.into(),
         era: Era::Legacy,
         accepts: context.accepts,
+        resumable: None,
     }
 }
 
@@ -176,7 +180,10 @@ async fn call(
     message: &Message<'_>,
     session: Arc<Session>,
 ) -> Result<Response, Fault> {
-    let reply_to = reply_to(context, message);
+    let reply_to = ReplyTo {
+        resumable: Resumable::new(&session, &context.state.sessions),
+        ..reply_to(context, message)
+    };
     let Some(in_session) = session.begin_call(&reply_to.id) else {
         return Ok(reply_to.answer(&Refusal::TooManyCalls(CALLS_IN_FLIGHT_MAX).into_answer(Era::Legacy)));
     };
@@ -242,17 +249,41 @@ fn take_response(session: &Session, message: &Message<'_>) {
     }
 }
 
-/// Opens the session's stream of notices.
-pub(super) async fn open_stream(context: &Context<'_>) -> Result<Response, Fault> {
+/// Opens the session's stream of notices, or takes that or a call's stream up where the client lost it.
+pub(super) async fn open_stream(context: &Context<'_>, headers: &HeaderMap) -> Result<Response, Fault> {
     let session = session_of(context).await?;
+    let last_seen = LastSeen::read(headers).filter(|_| session.can_resume());
+    if let Some(LastSeen::Known(id)) = last_seen
+        && id.stream != NOTICES
+    {
+        return resumption::of_call(context, session, id);
+    }
     let in_session = session.open_stream();
     let must_end = in_session.must_end();
     let no_longer = context.no_longer_served();
+    let fresh = context.state.gateway.notices(&context.endpoint);
+    let (notices, goes_on) = session.feed(fresh, last_seen.is_some()).await;
     let listening = Arc::clone(&session);
+    let render = move |notice: &Notice| {
+        let message = render(&listening, notice)?;
+        Some(resumption::notice_event(&listening, &message))
+    };
+    let opening = match last_seen {
+        None => resumption::opening_of_notices(&session),
+        Some(LastSeen::Known(id)) if goes_on && let Ok(replayed) = session.replay(id) => {
+            replayed.frames.concat().into()
+        }
+        // Whatever it has missed: it is to look at everything again.
+        Some(_) => {
+            let everything = Notice::everything(session.subscriptions());
+            let told: Vec<Bytes> = everything.iter().filter_map(&render).collect();
+            told.concat().into()
+        }
+    };
     Ok(event_stream::of_notices(NoticeStream {
-        opening: ": open\n\n".to_owned(),
-        notices: context.state.gateway.notices(&context.endpoint),
-        render: Box::new(move |notice| render(&listening, notice)),
+        opening,
+        notices,
+        render: Box::new(render),
         end: Box::pin(async move {
             tokio::select! {
                 () = must_end => {}

@@ -5,6 +5,7 @@
 //! - [`negotiation`], [`era`]: what headers say
 //! - [`legacy`], [`modern`]: the two eras' ways with a message
 //! - [`forward`]: requests whose session, or parked call, another node has
+//! - [`resumption`]: streams that are taken up again
 //! - [`reply`], [`event_stream`]: answers in JSON or as streams; [`fault`]: answers to what cannot be served
 //!
 //! Which server answers and how, sessions and notices: `troupe_actors::session`. Host, origin and caller are checked
@@ -18,6 +19,7 @@ mod legacy;
 mod modern;
 mod negotiation;
 mod reply;
+mod resumption;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,7 +220,7 @@ async fn open(
     }
     match forward::hand_on(&context, Method::GET, &all_headers).await? {
         Some(answer) => Ok(answer),
-        None => legacy::open_stream(&context).await,
+        None => legacy::open_stream(&context, &all_headers).await,
     }
 }
 

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
-use troupe_actors::session::{Answer, Client, ClientRequest, Introduction, Notice, bridge};
+use troupe_actors::session::{Answer, Client, ClientRequest, Introduction, Notice, NoticeFeed, bridge};
 use troupe_protocol::jsonrpc::{Kind, Message, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, meta, method};
 
@@ -52,6 +52,7 @@ fn reply_to(context: &Context<'_>, message: &Message<'_>) -> ReplyTo {
         id: id.into(),
         era: Era::Modern,
         accepts: context.accepts,
+        resumable: None,
     }
 }
 
@@ -192,10 +193,12 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
         .into(),
     );
     Ok(event_stream::of_notices(NoticeStream {
-        opening: frame(&wanted.acknowledgement(&id)),
-        notices: context.state.gateway.notices(&context.endpoint),
+        opening: frame(&wanted.acknowledgement(&id)).into(),
+        notices: NoticeFeed::Alone(context.state.gateway.notices(&context.endpoint)),
         closing: frame(&closing.to_response(&id)),
-        render: Box::new(move |notice| wanted.includes(notice).then(|| tagged(notice, &id))),
+        render: Box::new(move |notice| {
+            wanted.includes(notice).then(|| frame(&tagged(notice, &id)).into())
+        }),
         end: Box::pin(context.no_longer_served()),
         in_session: None,
     }))

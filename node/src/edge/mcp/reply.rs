@@ -17,6 +17,7 @@ use troupe_protocol::mcp::{Era, code as mcp_code};
 
 use super::event_stream::{self, PendingCall};
 use super::negotiation::Accepts;
+use super::resumption::Resumable;
 
 /// After so long without an answer a stream is begun, whose comments keep the connection alive.
 const STREAM_AFTER: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub struct ReplyTo {
     pub era: Era,
     /// The forms the client takes.
     pub accepts: Accepts,
+    /// How a stream is taken up again, by clients that can.
+    pub resumable: Option<Resumable>,
 }
 
 impl ReplyTo {
@@ -51,10 +54,11 @@ impl ReplyTo {
             return self.answer(&call.await);
         }
         if !self.accepts.json {
-            return event_stream::of_call(call, self.id, None, notifications);
+            return self.stream(call, None, notifications);
         }
         let mut notifications = notifications;
-        let stream_at = Instant::now() + STREAM_AFTER;
+        let stream_after = self.resumable.as_ref().and_then(Resumable::stream_after);
+        let stream_at = Instant::now() + stream_after.unwrap_or(STREAM_AFTER);
         loop {
             let first = tokio::select! {
                 biased;
@@ -74,8 +78,18 @@ impl ReplyTo {
                 }
                 () = sleep_until(stream_at) => None,
             };
-            return event_stream::of_call(call, self.id, first, notifications);
+            return self.stream(call, first, notifications);
         }
+    }
+
+    fn stream(
+        self,
+        call: PendingCall,
+        first: Option<RawMessage>,
+        notifications: Option<mpsc::Receiver<RawMessage>>,
+    ) -> Response {
+        let numbered = self.resumable.map(Resumable::begin);
+        event_stream::of_call(call, self.id, first, notifications, numbered)
     }
 }
 
@@ -132,6 +146,7 @@ mod tests {
             id: "1".into(),
             era: Era::Modern,
             accepts,
+            resumable: None,
         }
     }
 
