@@ -1,9 +1,13 @@
 //! A connection to a server: made, era found, ready for calls.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::header::HeaderMap;
 use serde_json::value::RawValue;
+use tokio_util::task::AbortOnDropHandle;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Era, method};
 use troupe_protocol::upstream::UpstreamInfo;
@@ -13,7 +17,12 @@ use super::error::Failure;
 use super::frame::{self, Dialect};
 use super::http::{self, HttpLink, Mirror, SseLink};
 use super::stdio::StdioLink;
+use super::watch;
 use super::wires::Wires;
+use crate::runtime::Deadline;
+
+/// How long a modern server may take to say of which resources it will tell.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How bytes get to the server.
 pub(super) enum Link {
@@ -28,6 +37,15 @@ pub(super) struct Connection {
     pub info: Arc<UpstreamInfo>,
     link: Link,
     dialect: Dialect,
+    /// The request by which a modern server that is a process tells of resources.
+    resources: Mutex<Option<u64>>,
+}
+
+/// How a modern server told of resources until now.
+enum Former {
+    /// In answer to this request, over the channel of all.
+    Request(Option<u64>),
+    Stream(Option<AbortOnDropHandle<()>>),
 }
 
 /// A request to be made over a connection.
@@ -50,6 +68,7 @@ impl Connection {
             info: Arc::new(info),
             link,
             dialect,
+            resources: Mutex::default(),
         };
         connection.listen();
         connection
@@ -100,6 +119,59 @@ impl Connection {
             }
             Link::Http(link) => link.cancelled(id, reason),
             Link::Sse(link) => link.send_aside(self.dialect.cancelled(id, reason)),
+        }
+    }
+
+    /// Has a modern server tell of these resources, and of no others any more. Answers those that it agrees to; there are
+    /// none if it does not say so in time.
+    ///
+    /// The former stream ends when the new one has begun, so that nothing is missed in between.
+    pub async fn listen_to_resources(
+        &self,
+        uris: &BTreeSet<String>,
+        deadline: Deadline,
+    ) -> BTreeSet<String> {
+        let id = calls::next_call_id();
+        let acknowledged = self.wires.acknowledgement(id);
+        let line = watch::listen_params(uris)
+            .filter(|_| !uris.is_empty())
+            .map(|params| {
+                let client = ClientCapabilities::default();
+                self.dialect
+                    .request(id, method::SUBSCRIPTIONS_LISTEN, Some(&params), &client, false)
+            });
+        let is_asked = line.is_some();
+        let former = match &self.link {
+            Link::Stdio(link) => {
+                let former = std::mem::replace(&mut *self.resources.lock(), is_asked.then_some(id));
+                if let Some(line) = line {
+                    // If it cannot be told, it is gone or does not listen.
+                    let _ = link.send(line, None);
+                }
+                Former::Request(former)
+            }
+            Link::Http(link) => {
+                let outgoing =
+                    line.map(|line| http::Outgoing::plain(id, method::SUBSCRIPTIONS_LISTEN, line.into()));
+                Former::Stream(link.listen_to_resources(outgoing))
+            }
+            // Only legacy servers are reached this way, and they have no such request.
+            Link::Sse(_) => return BTreeSet::new(),
+        };
+        let within = deadline.remaining().min(ACKNOWLEDGED_WITHIN);
+        let agreed = if is_asked {
+            tokio::time::timeout(within, acknowledged).await
+        } else {
+            Ok(Ok(Vec::new()))
+        };
+        match former {
+            Former::Request(Some(former)) => self.abandon(former, "it is replaced by another"),
+            Former::Request(None) => {}
+            Former::Stream(stream) => drop(stream),
+        }
+        match agreed {
+            Ok(Ok(agreed)) => agreed.into_iter().collect(),
+            _ => BTreeSet::new(),
         }
     }
 

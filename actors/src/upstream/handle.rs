@@ -33,6 +33,7 @@ use super::placed::{self, Elsewhere, PlacedServer, Remote, UpstreamsHost};
 use super::slot::Slot;
 use super::sources::{self, SecretSource, ServerSource};
 use super::starter::Starter;
+use super::watch::{Watch, WatchError, Watches};
 
 /// Events kept for a subscriber that is slow to read them.
 const EVENTS_MAX: usize = 1_024;
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     /// What this node tells of servers that it runs.
     pub news: Arc<Bulletin>,
     pub cluster: ClusterHandle,
+    /// What is wanted to be heard of.
+    pub watches: Arc<Watches>,
     builtins: ArcSwap<HashMap<ServerName, Arc<Builtin>>>,
     pub starter: Mailbox<StarterMessage>,
 }
@@ -270,6 +273,7 @@ impl UpstreamsHandle {
             elsewhere: Elsewhere::default(),
             news: Arc::default(),
             cluster,
+            watches: Arc::default(),
             builtins: ArcSwap::default(),
             starter: starter.clone(),
         });
@@ -363,6 +367,26 @@ impl UpstreamsHandle {
         Ok(UpstreamHandle {
             target: Target::Live { slot: lane, info },
         })
+    }
+
+    /// Has a server tell of this resource's changes until the watch is dropped. They come as
+    /// [`UpstreamEvent::ResourceUpdated`].
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub async fn watch(
+        &self,
+        upstream: &UpstreamHandle,
+        uri: &str,
+        deadline: Deadline,
+    ) -> Result<Watch, WatchError> {
+        let profile = match &upstream.target {
+            Target::Live { slot, .. } => slot.profile,
+            Target::Placed(placed) => placed.profile(),
+            Target::Builtin(_) => return Err(WatchError::NotOffered(upstream.name().clone())),
+        };
+        let name = upstream.name();
+        self.shared.watch(name, profile, uri, deadline).await
     }
 
     /// Connects once, lists the tools and disconnects: for a server that is about to be registered.

@@ -72,6 +72,8 @@ pub(super) struct HttpLink {
     shared: Arc<Shared>,
     /// The stream on which the server talks unasked.
     listening: parking_lot::Mutex<Option<AbortOnDropHandle<()>>>,
+    /// The stream on which a modern server tells of resources.
+    listening_to_resources: parking_lot::Mutex<Option<AbortOnDropHandle<()>>>,
     /// Cancellations on their way.
     farewells: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -99,6 +101,7 @@ impl HttpLink {
         Ok(Self {
             shared,
             listening: parking_lot::Mutex::default(),
+            listening_to_resources: parking_lot::Mutex::default(),
             farewells: parking_lot::Mutex::default(),
         })
     }
@@ -137,6 +140,20 @@ impl HttpLink {
         *self.listening.lock() = Some(AbortOnDropHandle::new(task));
     }
 
+    /// Opens the stream on which a modern server tells of resources. Who drops what this answers closes the stream that
+    /// was open until now.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the task is owned by the link and ends with it"
+    )]
+    pub fn listen_to_resources(&self, listen: Option<Outgoing<'static>>) -> Option<AbortOnDropHandle<()>> {
+        let task = listen.map(|listen| {
+            let running = listen::run(Arc::clone(&self.shared), Some(listen));
+            AbortOnDropHandle::new(tokio::spawn(running))
+        });
+        std::mem::replace(&mut *self.listening_to_resources.lock(), task)
+    }
+
     /// Tells a server that a call was given up: a modern one sees the stream close, a legacy one is told.
     pub fn cancelled(&self, id: u64, reason: &str) {
         let dialect = *self.shared.dialect.read();
@@ -160,6 +177,7 @@ impl HttpLink {
     /// Ends the session.
     pub async fn close(&self) {
         drop(self.listening.lock().take());
+        drop(self.listening_to_resources.lock().take());
         if let Some(session) = self.shared.session.swap(None) {
             let request = self
                 .shared

@@ -20,6 +20,8 @@ pub(super) enum Incoming {
     ResourceUpdated(String),
     /// Keep it in the log.
     Log { level: Option<String>, text: String },
+    /// The server will tell of these resources, in answer to the request with this id.
+    Acknowledged { id: u64, resources: Vec<String> },
     /// The server ended a subscription.
     SubscriptionEnded(u64),
     /// Nothing.
@@ -64,11 +66,24 @@ fn notified(message: &Message<'_>) -> Incoming {
                 .unwrap_or_default();
             Incoming::Log { level, text }
         }
+        method::NOTIFICATION_SUBSCRIPTION_ACKNOWLEDGED => acknowledged(message).unwrap_or(Incoming::Ignored),
         method::NOTIFICATION_CANCELLED => {
             param_u64("requestId").map_or(Incoming::Ignored, Incoming::SubscriptionEnded)
         }
         _ => Incoming::Ignored,
     }
+}
+
+fn acknowledged(message: &Message<'_>) -> Option<Incoming> {
+    let meta = edit::member(message.params?, "_meta")?;
+    let id = edit::member(meta, meta::SUBSCRIPTION_ID)?.get().parse().ok()?;
+    let agreed = edit::member(message.params?, "notifications")?;
+    let resources = edit::member(agreed, "resourceSubscriptions");
+    let resources = resources.and_then(|resources| serde_json::from_str(resources.get()).ok());
+    Some(Incoming::Acknowledged {
+        id,
+        resources: resources.unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! - `connect`, `era`: reaching a server, finding out its era, shaking hands
 //! - `connection` over `stdio` or `http`: how requests get there; `frame` writes them, `incoming` reads what comes back
 //! - `placed`: servers of which the whole cluster has one process: those that are child processes
+//! - `watch`: subscriptions to resources, of all clients together
 //! - [`builtin`](BuiltinServer): servers that are part of the node
 //!
 //! A call does not pass through a mailbox. The caller's own task puts it into the call table, hands it to the
@@ -38,6 +39,7 @@ mod starter;
 mod state;
 mod stdio;
 mod trial;
+mod watch;
 mod wires;
 
 use std::sync::Arc;
@@ -61,6 +63,7 @@ pub use messages::{CallOptions, UpstreamEvent};
 pub(crate) use questions::tests::question as question_for_test;
 pub use questions::{Question, QuestionsTo};
 pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource};
+pub use watch::{Watch, WatchError};
 
 use connect::{Ground, connect};
 use connection::Connection;
@@ -194,6 +197,7 @@ impl UpstreamActor {
         let is_gone = connection.wires.is_gone();
         let (id, reason) = (connection.wires.connection, connection.wires.reason());
         self.slot.publish(SlotState::Ready(connection));
+        self.slot.subscriptions_lost();
         self.emit(UpstreamEvent::Up {
             server: self.slot.name.clone(),
             era: info.era,
@@ -235,6 +239,7 @@ impl UpstreamActor {
                     uri,
                 });
             }
+            Notice::SessionRenewed => self.slot.session_begun(),
             Notice::Gone { connection, reason } => {
                 let is_ours = match self.slot.state() {
                     SlotState::Ready(current) => current.wires.connection == connection,

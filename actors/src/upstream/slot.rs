@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
 use super::placed::{self, UpstreamNews};
+use super::watch::OfLane;
 
 /// The connection of the moment.
 #[derive(Clone)]
@@ -85,6 +86,10 @@ pub(super) struct Slot {
     is_suspended: AtomicBool,
     made: Instant,
     last_used_ms: AtomicU64,
+    /// How often the server had to be given a new session over one connection.
+    sessions_begun: AtomicU64,
+    /// What is wanted to be heard of over its connections, if anything ever was.
+    watches: OnceLock<Arc<OfLane>>,
 }
 
 impl Slot {
@@ -118,6 +123,8 @@ impl Slot {
             is_suspended: AtomicBool::new(false),
             made: Instant::now(),
             last_used_ms: AtomicU64::new(0),
+            sessions_begun: AtomicU64::new(0),
+            watches: OnceLock::new(),
         }
     }
 
@@ -186,11 +193,35 @@ impl Slot {
 
     /// How long nobody has called the server here.
     pub fn idle_for(&self) -> Duration {
-        if self.calls.len() > 0 {
+        let is_watched = self.watches.get().is_some_and(|watches| watches.is_wanted());
+        if self.calls.len() > 0 || is_watched {
             return Duration::ZERO;
         }
         let last_used = Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed));
         self.made.elapsed().saturating_sub(last_used)
+    }
+
+    /// This is wanted to be heard of over the slot's connections.
+    pub fn watched_by(&self, watches: &Arc<OfLane>) {
+        self.watches.get_or_init(|| Arc::clone(watches));
+    }
+
+    /// What was subscribed to is to be subscribed to again: there is another connection, or another session.
+    pub fn subscriptions_lost(&self) {
+        if let Some(watches) = self.watches.get() {
+            watches.make_soon();
+        }
+    }
+
+    /// The server has another session over the same connection.
+    pub fn session_begun(&self) {
+        self.sessions_begun.fetch_add(1, Ordering::AcqRel);
+        self.subscriptions_lost();
+    }
+
+    /// How many sessions the server had over its connections besides the first of each.
+    pub fn sessions_begun(&self) -> u64 {
+        self.sessions_begun.load(Ordering::Acquire)
     }
 
     /// The connection of the moment, if there is one that lives.

@@ -19,6 +19,7 @@ use super::messages::{StarterMessage, UpstreamEvent, UpstreamMessage};
 use super::placed;
 use super::slot::Slot;
 use super::sources::{RegisteredServer, ServerChange};
+use super::watch;
 
 /// How long the supervisor may take to start or stop a child.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(20);
@@ -244,6 +245,8 @@ impl Actor for Starter {
         ctx.spawn("listen to other nodes", async move {
             placed::read_others(&shared).await
         });
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn("keep subscriptions", watch::keep_watches(shared));
         self.follow_all().await;
         ctx.send_after(LANES_SWEEP_EVERY, StarterMessage::SweepLanes);
         Ok(())

@@ -1,8 +1,11 @@
 //! What a link and its connection share: the calls, the log, and how the connection's owner hears of things.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use troupe_protocol::jsonrpc::{Message, RawReply};
 use troupe_protocol::mcp::{ListKind, Profile};
@@ -20,6 +23,8 @@ pub(crate) enum Notice {
     ListChanged(&'static [ListKind]),
     /// A resource has changed.
     ResourceUpdated(String),
+    /// The server has forgotten the session, and with it what was subscribed to; there is a new one.
+    SessionRenewed,
     /// The connection has ended by itself.
     Gone {
         /// Which.
@@ -41,6 +46,8 @@ pub(super) struct Wires {
     /// What the clients can do for whom the connection is.
     pub profile: Profile,
     on_notice: OnNotice,
+    /// Who waits to hear to which resources the server agrees, by the request's id.
+    acknowledgements: Mutex<HashMap<u64, oneshot::Sender<Vec<String>>>>,
     gone: CancellationToken,
     reason: OnceLock<String>,
     /// Whether the connection is being ended on purpose: then its end is no news.
@@ -57,6 +64,7 @@ impl Wires {
             log,
             profile,
             on_notice,
+            acknowledgements: Mutex::default(),
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
             is_closing: AtomicBool::new(false),
@@ -94,9 +102,24 @@ impl Wires {
                 self.log.push(LogSource::Message, level, &text);
                 self.calls.forward_to_only(message);
             }
+            Incoming::Acknowledged { id, resources } => {
+                if let Some(waiting) = self.acknowledgements.lock().remove(&id) {
+                    // Who waited may have given up at this very moment.
+                    let _ = waiting.send(resources);
+                }
+            }
             Incoming::SubscriptionEnded(_) | Incoming::Ignored => {}
         }
         None
+    }
+
+    /// To which resources the server agrees in answer to `subscriptions/listen` with this id, once it says so.
+    pub fn acknowledgement(&self, id: u64) -> oneshot::Receiver<Vec<String>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.acknowledgements.lock();
+        waiting.retain(|_, sender| !sender.is_closed());
+        waiting.insert(id, sender);
+        receiver
     }
 
     /// Tells the owner.

@@ -179,6 +179,7 @@ impl Shared {
         )
         .await?;
         self.renewed.notify_waiters();
+        self.wires.notice(Notice::SessionRenewed);
         // A server that forgets its sessions has probably been restarted: what it lists may have changed.
         use troupe_protocol::mcp::ListKind::{Prompts, ResourceTemplates, Resources, Tools};
         self.wires.notice(Notice::ListChanged(&[

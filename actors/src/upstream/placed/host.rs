@@ -142,6 +142,13 @@ async fn answer(
             }
             return Ok(Answer::Done);
         }
+        Question::Watch { uris, profile } => {
+            let uris = raw(Some(uris))?.map(text_of).unwrap_or_default();
+            let uris = serde_json::from_str(&uris).unwrap_or_default();
+            let watching = shared.watch_for_node(server, profile, context.from, uris, deadline);
+            let refused = serde_json::to_string(&watching.await?).unwrap_or_default();
+            return Ok(Answer::Text(pieces(refused, &context.parts).await));
+        }
         other => other,
     };
     let profile = match &question {
@@ -202,7 +209,7 @@ async fn answer(
             let lines = serde_json::to_string(&slot.log.lines()).unwrap_or_default();
             Ok(Answer::Text(pieces(lines, &context.parts).await))
         }
-        Question::Piece { .. } | Question::Answered { .. } => Ok(Answer::Done),
+        Question::Piece { .. } | Question::Answered { .. } | Question::Watch { .. } => Ok(Answer::Done),
     }
 }
 

@@ -31,7 +31,7 @@ use troupe_protocol::server::{ServerName, Transport};
 pub(super) use host::UpstreamsHost;
 pub(super) use news::{Elsewhere, UpstreamNews, read_others};
 pub(super) use remote::Remote;
-pub(super) use server::{PlacedServer, logs_of};
+pub(super) use server::{PlacedServer, logs_of, watch_remotely};
 
 /// The address of a server.
 pub(super) fn address_of(name: &ServerName) -> Address {

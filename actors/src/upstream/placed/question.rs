@@ -38,6 +38,9 @@ pub(super) enum Question {
     Logs,
     /// A piece of a text that is too long for one message: [`Answer::Done`].
     Piece { upload: u128, text: String },
+    /// The resources that clients of this kind at the asker's node want to hear of, an array of all of them:
+    /// [`Answer::Text`] with an object of those that are refused.
+    Watch { uris: Text, profile: Profile },
 }
 
 /// A text in a question.

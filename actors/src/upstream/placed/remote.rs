@@ -1,5 +1,6 @@
 //! The way to a server that runs on another node.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::upstream::frame;
 use crate::upstream::lists::Lists;
 use crate::upstream::messages::CallOptions;
 use crate::upstream::questions::QuestionsTo;
+use crate::upstream::watch::Refused;
 
 /// Answers to one request's questions that wait to be taken to the server's node.
 const ANSWERS_MAX: usize = 64;
@@ -240,6 +242,22 @@ impl Remote {
         let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|error| self.garbled(&error))?;
         let items = items.into_iter().filter_map(|item| Descriptor::read(kind, item));
         Ok(Arc::new(items.collect()))
+    }
+
+    /// Lets the owner know of which resources clients of this kind want to hear here.
+    pub(super) async fn watch(
+        &self,
+        profile: Profile,
+        uris: &BTreeSet<String>,
+        deadline: Deadline,
+    ) -> Result<Refused, Trouble> {
+        const WHAT: &str = "subscribing";
+        let uris = serde_json::value::to_raw_value(uris).map_err(|error| self.garbled(&error))?;
+        let Some(uris) = self.text_of(WHAT, Some(&uris), deadline).await? else {
+            return Ok(Refused::new());
+        };
+        let text = self.text(WHAT, Question::Watch { uris, profile }, deadline).await?;
+        serde_json::from_str(&text).map_err(|error| self.garbled(&error))
     }
 
     /// The last lines of the server's log.

@@ -1,5 +1,6 @@
 //! A server of which there is one process in the cluster, wherever that runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::handle::Shared;
 use crate::upstream::messages::CallOptions;
 use crate::upstream::slot::{Slot, traced};
+use crate::upstream::watch::Refused;
 
 /// A server wherever it runs. Each use finds out anew where that is.
 #[derive(Clone)]
@@ -88,6 +90,10 @@ impl PlacedServer {
 
     pub fn name(&self) -> &ServerName {
         &self.name
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.profile
     }
 
     /// What the server said of itself at its last start.
@@ -232,6 +238,23 @@ impl PlacedServer {
 
     fn place(&self) -> Place {
         place_of(&self.shared, &self.name)
+    }
+}
+
+/// Lets the node that runs a server know of which resources clients want to hear here.
+pub(in crate::upstream) async fn watch_remotely(
+    shared: &Arc<Shared>,
+    name: &ServerName,
+    profile: Profile,
+    uris: &BTreeSet<String>,
+    deadline: Deadline,
+) -> Result<Refused, UpstreamError> {
+    let mut attempts = Attempts::new(shared, deadline);
+    loop {
+        match shared.remote(name).watch(profile, uris, deadline).await {
+            Ok(refused) => return Ok(refused),
+            Err(trouble) => attempts.after(trouble, true).await?,
+        }
     }
 }
 
