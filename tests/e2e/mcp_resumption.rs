@@ -45,11 +45,16 @@ fn progress(messages: &[Value]) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_calls_stream_that_broke_in_the_middle_is_taken_up_without_loss_or_repetition() {
-    let Some(node) = node_with_everything().await else { return };
+    let Some(node) = node_with_everything().await else {
+        return;
+    };
     let session = Session::open(&node.api, PATH).await.unwrap();
     let mut events = sent(&session, &node, &long_call(7, 4, Some("p"))).await;
     let opening = events.event().await.unwrap();
-    assert!(opening.contains("retry: ") && opening.ends_with("data: "), "{opening}");
+    assert!(
+        opening.contains("retry: ") && opening.ends_with("data: "),
+        "{opening}"
+    );
     let primed = events.last_id.clone().unwrap();
     let mut seen = vec![events.next().await.unwrap(), events.next().await.unwrap()];
     let last_id = events.last_id.clone().unwrap();
@@ -66,17 +71,25 @@ async fn a_calls_stream_that_broke_in_the_middle_is_taken_up_without_loss_or_rep
     assert_eq!(progress(&seen), (1..=STEPS).collect::<Vec<_>>(), "{seen:?}");
     assert_eq!(seen.len() as u64, STEPS + 1);
     let answer = seen.last().unwrap();
-    assert!(answer["id"] == 7 && answer["result"]["content"].is_array(), "{answer}");
+    assert!(
+        answer["id"] == 7 && answer["result"]["content"].is_array(),
+        "{answer}"
+    );
 
     let all = taken_up(&session, &node, &primed).await.rest().await;
     assert_eq!(all, seen, "it is kept for a while after its end");
-    let after_the_end = taken_up(&session, &node, &again.last_id.unwrap()).await.rest().await;
+    let after_the_end = taken_up(&session, &node, &again.last_id.unwrap())
+        .await
+        .rest()
+        .await;
     assert!(after_the_end.is_empty(), "{after_the_end:?}");
 }
 
 #[tokio::test]
 async fn a_call_that_says_nothing_for_a_while_can_be_taken_up_too_and_streams_are_not_mixed() {
-    let Some(node) = node_with_everything().await else { return };
+    let Some(node) = node_with_everything().await else {
+        return;
+    };
     let session = Session::open(&node.api, PATH).await.unwrap();
     let mut ids = Vec::new();
     for id in [1, 2] {
@@ -86,13 +99,19 @@ async fn a_call_that_says_nothing_for_a_while_can_be_taken_up_too_and_streams_ar
     }
     for (id, last_id) in [(1, &ids[0]), (2, &ids[1])] {
         let answers = taken_up(&session, &node, last_id).await.rest().await;
-        assert!(matches!(&*answers, [answer] if answer["id"] == id && answer["result"].is_object()), "{answers:?}");
+        assert!(
+            matches!(&*answers, [answer] if answer["id"] == id && answer["result"].is_object()),
+            "{answers:?}"
+        );
     }
 
     let (incarnation, _) = ids[0].split_once('.').unwrap();
     let foreign = format!("{incarnation}.99.0");
     let refused = Answer::of(session.listen(&node.api, Some(&foreign))).await;
-    assert_eq!(refused.status, 400, "the session is not over, which 404 would say: {refused:?}");
+    assert_eq!(
+        refused.status, 400,
+        "the session is not over, which 404 would say: {refused:?}"
+    );
     let other = Session::open(&node.api, PATH).await.unwrap();
     let refused = Answer::of(other.listen(&node.api, Some(&ids[0]))).await;
     assert_eq!(refused.status, 400, "another session's stream: {refused:?}");
@@ -115,7 +134,10 @@ async fn what_is_told_while_the_stream_of_notices_is_broken_is_told_when_it_is_t
     let quiet = tokio::time::timeout(Duration::from_secs(1), async {
         loop {
             let message = events.next().await.unwrap();
-            assert_ne!(message["method"], "notifications/tools/list_changed", "told twice");
+            assert_ne!(
+                message["method"], "notifications/tools/list_changed",
+                "told twice"
+            );
         }
     });
     assert!(quiet.await.is_err());
@@ -126,6 +148,8 @@ async fn what_is_told_while_the_stream_of_notices_is_broken_is_told_when_it_is_t
     drop(again);
     let mut unknown = taken_up(&session, &node, "17").await;
     for kind in ["tools", "resources", "prompts"] {
-        unknown.expect(&format!("notifications/{kind}/list_changed")).await;
+        unknown
+            .expect(&format!("notifications/{kind}/list_changed"))
+            .await;
     }
 }

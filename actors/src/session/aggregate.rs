@@ -129,7 +129,7 @@ impl Gateway {
         }
     }
 
-    fn resolve_uri<'a>(&self, exposed: &'a str) -> Option<(ServerName, &'a str)> {
+    pub(super) fn resolve_uri<'a>(&self, exposed: &'a str) -> Option<(ServerName, &'a str)> {
         let (server, uri) = names::split_uri(exposed).filter(|(server, _)| self.knows(server))?;
         Some((ServerName::new(server).ok()?, uri))
     }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_protocol::access::Principal;
 use troupe_protocol::id::NodeId;
@@ -23,7 +23,7 @@ use super::merge::PageLimits;
 use super::messages::SessionsHandle;
 use super::parked::ParkingHandle;
 use super::refusal::{Answer, Refusal};
-use super::session::{SUBSCRIPTIONS_MAX, Session};
+use super::session::Session;
 use crate::registry::RegistryHandle;
 use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, ParamHeaders, UpstreamHandle, UpstreamsHandle};
@@ -123,6 +123,10 @@ impl Gateway {
     /// The answer to a request. What goes wrong on the way is an answer too.
     pub async fn answer(&self, request: ClientRequest) -> Answer {
         let era = request.client.era;
+        if is_subscriber(&request) {
+            let answered = self.answer_subscriber(&request).await;
+            return answered.unwrap_or_else(|refusal| refusal.into_answer(era));
+        }
         let answered = match request.endpoint.clone() {
             Endpoint::Aggregate => self.answer_for_all(request).await,
             Endpoint::Server(server) => self.pass_through(&server, request).await,
@@ -157,23 +161,8 @@ impl Gateway {
         if let Some(answer) = answer_here(request.client.era, server_era, &request.method) {
             return answer;
         }
-        if let Some(answer) = unsubscribed(&request) {
-            if let Some(session) = &request.session {
-                self.parts.sessions.keep(session).await;
-            }
-            return Ok(answer);
-        }
-        let subscribed = subscription(&request).zip(request.session.clone());
         let (client_era, method) = (request.client.era, request.method.clone());
         let reply = self.exchange(server, &upstream, request).await?;
-        if let (RawReply::Result(_), Some((uri, session))) = (&reply, subscribed) {
-            if !session.subscribe(&uri) {
-                return Err(Refusal::InvalidParams(format!(
-                    "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
-                )));
-            }
-            self.parts.sessions.keep(&session).await;
-        }
         translate(server, server_era, client_era, &method, reply)
     }
 
@@ -185,34 +174,6 @@ impl Gateway {
             self.subscribe_again(&found.session);
         }
         Some(found.session)
-    }
-
-    /// Subscribes to what the session was subscribed to over another node's connection to the server.
-    fn subscribe_again(&self, session: &Arc<Session>) {
-        let (Endpoint::Server(server), subscriptions) = (&session.settled.endpoint, session.subscriptions())
-        else {
-            return;
-        };
-        if subscriptions.is_empty() {
-            return;
-        }
-        let (gateway, server) = (self.clone(), server.clone());
-        self.parts.sessions.finish(Box::pin(async move {
-            let deadline = Deadline::within(gateway.parts.limits.call_time_max);
-            let Ok(upstream) = gateway.parts.upstreams.get(&server, deadline).await else {
-                return;
-            };
-            for uri in subscriptions {
-                let params = to_raw_value(&serde_json::json!({ "uri": uri })).ok();
-                let options = CallOptions::own(deadline);
-                if let Err(error) = upstream
-                    .request(method::RESOURCES_SUBSCRIBE, params, options)
-                    .await
-                {
-                    tracing::debug!(%server, %error, "a subscription could not be made again");
-                }
-            }
-        }));
     }
 
     /// The connection to a server, started if need be.
@@ -252,6 +213,16 @@ impl Gateway {
     }
 }
 
+/// Whether a legacy client subscribes to a resource, or no longer wants to hear of one. Servers are not asked for each.
+fn is_subscriber(request: &ClientRequest) -> bool {
+    let method = request.method.as_str();
+    request.client.era == Era::Legacy
+        && matches!(
+            method,
+            method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE
+        )
+}
+
 /// What is answered without asking the server: methods that its era, or the client's, does not have.
 fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, Refusal>> {
     let not_found = || Some(Err(Refusal::MethodNotFound(method.to_owned())));
@@ -271,9 +242,6 @@ fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, 
         (_, _, method::TASKS_LIST) => not_found(),
         (Era::Legacy, Era::Modern, method::PING | method::LOGGING_SET_LEVEL) => {
             Some(Ok(Answer::Result("{}".into())))
-        }
-        (Era::Legacy, Era::Modern, method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE) => {
-            not_found()
         }
         _ => None,
     }
@@ -296,22 +264,6 @@ fn note_log_level(request: &ClientRequest) -> Result<(), Refusal> {
             "params.level is required, a level of log messages such as \"info\"".to_owned(),
         ))
     }
-}
-
-/// The resource to which the client subscribes with this request, if it does.
-fn subscription(request: &ClientRequest) -> Option<String> {
-    let is_subscription = request.method == method::RESOURCES_SUBSCRIBE;
-    let params = request.params.as_deref().filter(|_| is_subscription)?;
-    edit::string_member(params, "uri").map(Cow::into_owned)
-}
-
-/// Ends a subscription of the client. The server is not told: others may be subscribed over the same connection.
-fn unsubscribed(request: &ClientRequest) -> Option<Answer> {
-    let is_end = request.method == method::RESOURCES_UNSUBSCRIBE;
-    let params = request.params.as_deref().filter(|_| is_end)?;
-    let uri = edit::string_member(params, "uri")?;
-    request.session.as_ref()?.unsubscribe(&uri);
-    Some(Answer::Result("{}".into()))
 }
 
 /// A server's reply as the client's era has it; between peers of one era the very bytes.

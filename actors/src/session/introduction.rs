@@ -39,8 +39,9 @@ impl Gateway {
 
 fn of_all() -> Introduction {
     let changes = json!({ "listChanged": true });
+    let resources = json!({ "listChanged": true, "subscribe": true });
     Introduction {
-        capabilities: json!({ "tools": changes, "resources": changes, "prompts": changes, "completions": {} }),
+        capabilities: json!({ "tools": changes, "resources": resources, "prompts": changes, "completions": {} }),
         server_info: json!({ "name": "troupe", "title": "Troupe", "version": env!("CARGO_PKG_VERSION") }),
         instructions: Some(INSTRUCTIONS.to_owned()),
     }
@@ -70,9 +71,6 @@ fn translated(client: Era, server: Era, capabilities: Value) -> Value {
         for of_one_era in ["logging", "tasks", "extensions"] {
             capabilities.remove(of_one_era);
         }
-        if let Some(Value::Object(resources)) = capabilities.get_mut("resources") {
-            resources.remove("subscribe");
-        }
     }
     Value::Object(capabilities)
 }
@@ -91,7 +89,7 @@ mod tests {
         );
         assert_eq!(
             translated(Era::Modern, Era::Legacy, capabilities),
-            json!({"resources": {"listChanged": true}, "x": {"y": 1}})
+            json!({"resources": {"subscribe": true, "listChanged": true}, "x": {"y": 1}})
         );
         assert_eq!(translated(Era::Modern, Era::Legacy, Value::Null), json!({}));
     }

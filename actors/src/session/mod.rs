@@ -8,6 +8,7 @@
 //! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
 //! - [`parked`]: calls that stand still while a modern client gathers what a legacy server asks
 //! - [`replay`]: what streams carried, for clients that lost their connection
+//! - [`subscriptions`]: resources of which clients want to hear
 //! - [`notices`]: what clients are told without having asked
 //!
 //! What lives here knows nothing of HTTP: bodies, headers and streams are the business of the edge.
@@ -43,6 +44,7 @@ pub mod replay;
 #[allow(clippy::module_inception, reason = "the family is named after what it keeps")]
 mod session;
 pub mod state;
+pub mod subscriptions;
 
 use std::time::Duration;
 
@@ -56,8 +58,11 @@ pub use notices::{Notice, NoticeFeed, Notices};
 pub use placed::SessionPlace;
 pub use refusal::{Answer, Refusal};
 pub use replay::{EventId, NotKept, StreamNumber};
-pub use session::{CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, Session, SessionId, StreamInSession};
+pub use session::{
+    CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, SUBSCRIPTIONS_MAX, Session, SessionId, StreamInSession,
+};
 pub use state::SessionLimits;
+pub use subscriptions::Subscribed;
 
 use crate::cluster::ClusterHandle;
 use crate::runtime::{Actor, ActorError, ChildSpec, Context, Mailbox, Reply, System};

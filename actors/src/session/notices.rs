@@ -15,6 +15,7 @@ use troupe_protocol::mcp::{ListKind, method};
 
 use super::endpoint::Endpoint;
 use super::gateway::Gateway;
+use super::names;
 use crate::registry::RegistryEvent;
 use crate::upstream::UpstreamEvent;
 
@@ -171,10 +172,15 @@ impl Gathered {
             UpstreamEvent::Up { .. } => self.everything_changed(),
             // On its own endpoint a server that is away has the lists that it had.
             UpstreamEvent::Down { .. } if is_aggregate => self.everything_changed(),
-            UpstreamEvent::ResourceUpdated { uri, .. } if !is_aggregate => {
-                self.add(Notice::ResourceUpdated(uri))
+            UpstreamEvent::ResourceUpdated { server, uri } => {
+                let uri = if is_aggregate {
+                    names::exposed_uri(server.as_str(), &uri)
+                } else {
+                    uri
+                };
+                self.add(Notice::ResourceUpdated(uri));
             }
-            UpstreamEvent::Down { .. } | UpstreamEvent::ResourceUpdated { .. } => {}
+            UpstreamEvent::Down { .. } => {}
         }
     }
 

@@ -302,7 +302,15 @@ mod tests {
         let id = send(&mut replay, stream, "a", now);
         assert_eq!(id.to_string(), "000000ab.1.1");
         assert_eq!("000000ab.1.1".parse(), Ok(id));
-        for wrong in ["", "1", "1.2", "x.1.1", "ab.1.-1", "ab.1.1.1", "ab.1.99999999999999999999"] {
+        for wrong in [
+            "",
+            "1",
+            "1.2",
+            "x.1.1",
+            "ab.1.-1",
+            "ab.1.1.1",
+            "ab.1.99999999999999999999",
+        ] {
             assert_eq!(wrong.parse::<EventId>(), Err(NoEventId), "{wrong}");
         }
         let unknown = ["ac.1.1", "ab.7.0", "ab.1.2"];
@@ -331,7 +339,11 @@ mod tests {
         let before = replay.last(primed.stream);
         let id = replay.next(primed.stream);
         replay.keep(id, Bytes::from(vec![b'x'; EVENT_BYTES_MAX + 1]), now);
-        assert_eq!(replay.after(before, now), Err(NotKept), "what is too large is not kept");
+        assert_eq!(
+            replay.after(before, now),
+            Err(NotKept),
+            "what is too large is not kept"
+        );
         assert!(replay.after(id, now).unwrap().frames.is_empty());
     }
 
@@ -344,7 +356,10 @@ mod tests {
         let later = now + AGE_MAX + Duration::from_secs(1);
         assert_eq!(replay.after(last, later), Err(NotKept));
         assert_eq!(replay.streams.len(), 1, "only that of notices is left");
-        assert_eq!((replay.kept_bytes, replay.budget.0.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(
+            (replay.kept_bytes, replay.budget.0.load(Ordering::Relaxed)),
+            (0, 0)
+        );
     }
 
     #[test]
@@ -353,7 +368,9 @@ mod tests {
         let now = Instant::now();
         let large = Bytes::from(vec![b'x'; EVENT_BYTES_MAX]);
         let sessions = BYTES_OF_ALL_MAX / EVENT_BYTES_MAX;
-        let mut replays: Vec<Replay> = (0..=sessions).map(|_| Replay::new(1, Arc::clone(&budget))).collect();
+        let mut replays: Vec<Replay> = (0..=sessions)
+            .map(|_| Replay::new(1, Arc::clone(&budget)))
+            .collect();
         for replay in &mut replays {
             let id = replay.next(NOTICES);
             replay.keep(id, large.clone(), now);

@@ -2,7 +2,7 @@
 //!
 //! It is shared: the table keeps it, and each request and stream that belongs to it holds it while it runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -23,6 +23,7 @@ use super::endpoint::Endpoint;
 use super::notices::{NoticeFeed, Notices};
 use super::record::SessionRecord;
 use super::replay::{EventId, NotKept, Replay, ReplayBudget, Replayed, StreamNumber};
+use crate::upstream::Watch;
 
 /// The levels of log messages (RFC 5424), least severe first.
 const LOG_LEVELS: [&str; 8] = [
@@ -120,7 +121,7 @@ pub struct Session {
     stream: Mutex<CancellationToken>,
     calls: Mutex<Calls>,
     /// The addresses of the resources whose changes the client wants to hear of.
-    subscriptions: Mutex<HashSet<String>>,
+    subscriptions: Mutex<HashMap<String, Option<Watch>>>,
     questions: Mutex<Questions>,
     /// From which level on the client wants log messages, if it has said so.
     log_level: Mutex<Option<&'static str>>,
@@ -186,7 +187,7 @@ impl Session {
     pub(super) fn resumed(id: SessionId, record: SessionRecord, now_ms: u64) -> Self {
         let (settled, subscriptions) = record.into_parts();
         let session = Self::new(id, settled, now_ms);
-        *session.subscriptions.lock() = subscriptions.into_iter().collect();
+        *session.subscriptions.lock() = subscriptions.into_iter().map(|uri| (uri, None)).collect();
         session.touch(now_ms);
         session.will_be_kept();
         session.was_kept(1);
@@ -257,12 +258,14 @@ impl Session {
             cancel.cancel();
         }
         self.questions.lock().open.clear();
+        self.subscriptions.lock().clear();
     }
 
     /// Another node has it from now on: its stream closes, so that the client opens another there. Calls in flight are
     /// finished here.
     pub(super) fn release(&self) {
         self.stream.lock().cancel();
+        self.subscriptions.lock().clear();
     }
 
     /// Notes from which level on the client wants log messages; false if there is no such level.
@@ -334,35 +337,50 @@ impl Session {
         }
     }
 
-    /// Notes that the client wants to hear of changes of this resource; false if it has [`SUBSCRIPTIONS_MAX`] already.
-    pub fn subscribe(&self, uri: &str) -> bool {
-        let mut subscriptions = self.subscriptions.lock();
-        if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains(uri) {
+    /// Whether the client may want to hear of changes of this resource: not if it has [`SUBSCRIPTIONS_MAX`] already.
+    pub fn may_subscribe(&self, uri: &str) -> bool {
+        let subscriptions = self.subscriptions.lock();
+        subscriptions.len() < SUBSCRIPTIONS_MAX || subscriptions.contains_key(uri)
+    }
+
+    /// Notes that the client wants to hear of changes of this resource, which are watched for it. Whether it may and the
+    /// session goes on.
+    pub fn subscribe(&self, uri: &str, watch: impl Into<Option<Watch>>) -> bool {
+        if !self.may_subscribe(uri) || self.ended.is_cancelled() {
             return false;
         }
-        if subscriptions.insert(uri.to_owned()) {
+        let known = self.subscriptions.lock().insert(uri.to_owned(), watch.into());
+        if known.is_none() {
             self.revision.fetch_add(1, Ordering::AcqRel);
         }
         true
     }
 
+    /// What was subscribed to at another node is watched from here now, unless it has been given up meanwhile.
+    pub(super) fn watched_again(&self, uri: &str, watch: Watch) {
+        if let Some(of_uri) = self.subscriptions.lock().get_mut(uri) {
+            *of_uri = Some(watch);
+        }
+    }
+
     /// Forgets a subscription.
     pub fn unsubscribe(&self, uri: &str) {
-        if self.subscriptions.lock().remove(uri) {
+        let removed = self.subscriptions.lock().remove(uri);
+        if removed.is_some() {
             self.revision.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// The addresses of the resources whose changes the client wants to hear of.
     pub fn subscriptions(&self) -> Vec<String> {
-        let mut subscriptions: Vec<String> = self.subscriptions.lock().iter().cloned().collect();
+        let mut subscriptions: Vec<String> = self.subscriptions.lock().keys().cloned().collect();
         subscriptions.sort();
         subscriptions
     }
 
     /// Whether the client wants to hear of changes of this resource.
     pub fn is_subscribed(&self, uri: &str) -> bool {
-        self.subscriptions.lock().contains(uri)
+        self.subscriptions.lock().contains_key(uri)
     }
 
     /// Whether the client can take streams up again: the first revision had no way to (2025-03-26, changelog).

@@ -108,7 +108,7 @@ async fn a_session_is_on_one_node_and_goes_on_at_the_next_when_that_is_gone() {
         "a client that has not come back costs nothing"
     );
     assert!(is_there(&nodes[0], &session.id, "ann").await);
-    session.subscribe("file://a");
+    session.subscribe("file://a", None);
     nodes[0].keep(&session).await;
     assert!(session.is_kept());
 

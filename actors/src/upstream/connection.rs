@@ -126,11 +126,7 @@ impl Connection {
     /// none if it does not say so in time.
     ///
     /// The former stream ends when the new one has begun, so that nothing is missed in between.
-    pub async fn listen_to_resources(
-        &self,
-        uris: &BTreeSet<String>,
-        deadline: Deadline,
-    ) -> BTreeSet<String> {
+    pub async fn listen_to_resources(&self, uris: &BTreeSet<String>, deadline: Deadline) -> BTreeSet<String> {
         let id = calls::next_call_id();
         let acknowledged = self.wires.acknowledgement(id);
         let line = watch::listen_params(uris)

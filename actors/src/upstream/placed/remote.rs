@@ -256,7 +256,9 @@ impl Remote {
         let Some(uris) = self.text_of(WHAT, Some(&uris), deadline).await? else {
             return Ok(Refused::new());
         };
-        let text = self.text(WHAT, Question::Watch { uris, profile }, deadline).await?;
+        let text = self
+            .text(WHAT, Question::Watch { uris, profile }, deadline)
+            .await?;
         serde_json::from_str(&text).map_err(|error| self.garbled(&error))
     }
 

@@ -5,7 +5,9 @@ use http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use troupe_actors::runtime::trace;
-use troupe_actors::session::{Answer, Client, ClientRequest, Introduction, Notice, NoticeFeed, bridge};
+use troupe_actors::session::{
+    Answer, Client, ClientRequest, Introduction, Notice, NoticeFeed, SUBSCRIPTIONS_MAX, Subscribed, bridge,
+};
 use troupe_protocol::jsonrpc::{Kind, Message, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, meta, method};
 
@@ -33,7 +35,7 @@ pub(super) async fn receive(
     let capabilities = era::check_modern(&context.headers, message, meta)?;
     match message.method() {
         method::DISCOVER => discover(context, message).await,
-        method::SUBSCRIPTIONS_LISTEN => listen(context, message),
+        method::SUBSCRIPTIONS_LISTEN => listen(context, message, capabilities).await,
         _ => {
             let elsewhere = context.state.gateway.parked_at(message.params);
             if let Some(node) = elsewhere.filter(|_| !context.is_handed_on)
@@ -126,11 +128,13 @@ async fn call(
 }
 
 /// What a subscriber wants to be told, of what can be told here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Wanted {
     tools: bool,
     prompts: bool,
     resources: bool,
+    /// The addresses of resources.
+    updates_of: Vec<String>,
 }
 
 impl Wanted {
@@ -146,30 +150,42 @@ impl Wanted {
             tools: is_true("toolsListChanged"),
             prompts: is_true("promptsListChanged"),
             resources: is_true("resourcesListChanged"),
+            updates_of: resources_in(filter)?,
         })
     }
 
-    fn includes(self, notice: &Notice) -> bool {
+    fn includes(&self, notice: &Notice, subscribed: &Subscribed) -> bool {
         match notice {
             Notice::ToolsChanged => self.tools,
             Notice::PromptsChanged => self.prompts,
             Notice::ResourcesChanged => self.resources,
-            Notice::ResourceUpdated(_) => false,
+            Notice::ResourceUpdated(uri) => subscribed.includes(uri),
         }
     }
 
     /// The acknowledgement: what will be told, of what was asked for.
-    fn acknowledgement(self, id: &str) -> String {
+    fn acknowledgement(&self, id: &str, subscribed: &[&str]) -> String {
         let agreed = [
             (self.tools, "toolsListChanged"),
             (self.prompts, "promptsListChanged"),
             (self.resources, "resourcesListChanged"),
         ];
-        let agreed: Vec<String> = agreed
+        let mut agreed: Vec<String> = agreed
             .iter()
             .filter(|(is_wanted, _)| *is_wanted)
             .map(|(_, key)| format!("\"{key}\":true"))
             .collect();
+        if !subscribed.is_empty() {
+            let mut resources = "\"resourceSubscriptions\":[".to_owned();
+            for (index, uri) in subscribed.iter().enumerate() {
+                if index > 0 {
+                    resources.push(',');
+                }
+                edit::push_string(&mut resources, uri);
+            }
+            resources.push(']');
+            agreed.push(resources);
+        }
         format!(
             r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{}":{id}}},"notifications":{{{}}}}}}}"#,
             method::NOTIFICATION_SUBSCRIPTION_ACKNOWLEDGED,
@@ -179,7 +195,27 @@ impl Wanted {
     }
 }
 
-fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Fault> {
+/// The resources of whose changes a subscriber wants to hear.
+fn resources_in(filter: &RawValue) -> Result<Vec<String>, Fault> {
+    let Some(uris) = edit::member(filter, "resourceSubscriptions") else {
+        return Ok(Vec::new());
+    };
+    let uris: Vec<String> = serde_json::from_str(uris.get()).map_err(|_| {
+        Fault::invalid_params("params.notifications.resourceSubscriptions must be an array of strings")
+    })?;
+    if uris.len() > SUBSCRIPTIONS_MAX {
+        return Err(Fault::invalid_params(format!(
+            "params.notifications.resourceSubscriptions has more than {SUBSCRIPTIONS_MAX} items"
+        )));
+    }
+    Ok(uris)
+}
+
+async fn listen(
+    context: &Context<'_>,
+    message: &Message<'_>,
+    capabilities: ClientCapabilities,
+) -> Result<Response, Fault> {
     if !context.accepts.event_stream {
         return Err(Fault::not_acceptable("text/event-stream"));
     }
@@ -192,12 +228,26 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
         )
         .into(),
     );
+    // From here on no change is missed.
+    let notices = context.state.gateway.notices(&context.endpoint);
+    let client = Client {
+        era: Era::Modern,
+        principal: context.principal.clone(),
+        capabilities,
+    };
+    let gateway = &context.state.gateway;
+    let subscribed = gateway
+        .subscribe(&context.endpoint, &client, &wanted.updates_of)
+        .await;
+    let uris: Vec<&str> = subscribed.uris().collect();
     Ok(event_stream::of_notices(NoticeStream {
-        opening: frame(&wanted.acknowledgement(&id)).into(),
-        notices: NoticeFeed::Alone(context.state.gateway.notices(&context.endpoint)),
+        opening: frame(&wanted.acknowledgement(&id, &uris)).into(),
+        notices: NoticeFeed::Alone(notices),
         closing: frame(&closing.to_response(&id)),
         render: Box::new(move |notice| {
-            wanted.includes(notice).then(|| frame(&tagged(notice, &id)).into())
+            wanted
+                .includes(notice, &subscribed)
+                .then(|| frame(&tagged(notice, &id)).into())
         }),
         end: Box::pin(context.no_longer_served()),
         in_session: None,
@@ -206,11 +256,17 @@ fn listen(context: &Context<'_>, message: &Message<'_>) -> Result<Response, Faul
 
 /// A notice as a message of the subscription.
 fn tagged(notice: &Notice, id: &str) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{}":{id}}}}}}}"#,
+    let mut message = format!(
+        r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{}":{id}}}"#,
         notice.method(),
         meta::SUBSCRIPTION_ID
-    )
+    );
+    if let Notice::ResourceUpdated(uri) = notice {
+        message.push_str(",\"uri\":");
+        edit::push_string(&mut message, uri);
+    }
+    message.push_str("}}");
+    message
 }
 
 #[cfg(test)]
@@ -227,15 +283,29 @@ mod tests {
             wanted,
             Wanted {
                 tools: true,
+                updates_of: vec!["a://b".to_owned()],
                 ..Wanted::default()
             }
         );
+        let with_resource = wanted.acknowledgement("1", &["a://\"b\""]);
+        assert!(
+            with_resource.contains(r#""resourceSubscriptions":["a://\"b\""]"#),
+            "{with_resource}"
+        );
         assert_eq!(
-            wanted.acknowledgement("\"s\""),
+            wanted.acknowledgement("\"s\"", &[]),
             r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s"},"notifications":{"toolsListChanged":true}}}"#
         );
         let no_filter = r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{}}"#;
         assert!(Wanted::read(&Message::parse_str(no_filter).unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_update_names_its_resource_and_its_subscription() {
+        let message = tagged(&Notice::ResourceUpdated("a://b".to_owned()), "7");
+        let message: serde_json::Value = serde_json::from_str(&message).unwrap();
+        assert_eq!(message["params"]["uri"], "a://b");
+        assert_eq!(message["params"]["_meta"][meta::SUBSCRIPTION_ID], 7);
     }
 
     #[test]
