@@ -124,12 +124,13 @@ impl Gateway {
     pub async fn answer(&self, request: ClientRequest) -> Answer {
         let era = request.client.era;
         if is_subscriber(&request) {
-            let answered = self.answer_subscriber(&request).await;
+            let answered = Box::pin(self.answer_subscriber(&request)).await;
             return answered.unwrap_or_else(|refusal| refusal.into_answer(era));
         }
+        // Boxed: each is large, and who waits for this would have to have room for all of them at once.
         let answered = match request.endpoint.clone() {
-            Endpoint::Aggregate => self.answer_for_all(request).await,
-            Endpoint::Server(server) => self.pass_through(&server, request).await,
+            Endpoint::Aggregate => Box::pin(self.answer_for_all(request)).await,
+            Endpoint::Server(server) => Box::pin(self.pass_through(&server, request)).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_answer(era))
     }
