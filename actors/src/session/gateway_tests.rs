@@ -190,7 +190,7 @@ impl Bed {
                 result: serde_json::from_str(&result).unwrap(),
                 code: 0,
             },
-            Answer::Error { code, object } => Answered {
+            Answer::Error { code, object, .. } => Answered {
                 result: serde_json::from_str(&object).unwrap(),
                 code,
             },

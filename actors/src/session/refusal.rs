@@ -106,6 +106,16 @@ impl Refusal {
         }
     }
 
+    /// Whether there is no room for the request at the moment, here or on the way to the server.
+    fn is_for_load(&self) -> bool {
+        matches!(
+            self,
+            Self::TooManyCalls(_)
+                | Self::Parking(ParkingError::Full)
+                | Self::Upstream(UpstreamError::Overloaded { .. })
+        )
+    }
+
     /// The answer for a client of this era; its `data` has the stable code.
     pub fn into_answer(self, client: Era) -> Answer {
         let code = self.jsonrpc_code(client);
@@ -114,6 +124,7 @@ impl Refusal {
         Answer::Error {
             code,
             object: edit::error_object(code, &self.to_string(), Some(&data)).into(),
+            is_for_load: self.is_for_load(),
         }
     }
 }
@@ -129,6 +140,8 @@ pub enum Answer {
         code: i64,
         /// The whole object, as JSON text.
         object: Box<str>,
+        /// Whether it was given here, for there is no room for the request at the moment.
+        is_for_load: bool,
     },
 }
 
@@ -141,6 +154,7 @@ impl Answer {
         Self::Error {
             code: code.map_or(jsonrpc_code::INTERNAL_ERROR, |error| error.code),
             object,
+            is_for_load: false,
         }
     }
 
@@ -169,6 +183,27 @@ mod tests {
         assert_eq!(code(Refusal::UnknownResource("x".into()), Era::Legacy), -32002);
         assert_eq!(code(Refusal::UnknownResource("x".into()), Era::Modern), -32602);
         assert_eq!(code(Refusal::Cancelled, Era::Modern), -32603);
+    }
+
+    #[test]
+    fn what_is_refused_for_load_is_told_from_what_the_server_says() {
+        let is_for_load = |answer: Answer| {
+            matches!(
+                answer,
+                Answer::Error {
+                    is_for_load: true,
+                    ..
+                }
+            )
+        };
+        let server = ServerName::new("a").unwrap();
+        let reason = "5 calls are in flight".to_owned();
+        let full = UpstreamError::Overloaded { server, reason };
+        assert!(is_for_load(Refusal::TooManyCalls(3).into_answer(Era::Legacy)));
+        assert!(is_for_load(Refusal::Upstream(full).into_answer(Era::Modern)));
+        assert!(!is_for_load(Refusal::Cancelled.into_answer(Era::Modern)));
+        let of_server = r#"{"code":-32603,"message":"too busy"}"#;
+        assert!(!is_for_load(Answer::of_error(of_server.into())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +21,9 @@ use super::resumption::Resumable;
 
 /// After so long without an answer a stream is begun, whose comments keep the connection alive.
 const STREAM_AFTER: Duration = Duration::from_secs(10);
+
+/// When a client that was refused for load may come again: calls are short.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// How a request wants to be answered.
 pub struct ReplyTo {
@@ -41,7 +44,12 @@ impl ReplyTo {
         if !self.accepts.json {
             return event_stream::single_event(&text);
         }
-        json(status_of(self.era, answer), text)
+        let status = status_of(self.era, answer);
+        let mut response = json(status, text);
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
     }
 
     /// Answers once the call is done, and streams what comes before.
@@ -110,11 +118,18 @@ pub fn accepted() -> Response {
     response
 }
 
-/// Errors are answers, and so 200, but for those whose status the modern revision fixes.
+/// Errors are answers, and so 200, but for those whose status the modern revision fixes, and for what this node has no
+/// room for.
 fn status_of(era: Era, answer: &Answer) -> StatusCode {
-    let Answer::Error { code, .. } = answer else {
+    let Answer::Error {
+        code, is_for_load, ..
+    } = answer
+    else {
         return StatusCode::OK;
     };
+    if *is_for_load {
+        return StatusCode::TOO_MANY_REQUESTS;
+    }
     match (era, *code) {
         (Era::Modern, jsonrpc_code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
         (Era::Modern, code) if mcp_code::is_modern(code) => StatusCode::BAD_REQUEST,
@@ -214,11 +229,32 @@ mod tests {
         assert!(body.ends_with("\"result\":{}}\n\n"));
     }
 
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_429_and_says_when_to_come_again() {
+        for era in [Era::Legacy, Era::Modern] {
+            let answer = Answer::Error {
+                code: -32603,
+                object: r#"{"code":-32603}"#.into(),
+                is_for_load: true,
+            };
+            let to = ReplyTo {
+                era,
+                ..reply_to(BOTH)
+            };
+            let response = to.answer(&answer);
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[RETRY_AFTER], "1");
+            let (_, body) = text(response).await;
+            assert_eq!(body, r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603}}"#);
+        }
+    }
+
     #[test]
     fn only_modern_errors_have_a_status_of_their_own() {
         let error = |code| Answer::Error {
             code,
             object: "{}".into(),
+            is_for_load: false,
         };
         assert_eq!(status_of(Era::Modern, &error(-32601)), StatusCode::NOT_FOUND);
         assert_eq!(status_of(Era::Modern, &error(-32021)), StatusCode::BAD_REQUEST);
