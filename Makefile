@@ -53,7 +53,7 @@ web: ## build the UI into web/dist (committed, embedded in the binary)
 web-check: ## type-check and unit-test the UI
 	cd web && npm ci --no-progress --loglevel=error && npm run check && npm test
 
-bench: ## what a proxied call costs over a direct one
+bench: ## what a proxied call costs beside nginx, memory, start, restarts; three minutes on a quiet machine
 	$(CARGO) run --release -- bench gateway
 
 bench-cluster: ## what a cluster costs and how fast it recovers: ten minutes on a quiet machine

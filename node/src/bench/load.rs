@@ -4,14 +4,18 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
-use super::{peer::Peer, process::cpu_time};
+use super::{
+    peer::{Caller, Peer},
+    usage::{cpu_time, cpu_time_of},
+};
 use crate::cli::error::CliError;
 
 /// Whose CPU time is counted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Pids {
     pub client: u32,
-    pub node: u32,
+    /// What stands between client and server; nothing on the direct way.
+    pub gateway: Vec<u32>,
     pub upstream: u32,
 }
 
@@ -20,7 +24,7 @@ pub struct Pids {
 pub struct Cost {
     pub wall: Duration,
     pub client: Duration,
-    pub node: Duration,
+    pub gateway: Duration,
     pub upstream: Duration,
     /// One for each call, in microseconds.
     pub latencies_us: Vec<u32>,
@@ -31,45 +35,46 @@ impl Cost {
     pub fn add(&mut self, round: Self) {
         self.wall += round.wall;
         self.client += round.client;
-        self.node += round.node;
+        self.gateway += round.gateway;
         self.upstream += round.upstream;
         self.latencies_us.extend(round.latencies_us);
     }
 }
 
 /// Calls for so long with so many callers at once.
-pub async fn round(peer: &Peer, callers: usize, time: Duration, pids: Pids) -> Result<Cost, CliError> {
-    let cpu_of = |pids: Pids| -> Result<[Duration; 3], CliError> {
+pub async fn round(peer: &Peer, callers: usize, time: Duration, pids: &Pids) -> Result<Cost, CliError> {
+    let cpu = || -> Result<[Duration; 3], CliError> {
         Ok([
             cpu_time(pids.client)?,
-            cpu_time(pids.node)?,
+            cpu_time_of(&pids.gateway)?,
             cpu_time(pids.upstream)?,
         ])
     };
-    let before = cpu_of(pids)?;
+    let callers = try_join_all((0..callers).map(|_| peer.caller())).await?;
+    let before = cpu()?;
     let began = Instant::now();
     let until = began + time;
-    let latencies = try_join_all((0..callers).map(|_| call_until(peer, until))).await?;
+    let latencies = try_join_all(callers.into_iter().map(|caller| call_until(caller, until))).await?;
     let wall = began.elapsed();
-    let after = cpu_of(pids)?;
-    let [client, node, upstream] = std::array::from_fn(|index| after[index].saturating_sub(before[index]));
+    let after = cpu()?;
+    let [client, gateway, upstream] = std::array::from_fn(|index| after[index].saturating_sub(before[index]));
     Ok(Cost {
         wall,
         client,
-        node,
+        gateway,
         upstream,
         latencies_us: latencies.concat(),
     })
 }
 
-async fn call_until(peer: &Peer, until: Instant) -> Result<Vec<u32>, CliError> {
+async fn call_until(mut caller: Caller<'_>, until: Instant) -> Result<Vec<u32>, CliError> {
     let mut latencies = Vec::with_capacity(16 * 1024);
     loop {
         let began = Instant::now();
         if began >= until {
             return Ok(latencies);
         }
-        peer.call().await?;
+        caller.call().await?;
         latencies.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
 }

@@ -1,20 +1,23 @@
 //! `troupe bench`: what things cost, measured on this machine.
 //!
 //! # Layout
-//! - `gateway`: a proxied call against a direct one; `report` prints what came out;
+//! - `gateway`: a proxied call against a direct one and against one through nginx; memory, start, restarts of servers;
 //! - `cluster`: what being several costs, and how fast a loss is made good;
 //! - `routing`: how well tools are found;
 //! - `load`: callers that call as fast as they get answers; `peer`: the ways to a server, direct or through a node;
-//! - `fixture`: the fast MCP server that is called; `process`: children and their CPU time.
+//! - `fixture`: the fast MCP server that is called; `process`, `nginx`: children; `usage`: their CPU time and memory;
+//! - `bars`: figures and what they must be.
 
+mod bars;
 mod cluster;
 mod fixture;
 mod gateway;
 mod load;
+mod nginx;
 mod peer;
 mod process;
-mod report;
 mod routing;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -24,7 +27,8 @@ use crate::cli::{error::CliError, output::Output};
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// What a proxied tools/call costs over a direct one: CPU time, latency, throughput. Starts what it needs itself.
+    /// What a proxied tools/call costs beside a direct one and one through nginx: CPU time, latency, throughput; memory,
+    /// start, restarts of servers. Starts what it needs itself.
     Gateway(gateway::GatewayArgs),
     /// What a cluster costs and how fast it recovers: links, writes, failover, proxied calls, idling. Starts what it
     /// needs itself.

@@ -1,6 +1,7 @@
-//! Children of the benchmark, and how much CPU time a process has used.
+//! Children of the benchmark.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -10,6 +11,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
     process::{Child, Command},
 };
 
@@ -19,33 +21,12 @@ use crate::cli::{
     error::CliError,
 };
 
-/// The kernel counts the CPU time of processes in hundredths of a second, on every Linux.
-const TICK: Duration = Duration::from_millis(10);
 /// How long a child may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// What is killed on purpose need not be complained of, neither by nodes nor by the libraries they are made of.
 const SILENT: &str = "off,openraft=off,ractor=off,ractor_cluster=off";
 /// How long a node may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-
-/// The CPU time that a process has used, its threads included.
-///
-/// # Errors
-/// When there is no such process, or no `/proc`.
-pub fn cpu_time(pid: u32) -> Result<Duration, CliError> {
-    let path = format!("/proc/{pid}/stat");
-    let failed =
-        |reason: &str| CliError::Failed(format!("{path}: {reason} (CPU times are read on Linux only)"));
-    let stat = std::fs::read_to_string(&path).map_err(|error| failed(&error.to_string()))?;
-    // The second field is the command in parentheses and may hold blanks; utime and stime are fields 14 and 15.
-    let after_command = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let fields: Vec<&str> = after_command.split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u32>().ok());
-    let (Some(user), Some(system)) = (ticks(11), ticks(12)) else {
-        return Err(failed("not as expected"));
-    };
-    Ok(TICK * (user + system))
-}
 
 /// This very program with other arguments, without the settings of whoever started it.
 pub fn ourselves(folder: &Path, args: &[&str]) -> Result<Command, CliError> {
@@ -66,9 +47,15 @@ pub fn ourselves(folder: &Path, args: &[&str]) -> Result<Command, CliError> {
 
 /// The arguments that make this program a fixture.
 pub fn fixture_args(wire: Wire, era: Era) -> [&'static str; 6] {
-    let wire = if wire == Wire::Http { "http" } else { "stdio" };
-    let era = if era == Era::Modern { "modern" } else { "legacy" };
-    ["bench", "fixture", "--wire", wire, "--era", era]
+    ["bench", "fixture", "--wire", wire.as_str(), "--era", era.as_str()]
+}
+
+/// An address of this machine on which nobody listens.
+pub async fn free_address() -> Result<SocketAddr, CliError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    listener
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| CliError::Failed(format!("no free port: {error}")))
 }
 
 /// A folder that is removed with everything in it.
@@ -97,14 +84,21 @@ impl Drop for Folder {
 /// A fixture that listens on a port of this machine.
 pub struct HttpFixture {
     pub url: String,
-    _child: Child,
+    child: Child,
 }
 
 impl HttpFixture {
+    /// Starts one somewhere.
     pub async fn start(folder: &Path, era: Era) -> Result<Self, CliError> {
+        Self::start_at(folder, era, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts one at this address. It listens when this returns.
+    pub async fn start_at(folder: &Path, era: Era, address: SocketAddr) -> Result<Self, CliError> {
         let failed = |reason: String| CliError::Failed(format!("fixture: {reason}"));
         let mut command = ourselves(folder, &fixture_args(Wire::Http, era))?;
         let mut child = command
+            .args(["--listen", &address.to_string()])
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
@@ -115,9 +109,14 @@ impl HttpFixture {
         let mut lines = BufReader::new(stdout).lines();
         let first = tokio::time::timeout(READY_WITHIN, lines.next_line()).await;
         match first {
-            Ok(Ok(Some(url))) => Ok(Self { url, _child: child }),
+            Ok(Ok(Some(url))) => Ok(Self { url, child }),
             _ => Err(failed("it did not say where it listens".to_owned())),
         }
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub async fn kill(mut self) {
+        let _ = self.child.kill().await;
     }
 }
 
@@ -132,6 +131,8 @@ pub struct NodeSetup {
     pub join: Option<String>,
     /// Where it listens for other nodes, who look for it there after a restart too; anywhere when it is empty.
     pub cluster_listen: String,
+    /// Where it listens for clients; anywhere when there is none.
+    pub listen: Option<SocketAddr>,
     /// The administrator's key of the cluster it joins; a node that joins none makes its own.
     pub key: Option<String>,
 }
@@ -243,10 +244,14 @@ impl BenchNode {
     }
 }
 
-fn command_of(folder: &Path, setup: &NodeSetup) -> Result<Command, CliError> {
+/// The command that starts such a node.
+pub fn command_of(folder: &Path, setup: &NodeSetup) -> Result<Command, CliError> {
     let data = setup.data.to_string_lossy();
-    let mut args = vec!["up", "--data", &data, "--listen", "127.0.0.1:0"];
     let anywhere = "127.0.0.1:0";
+    let listen = setup
+        .listen
+        .map_or_else(|| anywhere.to_owned(), |address| address.to_string());
+    let mut args = vec!["up", "--data", &data, "--listen", &listen];
     let cluster_listen = match setup.cluster_listen.as_str() {
         "" => anywhere,
         chosen => chosen,

@@ -14,9 +14,10 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ClusterArgs, bars::Bar, figures::Distribution, nodes::Cluster};
+use super::{ClusterArgs, figures::Distribution, nodes::Cluster};
 use crate::{
     bench::{
+        bars::Bar,
         fixture::{Era, TOOL, Wire},
         process::{BenchNode, fixture_args},
     },

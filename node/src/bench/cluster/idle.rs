@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ClusterArgs,
-    bars::Bar,
     nodes::Cluster,
     sockets::{self, Sent},
 };
 use crate::{
-    bench::process::ourselves,
+    bench::{bars::Bar, process::ourselves},
     cli::{
         error::CliError,
         output::{Output, Table},

@@ -4,10 +4,13 @@ use std::{path::Path, time::Duration};
 
 use troupe_actors::cluster::link::bench::{self, LinkRow, Turn, Way};
 
-use super::{ClusterArgs, bars::Bar, figures::median};
-use crate::cli::{
-    error::CliError,
-    output::{Output, Table},
+use super::{ClusterArgs, figures::median};
+use crate::{
+    bench::bars::Bar,
+    cli::{
+        error::CliError,
+        output::{Output, Table},
+    },
 };
 
 /// Measures every way.

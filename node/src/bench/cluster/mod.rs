@@ -6,7 +6,6 @@
 //!
 //! # Layout
 //! - here: which parts are measured, and the report
-//! - [`bars`]: figures and what they must be
 //! - [`links`]: an ask from one node to another, beside what it is measured against
 //! - [`nodes`]: clusters of the benchmark's own
 //! - [`writes`]: changes of the registry through the log; [`failover`]: from a kill to the next answer
@@ -14,7 +13,6 @@
 //! - [`idle`]: what a node costs that does nothing; [`sockets`]: what each node sends
 //! - [`figures`]: distributions of times, medians
 
-mod bars;
 mod failover;
 mod figures;
 mod idle;
@@ -26,12 +24,14 @@ mod writes;
 
 use std::process::ExitCode;
 
-use bars::Bar;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use troupe_actors::cluster::link::bench::LinkRow;
 
-use super::process::Folder;
+use super::{
+    bars::{self, Bar},
+    process::Folder,
+};
 use crate::cli::{error::CliError, output::Output};
 
 const NODES_MAX: usize = 30;

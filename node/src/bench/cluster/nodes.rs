@@ -9,7 +9,10 @@ use reqwest::Method;
 use troupe_protocol::cluster::{ClusterStatus, MemberState};
 
 use crate::{
-    bench::process::{BenchNode, NodeSetup, cpu_time, ourselves},
+    bench::{
+        process::{BenchNode, NodeSetup, ourselves},
+        usage::cpu_time,
+    },
     cli::error::CliError,
 };
 

@@ -13,12 +13,12 @@ use serde_json::json;
 
 use super::{
     ClusterArgs,
-    bars::Bar,
     figures::median,
     nodes::{self, Cluster},
 };
 use crate::{
     bench::{
+        bars::Bar,
         fixture::Era,
         load::{self, Pids},
         peer::{HttpPeer, Peer},
@@ -114,8 +114,8 @@ impl<'a> Called<'a> {
         let mut peers = Vec::new();
         for (_, node) in cluster.live() {
             let url = format!("{}/mcp/servers/outside", node.url);
-            let peer = HttpPeer::connect(&url, Some(&node.key), Era::Modern).await?;
-            peers.push((Peer::Http(peer), own_pids(node.pid)));
+            let peer = HttpPeer::new(&url, Some(&node.key), Era::Modern)?;
+            peers.push((Peer::http(peer), own_pids(node.pid)));
         }
         for peer in &peers {
             calls(std::slice::from_ref(peer), WARM_UP).await?;
@@ -148,7 +148,7 @@ impl<'a> Called<'a> {
 fn own_pids(node: u32) -> Pids {
     Pids {
         client: node,
-        node,
+        gateway: vec![node],
         upstream: node,
     }
 }
@@ -157,7 +157,7 @@ fn own_pids(node: u32) -> Pids {
 async fn calls(peers: &[(Peer, Pids)], time: Duration) -> Result<(usize, Duration), CliError> {
     let rounds = peers
         .iter()
-        .map(|(peer, pids)| load::round(peer, CALLERS, time, *pids));
+        .map(|(peer, pids)| load::round(peer, CALLERS, time, pids));
     let rounds = try_join_all(rounds).await?;
     let calls = rounds.iter().map(|round| round.latencies_us.len()).sum();
     let wall = rounds.iter().map(|round| round.wall).max().unwrap_or_default();
