@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use troupe_protocol::cluster::{LogStatus, Membership};
 use troupe_protocol::id::NodeId;
 
+use super::alive::Alive;
 use super::backup::Restores;
 use super::command::Term;
 use super::entries::LogEntries;
@@ -25,6 +26,7 @@ use super::quorum::QuorumClock;
 use super::raft::{LogSettings, Metrics, Raft, RaftNode};
 use super::receive::Receiver;
 use super::transport::RaftTransport;
+use super::voice::Voice;
 use crate::store::Store;
 
 /// Who leads, if anybody does.
@@ -51,6 +53,7 @@ pub(super) struct Core {
     pub(super) lost_leader: watch::Sender<Option<NodeId>>,
     /// Whether this node, which leads, wants to lead no more.
     pub(super) hands_over: AtomicBool,
+    pub(super) alive: Alive,
     resumed: Option<Resumed>,
 }
 
@@ -105,11 +108,13 @@ impl Core {
             term: Term(vote.leader_id.term),
             last: number(state.last_log_id.as_ref()),
         });
+        let voted = vote.map_or(Term::default(), |vote| Term(vote.leader_id.term));
         let network = Network {
             own,
             transport,
             quorum: Arc::new(QuorumClock::new(settings.silence_before_election())),
             voters: Arc::new(ArcSwap::default()),
+            voice: Arc::new(Voice::new(settings.silence_before_election(), voted)),
         };
         let config = settings.raft().map_err(|error| stopped(&error))?;
         let raft = Raft::new(
@@ -137,6 +142,7 @@ impl Core {
             opened_at: Instant::now(),
             lost_leader: watch::Sender::new(None),
             hands_over: AtomicBool::new(false),
+            alive: Alive::default(),
             resumed,
         })
     }
@@ -253,24 +259,21 @@ impl Core {
     /// A leader that a majority follows grants nobody its vote, nor does it for a while when it has been deposed. openraft has
     /// followers refuse while they hear of a leader, and has nothing of the kind for the leader itself; with both, whoever is
     /// elected knows that no round of its predecessor began later than `election_max_ms` before.
-    pub(super) fn refuse_vote(&self) -> Option<openraft::raft::VoteResponse<RaftNode>> {
+    pub(super) fn may_vote(&self) -> bool {
         let leads = self.leader_now().is_some_and(|(leader, _)| leader == self.own);
-        let is_free = if leads {
+        if leads {
             let silence = self.settings.silence_before_election();
             self.quorum_at().is_none_or(|at| at.elapsed() >= silence)
         } else {
             self.network.quorum.free_at() <= Instant::now()
-        };
-        if is_free {
-            return None;
         }
+    }
+
+    /// The answer to a candidate that does not get this node's vote.
+    pub(super) fn refusal(&self) -> openraft::raft::VoteResponse<RaftNode> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        Some(openraft::raft::VoteResponse::new(
-            metrics.vote,
-            metrics.last_applied,
-            false,
-        ))
+        openraft::raft::VoteResponse::new(metrics.vote, metrics.last_applied, false)
     }
 
     /// Whether the leader of this term was elected by voters that had heard of no leader for a while. A voter which is the only

@@ -19,7 +19,7 @@ use super::raft::LogSettings;
 use super::serve::Confirmation;
 use super::state::{self, Exchange};
 use super::transport::RaftTransport;
-use super::{forward, hand_over, propose, reconcile, serve, stand};
+use super::{alive, forward, hand_over, propose, reconcile, serve, stand};
 use crate::runtime::Deadline;
 use crate::store::replicated::LogIndex;
 use crate::store::{RecordBatch, ReplicatedWrites, Store, WriteError};
@@ -69,7 +69,8 @@ impl LogHandle {
             propose::run(core),
             reconcile::run(core),
             backup::run(core),
-            stand::run(core)
+            stand::run(core),
+            alive::run(core)
         );
     }
 

@@ -16,9 +16,11 @@
 //! - `propose`: from writes to entries; `forward`: from any node to the leader
 //! - `members`: how the membership changes; `state`: who should vote; `reconcile`: the leader sees to it;
 //!   `stand`: when a voter stands for election; `hand_over`: to another leader
+//! - `alive`: signs of life that no disk delays; `voice`: what they promise
 //!
 //! What is not here: who is alive, and who owns what ([`super::placement`]).
 
+mod alive;
 mod backup;
 mod command;
 mod core;
@@ -43,6 +45,7 @@ mod snapshot;
 mod stand;
 mod state;
 mod transport;
+mod voice;
 mod wire;
 
 use std::time::Duration;

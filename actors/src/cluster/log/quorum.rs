@@ -48,6 +48,13 @@ impl QuorumClock {
             .send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
+    /// Whether a node has answered what the leader of this term sent then or later.
+    pub(super) fn has_answered(&self, node: NodeId, term: Term, since: Instant) -> bool {
+        let answers = self.answers.lock();
+        let answer = answers.get(&node);
+        answer.is_some_and(|(answered_in, at)| *answered_in == term && *at >= since)
+    }
+
     /// Changes with each answer.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -113,6 +113,10 @@ impl Default for LogSettings {
 const PAYLOAD_ENTRIES_MAX: u64 = 256;
 
 impl LogSettings {
+    pub(super) fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms)
+    }
+
     /// How long voters that have heard of a leader vote for no other.
     pub(super) fn silence_before_election(&self) -> Duration {
         Duration::from_millis(self.election_max_ms)

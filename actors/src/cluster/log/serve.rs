@@ -4,15 +4,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::raft::{VoteRequest, VoteResponse};
 use serde::Serialize;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::wire as encoding;
 
+use super::alive;
 use super::command::{Request, Term};
 use super::core::Core;
 use super::error::LogError;
 use super::machine::number;
 use super::propose::Proposed;
+use super::raft::RaftNode;
 use super::stand;
 use super::wire::{AppendAnswer, LeaderAnswer, Question, VoteAnswer};
 use crate::runtime::Deadline;
@@ -42,11 +45,7 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
                     reason: "it asks for votes for another node".to_owned(),
                 });
             }
-            if let Some(refusal) = core.refuse_vote() {
-                return encoded(&VoteAnswer(refusal));
-            }
-            let vote = core.raft.vote(request).await;
-            encoded(&VoteAnswer(vote.map_err(|error| core.fatal(error))?))
+            encoded(&VoteAnswer(vote(core, request).await?))
         }
         Question::SnapshotPart(part) => encoded(&core.receiver.part(core, from, part).await?),
         Question::SnapshotEnd { snapshot, vote, meta } => {
@@ -63,8 +62,23 @@ pub(super) async fn answer(core: &Core, from: NodeId, question: &[u8]) -> Result
             let leader = core.leader_now().map(|(leader, _)| leader);
             Err(LogError::NotLeader { leader })
         }
+        Question::Follow { term } => alive::follow(core, from, Term(term)),
         Question::ReadIndex { within_ms } => encoded(&read_index(core, within(within_ms)).await),
     }
+}
+
+async fn vote(core: &Core, request: VoteRequest<RaftNode>) -> Result<VoteResponse<RaftNode>, LogError> {
+    let mut ballot = core.network.voice.ballot().await;
+    if !ballot.is_free() || !core.may_vote() {
+        return Ok(core.refusal());
+    }
+    ballot.give(Term(request.vote.leader_id.term));
+    let answer = core.raft.vote(request).await;
+    let answer = answer.map_err(|error| core.fatal(error))?;
+    if !answer.vote_granted {
+        ballot.take_back();
+    }
+    Ok(answer)
 }
 
 fn within(within_ms: u64) -> Deadline {
@@ -174,6 +188,7 @@ pub(super) async fn speak(core: &Core) -> Result<(), LogError> {
     if core.hands_over.load(Ordering::SeqCst) {
         return Ok(());
     }
+    core.alive.ask_now();
     let spoken = core.raft.trigger().heartbeat().await;
     spoken.map_err(|error| core.fatal(error))
 }

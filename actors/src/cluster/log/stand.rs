@@ -64,6 +64,11 @@ fn may_stand_after(core: &Core, leader: NodeId) -> bool {
     core.leader_now().is_none_or(|(known, _)| known == leader)
 }
 
+/// How much later than free this voter stands, so that those who lost the leader at the same time do not split the votes.
+pub(super) fn later(core: &Core, leader: NodeId) -> Duration {
+    MARGIN + APART * rank_after(core, leader).unwrap_or(IN_HASTE_MAX)
+}
+
 fn follows(core: &Core, leader: NodeId) -> bool {
     core.leader_now().is_some_and(|(known, _)| known == leader)
 }

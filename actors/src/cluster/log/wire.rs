@@ -43,6 +43,11 @@ pub(super) enum Question {
     },
     /// The leader wants to lead no more. Answered with nothing.
     StandForElection,
+    /// The leader asks whether it is still followed. Answered with nothing, by whoever follows it.
+    Follow {
+        /// The leader's.
+        term: u64,
+    },
 }
 
 /// Entries from the leader.
