@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// How long openraft may take to report what has changed.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Who is dropped hears no more; so it is given the time to hear that it was removed, also with a slow disk.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Entries of so many bytes are worth a snapshot.
 const COMPACT_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 /// A member that lacks no more entries than this has nearly all.
@@ -124,7 +126,10 @@ async fn carry_out(core: &Core, step: Step) -> Result<(), LogError> {
             ChangeMembers::AddNodes(nodes.map(|node| (node, EmptyNode {})).collect())
         }
         Step::SetVoters(nodes) => ChangeMembers::ReplaceAllVoters(raft_nodes(nodes)),
-        Step::Drop(nodes) => ChangeMembers::RemoveNodes(raft_nodes(nodes)),
+        Step::Drop(nodes) => {
+            tokio::time::sleep(LAST_WORDS).await;
+            ChangeMembers::RemoveNodes(raft_nodes(nodes))
+        }
     };
     // Former voters go on getting entries, until they are dropped.
     let changed = core.raft.change_membership(change, true);
