@@ -18,6 +18,7 @@ pub mod builtin;
 pub mod cluster;
 pub mod conversation;
 pub mod health;
+pub mod openapi;
 pub mod pipeline;
 pub mod registry;
 pub mod router;

@@ -116,6 +116,12 @@ codes! {
     InvalidImport = 2010, 422, "invalid import",
         "The content cannot be read in the given format.",
         "Check the format: mcp_servers, server_json, seed or catalog.";
+    OpenApiInvalid = 2015, 422, "OpenAPI document invalid",
+        "The document is not OpenAPI 3.0 or 3.1, has no operations, or does not say where its service is.",
+        "Correct what the detail names; give base_url (`--base-url`) when the document names no server.";
+    OpenApiUnreachable = 2016, 502, "OpenAPI document unreachable",
+        "The OpenAPI document cannot be fetched from its address.",
+        "Check the address from the node's machine, or send the document itself.";
 
     UpstreamUnreachable = 3001, 502, "server unreachable",
         "The MCP server could not be started or connected to.",

@@ -34,9 +34,10 @@ pub use manifest::{
 };
 pub use name::{InvalidServerName, ServerName};
 pub use official::{OfficialMeta, OfficialQuery, OfficialStatus, ServerList, ServerResponse};
-pub use operation::{Operation, Transport};
+pub use operation::{OpenApiDocument, Operation, Transport};
 pub use register::{
-    ClearText, ImportFormat, ImportNote, ImportReport, ImportSource, NewServer, RejectedImport, ServerPatch,
+    ClearText, ImportFormat, ImportNote, ImportReport, ImportSource, NewServer, OpenApiSource,
+    RejectedImport, ServerPatch,
 };
 pub use validate::{Fault, FieldError};
 

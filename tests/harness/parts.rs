@@ -121,6 +121,11 @@ pub fn conformance() -> Option<CommandLine> {
     node_script("npm/node_modules/.bin/conformance", &[])
 }
 
+/// A folder of OpenAPI documents, by version and form: `3.0/json`, `3.1/yaml`, ….
+pub fn openapi_documents() -> Option<PathBuf> {
+    fetched("npm", "npm/node_modules/@readme/oas-examples")
+}
+
 /// A script of the npm packages, started with a Node.js that is new enough for all of them.
 fn node_script(script: &str, arguments: &[&str]) -> Option<CommandLine> {
     let script = fetched("npm", script)?;

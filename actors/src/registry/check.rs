@@ -41,6 +41,16 @@ impl DraftTransport {
                 checked_url(url)?;
                 checked_values("headers", headers, is_header_name)
             }
+            Self::OpenApi {
+                base_url,
+                headers,
+                security,
+                ..
+            } => {
+                checked_url(base_url)?;
+                checked_values("headers", headers, is_header_name)?;
+                checked_values("openapi.security", security, |name| !name.is_empty())
+            }
         }
     }
 }

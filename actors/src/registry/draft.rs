@@ -3,13 +3,16 @@
 //! Drafts live only between a request and the sealing of their secrets ([`super::seal`]); they are never stored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::check::{checked_call_timeout, checked_labels};
 use super::derive::{self, Given};
 use super::error::RegistryError;
+use crate::openapi::{DOCUMENT_BYTES_MAX, Documents};
 use troupe_protocol::access::SecretTemplate;
 use troupe_protocol::server::{
-    ClearText, NewServer, ServerJson, ServerName, ServerPatch, Transport, TransportKind,
+    ClearText, NewServer, OpenApiDocument, OpenApiSource, ServerJson, ServerName, ServerPatch, Transport,
+    TransportKind,
 };
 
 /// The value of a header or variable.
@@ -40,6 +43,12 @@ pub(crate) enum DraftTransport {
     Sse {
         url: String,
         headers: DraftValues,
+    },
+    OpenApi {
+        document: OpenApiDocument,
+        base_url: String,
+        headers: DraftValues,
+        security: DraftValues,
     },
 }
 
@@ -133,6 +142,17 @@ pub fn transport_to_test(new: NewServer) -> Result<Transport, RegistryError> {
             url,
             headers: in_clear(headers),
         },
+        DraftTransport::OpenApi {
+            document,
+            base_url,
+            headers,
+            security,
+        } => Transport::OpenApi {
+            document,
+            base_url,
+            headers: in_clear(headers),
+            security: in_clear(security),
+        },
     })
 }
 
@@ -170,6 +190,23 @@ pub(crate) fn local_manifest(
 pub(crate) const LOCAL_NAMESPACE: &str = "local/";
 
 fn transport_of(new: NewServer) -> Result<(Option<DraftTransport>, Vec<String>), RegistryError> {
+    if let Some(source) = new.openapi {
+        if new.url.is_some() || new.command.is_some() || !new.env.is_empty() {
+            let detail = "stands for itself: leave out url, command and env";
+            return Err(RegistryError::field("openapi", detail));
+        }
+        let document = document_of(&source)?
+            .ok_or_else(|| RegistryError::field("openapi.document", "is missing: give document or url"))?;
+        let base_url = source.base_url;
+        let transport = DraftTransport::OpenApi {
+            document,
+            base_url: base_url.ok_or_else(|| RegistryError::field("openapi.base_url", "is missing"))?,
+            headers: draft_values("headers", new.headers)?,
+            security: draft_values("openapi.security", source.security)?,
+        };
+        transport.check()?;
+        return Ok((Some(transport), Vec::new()));
+    }
     let transport = match (new.url, new.command) {
         (Some(_), Some(_)) => {
             return Err(RegistryError::field(
@@ -230,6 +267,23 @@ fn transport_of(new: NewServer) -> Result<(Option<DraftTransport>, Vec<String>),
     Ok((Some(transport), Vec::new()))
 }
 
+/// The document of a source; nothing when it has none.
+fn document_of(source: &OpenApiSource) -> Result<Option<OpenApiDocument>, RegistryError> {
+    let Some(text) = &source.document else {
+        return Ok(None);
+    };
+    if text.len() > DOCUMENT_BYTES_MAX {
+        let detail = format!("has {} bytes, at most {DOCUMENT_BYTES_MAX}", text.len());
+        return Err(RegistryError::field("openapi.document", detail));
+    }
+    Ok(Some(OpenApiDocument {
+        digest: Documents::digest(text),
+        bytes: text.len() as u64,
+        url: source.url.clone(),
+        text: Some(Arc::from(text.as_str())),
+    }))
+}
+
 /// Takes values as a user gives them: those that refer to secrets are kept, all others are to be sealed.
 pub(crate) fn draft_values(
     field: &str,
@@ -282,6 +336,17 @@ impl DraftTransport {
                 url: url.clone(),
                 headers: kept(headers),
             },
+            Transport::OpenApi {
+                document,
+                base_url,
+                headers,
+                security,
+            } => Self::OpenApi {
+                document: document.clone(),
+                base_url: base_url.clone(),
+                headers: kept(headers),
+                security: kept(security),
+            },
         }
     }
 }
@@ -294,6 +359,9 @@ pub(crate) fn patched_transport(
     let touches_command = patch.args.is_some() || patch.cwd.is_some() || !patch.env.is_empty();
     let touches_url = !patch.headers.is_empty();
     let current = current.map(DraftTransport::kept);
+    if let Some(source) = &patch.openapi {
+        return patched_openapi(current, source, patch).map(Some);
+    }
     let mut transport = match (&patch.url, &patch.command, current) {
         (Some(_), Some(_), _) => {
             return Err(RegistryError::field(
@@ -347,7 +415,9 @@ pub(crate) fn patched_transport(
             }
             merge_values("env", env, &patch.env)?;
         }
-        DraftTransport::StreamableHttp { headers, .. } | DraftTransport::Sse { headers, .. } => {
+        DraftTransport::StreamableHttp { headers, .. }
+        | DraftTransport::Sse { headers, .. }
+        | DraftTransport::OpenApi { headers, .. } => {
             if touches_command {
                 return Err(RegistryError::field(
                     "args",
@@ -359,6 +429,50 @@ pub(crate) fn patched_transport(
     }
     transport.check()?;
     Ok(Some(transport))
+}
+
+/// A server's document, address or credentials after a patch of them; a server of another kind becomes one of a document.
+fn patched_openapi(
+    current: Option<DraftTransport>,
+    source: &OpenApiSource,
+    patch: &ServerPatch,
+) -> Result<DraftTransport, RegistryError> {
+    if patch.url.is_some() || patch.command.is_some() {
+        let detail = "stands for itself: leave out url and command";
+        return Err(RegistryError::field("openapi", detail));
+    }
+    let given = document_of(source)?;
+    let missing = |field| RegistryError::field(field, "is missing");
+    let (document, base_url, mut headers, mut security) = match current {
+        Some(DraftTransport::OpenApi {
+            document,
+            base_url,
+            headers,
+            security,
+        }) => {
+            let base_url = source.base_url.clone().unwrap_or(base_url);
+            (given.unwrap_or(document), base_url, headers, security)
+        }
+        _ => {
+            let base_url = source.base_url.clone();
+            (
+                given.ok_or_else(|| missing("openapi.document"))?,
+                base_url.ok_or_else(|| missing("openapi.base_url"))?,
+                DraftValues::new(),
+                DraftValues::new(),
+            )
+        }
+    };
+    merge_values("headers", &mut headers, &patch.headers)?;
+    security.extend(draft_values("openapi.security", source.security.clone())?);
+    let transport = DraftTransport::OpenApi {
+        document,
+        base_url,
+        headers,
+        security,
+    };
+    transport.check()?;
+    Ok(transport)
 }
 
 fn merge_values(

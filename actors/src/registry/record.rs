@@ -175,7 +175,7 @@ impl DeletedServer {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StoredRecord {
     /// A server without its versions, under `server/NAME`.
-    Server(ServerHead),
+    Server(Box<ServerHead>),
     /// One version, under `version/NAME/VERSION`.
     Version(PublishedVersion),
     /// Which server has manifests of this name, under `manifest/MANIFEST NAME`: so that two nodes cannot register two
@@ -207,7 +207,10 @@ pub(crate) fn server_writes(before: Option<&ServerRecord>, after: &ServerRecord)
     let known = before
         .map(|before| before.versions.as_slice())
         .unwrap_or_default();
-    let mut writes = vec![(server_key(&after.name), Some(StoredRecord::Server(after.head())))];
+    let mut writes = vec![(
+        server_key(&after.name),
+        Some(StoredRecord::Server(Box::new(after.head()))),
+    )];
     for version in after.versions.iter().filter(|version| !known.contains(version)) {
         writes.push((
             version_key(&after.name, version),
@@ -266,7 +269,7 @@ impl Assembly {
     /// Takes a record as it was stored under its key.
     pub fn take(&mut self, key: &str, record: StoredRecord) {
         match record {
-            StoredRecord::Server(head) => self.heads.push(head),
+            StoredRecord::Server(head) => self.heads.push(*head),
             StoredRecord::Manifest { .. } => {}
             StoredRecord::Version(version) => {
                 let server = key.split('/').nth(1).unwrap_or_default().to_owned();

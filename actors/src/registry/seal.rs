@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use troupe_protocol::access::{SecretName, SecretTemplate};
-use troupe_protocol::server::{ClearText, ServerName, Transport};
+use troupe_protocol::server::{ClearText, OpenApiDocument, ServerName, Transport};
 
 use super::draft::{DraftTransport, DraftValue, DraftValues};
 use super::error::RegistryError;
@@ -46,6 +46,25 @@ pub(crate) fn seal(
         DraftTransport::Sse { url, headers } => {
             let headers = seal_values(server, "header", headers, revision, &mut secrets)?;
             Transport::Sse { url, headers }
+        }
+        DraftTransport::OpenApi {
+            document,
+            base_url,
+            headers,
+            security,
+        } => {
+            let headers = seal_values(server, "header", headers, revision, &mut secrets)?;
+            let security = seal_values(server, "scheme", security, revision, &mut secrets)?;
+            Transport::OpenApi {
+                // The text is kept apart.
+                document: OpenApiDocument {
+                    text: None,
+                    ..document
+                },
+                base_url,
+                headers,
+                security,
+            }
         }
     };
     Ok(Sealing { transport, secrets })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::json;
 use troupe_protocol::access::SecretName;
-use troupe_protocol::error::Code;
+use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::server::{
     ClearText, ImportReport, ImportSource, NewServer, Operation, ServerEntry, ServerName, ServerPatch,
     Transport,
@@ -23,6 +23,7 @@ use super::seal;
 use super::secrets::SecretSealer;
 use super::state::{Change, Registration, RegistryState};
 use super::view::RegistryView;
+use crate::openapi::Documents;
 use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Mailbox, System};
 use crate::store::replicated::nudge;
 use crate::store::{RecordBatch, Store, StoreError, WriteError};
@@ -47,6 +48,7 @@ pub fn child(
     let spec = ChildSpec::actor(mailbox, move || RegistryActor {
         state: RegistryState::default(),
         kept: Kept::new(&store),
+        documents: Documents::new(&store),
         sealer: Arc::clone(&sealer),
         shared: Arc::clone(&shared),
     });
@@ -57,6 +59,7 @@ pub fn child(
 pub struct RegistryActor {
     state: RegistryState,
     kept: Kept,
+    documents: Documents,
     sealer: Arc<dyn SecretSealer>,
     shared: Arc<Shared>,
 }
@@ -127,8 +130,10 @@ struct Decision {
 
 impl RegistryActor {
     async fn register(&mut self, new: NewServer, owner: String) -> Result<Arc<ServerEntry>, RegistryError> {
+        let document = new.openapi.as_ref().and_then(|source| source.document.clone());
         let draft = Draft::from_new(new)?;
         let name = draft.name.clone();
+        self.keep_document(&name, document.as_deref()).await?;
         let (transport, secrets) = split(&name, draft.transport, None)?;
         let operation = Operation {
             enabled: draft.enabled,
@@ -142,12 +147,15 @@ impl RegistryActor {
             manifest: draft.manifest,
             operation,
         };
-        self.change(|state| {
-            let change = state.register(registration.clone(), now())?;
-            let secrets = secrets.clone();
-            Ok(Decision { change, secrets })
-        })
-        .await?;
+        let changed = self
+            .change(|state| {
+                let change = state.register(registration.clone(), now())?;
+                let secrets = secrets.clone();
+                Ok(Decision { change, secrets })
+            })
+            .await;
+        self.forget_documents(&name, &changed).await;
+        changed?;
         self.entry(&name)
     }
 
@@ -156,24 +164,67 @@ impl RegistryActor {
         name: &ServerName,
         patch: ServerPatch,
     ) -> Result<Arc<ServerEntry>, RegistryError> {
-        self.change(|state| {
-            let record = state.get(name)?;
-            let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
-            let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
-            let change = state.update(name, &patch, transport, now())?;
-            Ok(Decision { change, secrets })
-        })
-        .await?;
+        let document = patch
+            .openapi
+            .as_ref()
+            .and_then(|source| source.document.as_deref());
+        if document.is_some() {
+            self.refresh().await?;
+            self.state.get(name)?;
+            self.keep_document(name, document).await?;
+        }
+        let changed = self
+            .change(|state| {
+                let record = state.get(name)?;
+                let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
+                let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
+                let change = state.update(name, &patch, transport, now())?;
+                Ok(Decision { change, secrets })
+            })
+            .await;
+        self.forget_documents(name, &changed).await;
+        changed?;
         self.entry(name)
     }
 
     async fn remove(&mut self, name: &ServerName) -> Result<(), RegistryError> {
-        self.change(|state| {
-            let change = state.remove(name, now())?;
-            let secrets = Vec::new();
-            Ok(Decision { change, secrets })
-        })
-        .await
+        let changed = self
+            .change(|state| {
+                let change = state.remove(name, now())?;
+                let secrets = Vec::new();
+                Ok(Decision { change, secrets })
+            })
+            .await;
+        self.forget_documents(name, &changed).await;
+        changed
+    }
+
+    /// Keeps an OpenAPI document, before there is an entry that refers to it.
+    async fn keep_document(&self, name: &ServerName, document: Option<&str>) -> Result<(), RegistryError> {
+        let Some(text) = document else { return Ok(()) };
+        let kept = self.documents.put(name, text).await;
+        kept.map_err(|error| RegistryError::store(&error))
+    }
+
+    /// Forgets the documents of a server to which its entry does not refer, or not any more.
+    async fn forget_documents(&self, name: &ServerName, changed: &Result<(), RegistryError>) {
+        // The change may still happen: then its document must be there.
+        if changed
+            .as_ref()
+            .is_err_and(|error| error.code() == Code::WriteOutcomeUnknown)
+        {
+            return;
+        }
+        let record = self.state.servers().get(name);
+        let transport = record.and_then(|record| record.operation.transport.as_ref());
+        let kept = transport.and_then(|transport| match transport {
+            Transport::OpenApi { document, .. } => Some(document.digest.as_str()),
+            _ => None,
+        });
+        if let Err(error) = self.documents.forget_others(name, kept).await {
+            // They are looked for again with the next change of the server.
+            tracing::warn!(server = %name, %error, "an OpenAPI document that is no longer needed was not removed");
+        }
     }
 
     /// Decides on what is registered, and carries it out; again, when another node changed the same meanwhile.

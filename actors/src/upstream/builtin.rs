@@ -34,6 +34,11 @@ pub trait BuiltinServer: Send + Sync + 'static {
         principal: &'a Principal,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Value, BuiltinError>>;
+
+    /// Whether what does its work can be reached; by itself it can.
+    fn reach(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Why a tool of the node's own was not run. A tool that ran and failed answers with `isError`.
@@ -85,7 +90,7 @@ impl Builtin {
         let (server, method_name, began) = (server.clone(), method.to_owned(), open.began);
         tokio::select! {
             biased;
-            reply = answer(&*self.server, method, params, options) => Ok(reply),
+            reply = answer(&*self.server, method, params, options.principal.as_ref(), options.deadline) => Ok(reply),
             Ok(()) = &mut open.cancelled => Err(UpstreamError::Cancelled { server, method: method_name }),
             () = tokio::time::sleep_until(options.deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
                 server,
@@ -96,17 +101,21 @@ impl Builtin {
     }
 }
 
-/// Answers a request to a server of the node's own.
-async fn answer(
+/// Answers a request to a server that has no wire.
+pub(super) async fn answer(
     server: &dyn BuiltinServer,
     method: &str,
     params: Option<&RawValue>,
-    options: &CallOptions,
+    principal: Option<&Principal>,
+    deadline: Deadline,
 ) -> RawReply {
     match method {
-        method::PING => result(&Value::Object(serde_json::Map::new())),
+        method::PING | method::DISCOVER => match server.reach().await {
+            Ok(()) => result(&Value::Object(serde_json::Map::new())),
+            Err(reason) => error(jsonrpc::code::INTERNAL_ERROR, &reason),
+        },
         method::TOOLS_LIST => result(&serde_json::json!({ "tools": &*server.tools() })),
-        method::TOOLS_CALL => call(server, params, options).await,
+        method::TOOLS_CALL => call(server, params, principal, deadline).await,
         other => error(
             jsonrpc::code::METHOD_NOT_FOUND,
             &format!("method not found: {other}"),
@@ -114,7 +123,12 @@ async fn answer(
     }
 }
 
-async fn call(server: &dyn BuiltinServer, params: Option<&RawValue>, options: &CallOptions) -> RawReply {
+async fn call(
+    server: &dyn BuiltinServer,
+    params: Option<&RawValue>,
+    principal: Option<&Principal>,
+    deadline: Deadline,
+) -> RawReply {
     let Some(name) = params.and_then(|params| edit::string_member(params, "name")) else {
         return error(
             jsonrpc::code::INVALID_PARAMS,
@@ -134,8 +148,8 @@ async fn call(server: &dyn BuiltinServer, params: Option<&RawValue>, options: &C
     };
     // Whoever does not say who is calling gets the least rights.
     let nobody = Principal::anonymous();
-    let principal = options.principal.as_ref().unwrap_or(&nobody);
-    match server.call(&name, arguments, principal, options.deadline).await {
+    let principal = principal.unwrap_or(&nobody);
+    match server.call(&name, arguments, principal, deadline).await {
         Ok(value) => result(&value),
         Err(refusal) => error(jsonrpc::code::INVALID_PARAMS, &refusal.to_string()),
     }

@@ -8,6 +8,7 @@ use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Era, Profile, method};
 use troupe_protocol::upstream::UpstreamInfo;
 
+use super::builtin::BuiltinServer;
 use super::calls::{CallTable, NewCall, OpenCall};
 use super::connection::{Connection, Link};
 use super::endpoint::{Endpoint, UpstreamSettings};
@@ -19,6 +20,10 @@ use super::log::LogRing;
 use super::stdio::StdioLink;
 use super::stdio::process::SpawnError;
 use super::wires::{OnNotice, Wires};
+use crate::openapi::{Access, Document, OpenApiServer};
+
+/// Lines about what of a document cannot be used.
+const NOTES_MAX: usize = 50;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,10 +162,37 @@ async fn try_connect(endpoint: &Endpoint, ground: &Ground, hint: Option<Era>) ->
                 }
             }
         }
+        Endpoint::OpenApi { document, access } => {
+            let server = read_openapi(document, access, ground)
+                .await
+                .map_err(|failure| fatal(failure.into()))?;
+            let info = UpstreamInfo::clone(&server.info());
+            let link = Link::Local(Arc::new(server));
+            Ok(Connection::new(link, Dialect::MODERN, info, wires))
+        }
         Endpoint::Sse { .. } => connect_sse(endpoint, ground, wires)
             .await
             .map_err(|failure| fatal(failure.into())),
     }
+}
+
+/// The server of a document. What of it cannot be used is said in the server's log.
+async fn read_openapi(
+    document: &Arc<str>,
+    access: &Arc<Access>,
+    ground: &Ground,
+) -> Result<OpenApiServer, Failure> {
+    let (document, access) = (Arc::clone(document), Arc::clone(access));
+    let reading =
+        tokio::task::spawn_blocking(move || OpenApiServer::new(&Document::read(&document)?, &access));
+    let read = reading
+        .await
+        .map_err(|error| Failure::Protocol(error.to_string()))?;
+    let server = read.map_err(|error| Failure::Protocol(error.to_string()))?;
+    for note in server.notes().iter().take(NOTES_MAX) {
+        ground.log.note(note);
+    }
+    Ok(server)
 }
 
 /// Whether a server that refuses POSTs so may be one that is reached over server-sent events, whose address for POSTs is

@@ -12,6 +12,7 @@ use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Era, method};
 use troupe_protocol::upstream::UpstreamInfo;
 
+use super::builtin::{self, BuiltinServer};
 use super::calls;
 use super::error::Failure;
 use super::frame::{self, Dialect};
@@ -29,7 +30,12 @@ pub(super) enum Link {
     Stdio(StdioLink),
     Http(HttpLink),
     Sse(SseLink),
+    /// No bytes: the node itself does what the server would.
+    Local(Arc<dyn BuiltinServer>),
 }
+
+/// How long at most a server without a wire may work for one call. Whoever calls waits for less.
+const LOCAL_CALL_MAX: Duration = Duration::from_secs(3_600);
 
 /// A connection that calls can be made over. Its process or streams end when it is closed or dropped.
 pub(super) struct Connection {
@@ -76,6 +82,10 @@ impl Connection {
 
     /// Makes a request. Dropping the future does not tell the server; [`Connection::abandon`] does.
     pub async fn call(&self, call: &Call<'_>) -> Result<RawReply, Failure> {
+        if let Link::Local(server) = &self.link {
+            let deadline = Deadline::within(LOCAL_CALL_MAX);
+            return Ok(builtin::answer(&**server, call.method, call.params, None, deadline).await);
+        }
         let line = self.dialect.request(
             call.id,
             call.method,
@@ -86,6 +96,7 @@ impl Connection {
         let answered = match &self.link {
             Link::Stdio(link) => link.call(call.id, line).await,
             Link::Sse(link) => link.call(call.id, line).await,
+            Link::Local(_) => Err(Failure::NotSent("it has no wire".to_owned())),
             Link::Http(link) => {
                 let mirrored = match (call.mirrors, call.params) {
                     (Some(mirrors), Some(params)) => http::headers_for(mirrors, params),
@@ -119,6 +130,8 @@ impl Connection {
             }
             Link::Http(link) => link.cancelled(id, reason),
             Link::Sse(link) => link.send_aside(self.dialect.cancelled(id, reason)),
+            // Its work was ended with the caller's.
+            Link::Local(_) => {}
         }
     }
 
@@ -151,8 +164,8 @@ impl Connection {
                     line.map(|line| http::Outgoing::plain(id, method::SUBSCRIPTIONS_LISTEN, line.into()));
                 Former::Stream(link.listen_to_resources(outgoing))
             }
-            // Only legacy servers are reached this way, and they have no such request.
-            Link::Sse(_) => return BTreeSet::new(),
+            // Only legacy servers are reached the one way, and they have no such request; the others have no resources.
+            Link::Sse(_) | Link::Local(_) => return BTreeSet::new(),
         };
         let within = deadline.remaining().min(ACKNOWLEDGED_WITHIN);
         let agreed = if is_asked {
@@ -178,6 +191,7 @@ impl Connection {
             Link::Stdio(link) => link.send(line, None),
             Link::Http(link) => link.send(method, line).await,
             Link::Sse(link) => link.send(line).await,
+            Link::Local(_) => Ok(()),
         };
         sent.map_err(|failure| failure.cleaned(&self.wires.log))
     }
@@ -189,6 +203,7 @@ impl Connection {
             Link::Stdio(link) => link.close().await,
             Link::Http(link) => link.close().await,
             Link::Sse(link) => link.close().await,
+            Link::Local(_) => self.wires.lost("the connection was closed"),
         }
     }
 
@@ -196,7 +211,7 @@ impl Connection {
     pub fn suspend(&self, is_suspended: bool) -> bool {
         match &self.link {
             Link::Stdio(link) => !self.wires.is_gone() && link.suspend(is_suspended),
-            Link::Http(_) | Link::Sse(_) => false,
+            Link::Http(_) | Link::Sse(_) | Link::Local(_) => false,
         }
     }
 
@@ -207,6 +222,7 @@ impl Connection {
             Link::Stdio(link) => link.kill().await,
             Link::Http(link) => link.close().await,
             Link::Sse(link) => link.close().await,
+            Link::Local(_) => self.wires.lost("the connection was closed"),
         }
     }
 
@@ -214,7 +230,7 @@ impl Connection {
     fn listen(&self) {
         match (&self.link, self.dialect.era()) {
             // Over its stream a server of this transport talks unasked anyway; there are no modern ones.
-            (Link::Stdio(_), Era::Legacy) | (Link::Sse(_), _) => {}
+            (Link::Stdio(_), Era::Legacy) | (Link::Sse(_) | Link::Local(_), _) => {}
             (Link::Http(link), Era::Legacy) => link.listen(None),
             (link, Era::Modern) => {
                 let id = calls::next_call_id();
@@ -225,7 +241,7 @@ impl Connection {
                     Link::Stdio(link) => {
                         let _ = link.send(line, None);
                     }
-                    Link::Sse(_) => {}
+                    Link::Sse(_) | Link::Local(_) => {}
                     Link::Http(link) => {
                         let line = line.into();
                         link.listen(Some(http::Outgoing::plain(

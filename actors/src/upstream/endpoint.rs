@@ -1,8 +1,11 @@
 //! Where a server is and what it takes to get in, with the secrets in clear. Never logged, never kept elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::openapi::Access;
 
 /// A transport whose secrets have been resolved. Neither `Debug` nor `Serialize`: it holds secrets in clear.
 pub enum Endpoint {
@@ -24,6 +27,13 @@ pub enum Endpoint {
         /// Headers of each request.
         headers: BTreeMap<String, SecretString>,
     },
+    /// A service that a document describes.
+    OpenApi {
+        /// The document.
+        document: Arc<str>,
+        /// Where the service is and what it takes to get in.
+        access: Arc<Access>,
+    },
     /// A server reached over HTTP with server-sent events.
     Sse {
         /// The address of its stream.
@@ -37,16 +47,19 @@ impl Endpoint {
     /// The values that must not appear in logs: each whole, and without the scheme before it (`Bearer …`), as servers
     /// repeat a token without that.
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretString> {
-        let values = match self {
-            Self::Stdio { env, .. } => env,
-            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => headers,
+        let (values, more) = match self {
+            Self::Stdio { env, .. } => (env, None),
+            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => (headers, None),
+            Self::OpenApi { access, .. } => (&access.headers, Some(&access.security)),
         };
         let credential = |value: &SecretString| {
             let (_scheme, credential) = value.expose_secret().split_once(' ')?;
             Some(SecretString::from(credential.trim()))
         };
+        let more = more.into_iter().flat_map(BTreeMap::values);
         values
             .values()
+            .chain(more)
             .flat_map(move |value| [Some(value.clone()), credential(value)])
             .flatten()
     }

@@ -395,7 +395,7 @@ impl UpstreamsHandle {
         let log = Arc::new(LogRing::default());
         let mut connected_within = Duration::ZERO;
         let trying = async {
-            let resolved = sources::resolve(transport, &*self.shared.secrets, deadline).await;
+            let resolved = sources::resolve(name, transport, &*self.shared.secrets, deadline).await;
             let endpoint = resolved.map_err(|failure| UpstreamError::Secret {
                 server: name.clone(),
                 reason: failure.reason,

@@ -25,7 +25,7 @@ use super::frame::Dialect;
 use super::wires::Wires;
 
 mod answer;
-mod client;
+pub(crate) mod client;
 mod exchange;
 mod listen;
 mod mirror;

@@ -57,6 +57,7 @@ pub use endpoint::UpstreamSettings;
 pub use error::UpstreamError;
 pub use handle::{Trial, UpstreamHandle, UpstreamsHandle, WeakUpstreams};
 pub use http::ParamHeaders;
+pub(crate) use http::client as http_client;
 pub use log::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 pub use messages::{CallOptions, UpstreamEvent};
 #[cfg(test)]
@@ -145,7 +146,7 @@ impl UpstreamActor {
             }
             let limit = Duration::from_millis(slot.settings.start_timeout_ms);
             let transport = slot.transport.lock().clone();
-            let resolved = sources::resolve(&transport, &*secrets, Deadline::within(limit)).await;
+            let resolved = sources::resolve(&slot.name, &transport, &*secrets, Deadline::within(limit)).await;
             let endpoint = match resolved {
                 Ok(endpoint) => endpoint,
                 Err(SecretFailure { code, reason }) => {

@@ -2,6 +2,7 @@
 //! or to bench a connection.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -10,6 +11,7 @@ use troupe_protocol::access::SecretTemplate;
 use troupe_protocol::error::Code;
 use troupe_protocol::server::{ServerName, Transport};
 
+use crate::openapi::Access;
 use crate::runtime::Deadline;
 
 use super::endpoint::Endpoint;
@@ -58,22 +60,35 @@ pub trait SecretSource: Send + Sync + 'static {
         template: &'a SecretTemplate,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<SecretString, SecretFailure>>;
+
+    /// The OpenAPI document of a server, which its entry names by its digest.
+    fn document<'a>(
+        &'a self,
+        server: &'a ServerName,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<str>, SecretFailure>> {
+        let failure = SecretFailure {
+            code: Code::StoreUnavailable,
+            reason: format!("the document {digest} of {server} is kept nowhere"),
+        };
+        Box::pin(std::future::ready(Err(failure)))
+    }
 }
 
-/// The transport with all secrets in clear.
+/// The transport with all secrets in clear, and with what else it only names.
 pub(super) async fn resolve(
+    server: &ServerName,
     transport: &Transport,
     secrets: &dyn SecretSource,
     deadline: Deadline,
 ) -> Result<Endpoint, SecretFailure> {
     let templates = match transport {
         Transport::Stdio { env, .. } => env,
-        Transport::StreamableHttp { headers, .. } | Transport::Sse { headers, .. } => headers,
+        Transport::StreamableHttp { headers, .. }
+        | Transport::Sse { headers, .. }
+        | Transport::OpenApi { headers, .. } => headers,
     };
-    let mut values = BTreeMap::new();
-    for (name, template) in templates {
-        values.insert(name.clone(), secrets.resolve(template, deadline).await?);
-    }
+    let values = resolve_all(templates, secrets, deadline).await?;
     Ok(match transport.clone() {
         Transport::Stdio {
             command, args, cwd, ..
@@ -85,5 +100,37 @@ pub(super) async fn resolve(
         },
         Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp { url, headers: values },
         Transport::Sse { url, .. } => Endpoint::Sse { url, headers: values },
+        Transport::OpenApi {
+            document,
+            base_url,
+            security,
+            ..
+        } => {
+            let access = Access {
+                base_url: Some(base_url),
+                headers: values,
+                security: resolve_all(&security, secrets, deadline).await?,
+            };
+            let text = match document.text {
+                Some(text) => text,
+                None => secrets.document(server, &document.digest).await?,
+            };
+            Endpoint::OpenApi {
+                document: text,
+                access: Arc::new(access),
+            }
+        }
     })
+}
+
+async fn resolve_all(
+    templates: &BTreeMap<String, SecretTemplate>,
+    secrets: &dyn SecretSource,
+    deadline: Deadline,
+) -> Result<BTreeMap<String, SecretString>, SecretFailure> {
+    let mut values = BTreeMap::new();
+    for (name, template) in templates {
+        values.insert(name.clone(), secrets.resolve(template, deadline).await?);
+    }
+    Ok(values)
 }

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use troupe_protocol::{
     health::{HealthReport, HealthStatus, TestReport},
-    server::{ImportReport, NewServer, ServerDetail, ServerPage, ServerSummary, TransportKind},
+    server::{
+        ImportReport, NewServer, OpenApiSource, ServerDetail, ServerPage, ServerSummary, TransportKind,
+    },
 };
 
 use super::{
@@ -20,7 +22,7 @@ const PROBE_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
-    /// Register a server: `add NAME -- COMMAND ARGS…`, or `add NAME --url URL`.
+    /// Register a server: `add NAME -- COMMAND ARGS…`, `add NAME --url URL`, or `add NAME --openapi FILE`.
     Add(AddArgs),
     /// List the registered servers.
     List(ListArgs),
@@ -80,8 +82,18 @@ pub struct AddArgs {
     /// URL speaks HTTP with server-sent events, the transport of MCP 2024-11-05.
     #[arg(long, requires = "url")]
     sse: bool,
+    /// An OpenAPI document, file or URL: each operation of its service becomes a tool.
+    #[arg(long, value_name = "FILE|URL", conflicts_with_all = ["command", "url"])]
+    openapi: Option<String>,
+    /// Where the service of the OpenAPI document is, when that is not what the document says.
+    #[arg(long, value_name = "URL", requires = "openapi")]
+    base_url: Option<String>,
+    /// The credential of a security scheme of the OpenAPI document: a key, a token, or USER:PASSWORD. It is sealed; it may
+    /// refer to secrets as ${secret:NAME}.
+    #[arg(long = "secret", value_name = "SCHEME=V", value_parser = key_value, requires = "openapi")]
+    secrets: Vec<(String, String)>,
     /// A header for requests to URL. The value is sealed; it may refer to secrets as ${secret:NAME}.
-    #[arg(long = "header", value_name = "K=V", value_parser = key_value, requires = "url")]
+    #[arg(long = "header", value_name = "K=V", value_parser = key_value, conflicts_with = "command")]
     headers: Vec<(String, String)>,
     /// A variable for COMMAND. The value is sealed; it may refer to secrets as ${secret:NAME}.
     #[arg(long = "env", value_name = "K=V", value_parser = key_value)]
@@ -150,12 +162,14 @@ pub async fn run(client: &Client, command: ServerCommand, output: Output) -> Res
 
 impl AddArgs {
     fn into_server(self) -> Result<NewServer, CliError> {
-        if self.url.is_none() && self.command.is_empty() {
+        if self.url.is_none() && self.openapi.is_none() && self.command.is_empty() {
             return Err(CliError::Usage(format!(
-                "how is {name} reached? write `server add {name} -- COMMAND ARGS…` or `server add {name} --url URL`",
+                "how is {name} reached? write `server add {name} -- COMMAND ARGS…` or `server add {name} --url URL`, or \
+                 `server add {name} --openapi FILE`",
                 name = self.name
             )));
         }
+        let openapi = self.openapi.map(|place| openapi_source(&place)).transpose()?;
         let mut words = self.command.into_iter();
         let templates = |pairs: Vec<(String, String)>| -> BTreeMap<_, _> {
             pairs
@@ -167,6 +181,11 @@ impl AddArgs {
             name: Some(self.name),
             url: self.url,
             transport: self.sse.then_some(TransportKind::Sse),
+            openapi: openapi.map(|source| OpenApiSource {
+                base_url: self.base_url,
+                security: templates(self.secrets),
+                ..source
+            }),
             headers: templates(self.headers),
             command: words.next(),
             args: words.collect(),
@@ -178,6 +197,22 @@ impl AddArgs {
             ..NewServer::default()
         })
     }
+}
+
+/// The document in a file, or the address from which the node is to fetch it.
+fn openapi_source(place: &str) -> Result<OpenApiSource, CliError> {
+    if place.starts_with("http://") || place.starts_with("https://") {
+        return Ok(OpenApiSource {
+            url: Some(place.to_owned()),
+            ..OpenApiSource::default()
+        });
+    }
+    let document = std::fs::read_to_string(place)
+        .map_err(|error| CliError::Usage(format!("the OpenAPI document {place} cannot be read: {error}")))?;
+    Ok(OpenApiSource {
+        document: Some(document),
+        ..OpenApiSource::default()
+    })
 }
 
 async fn add(client: &Client, args: AddArgs, output: Output) -> Result<ExitCode, CliError> {
@@ -224,7 +259,7 @@ fn status_name(status: HealthStatus) -> &'static str {
 
 async fn test(client: &Client, args: AddArgs, output: Output) -> Result<ExitCode, CliError> {
     let name = args.name.clone();
-    if args.url.is_none() && args.command.is_empty() {
+    if args.url.is_none() && args.openapi.is_none() && args.command.is_empty() {
         return probe(client, &name, output).await;
     }
     let report = client.post(&["servers", "test"], &args.into_server()?).await?;

@@ -8,7 +8,9 @@ use troupe_actors::{
     audit::{self, AuditSettings},
     cluster::{ClusterHandle, ServiceError, identity::ClusterKey, link::HttpStream},
     conversation::{ConversationServices, ConversationsHandle},
-    health, registry,
+    health,
+    openapi::Documents,
+    registry,
     runtime::{ActorPath, ChildSpec, Mailbox, System},
     session::{
         self, Gateway,
@@ -24,7 +26,7 @@ use super::{
     StartError, builtin, routing,
     sealer::VaultSealer,
     settings,
-    sources::{RegisteredServers, VaultSecrets},
+    sources::{KeptSecrets, RegisteredServers},
 };
 use crate::{
     config::Config,
@@ -81,7 +83,10 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         top.child("upstreams"),
         settings::upstreams(&config),
         Arc::new(RegisteredServers(registry.clone())),
-        Arc::new(VaultSecrets(vault.clone())),
+        Arc::new(KeptSecrets {
+            vault: vault.clone(),
+            documents: Documents::new(store),
+        }),
         cluster.clone(),
     );
     let (router, router_child) =

@@ -1,6 +1,8 @@
 //! How a server is operated here: is it enabled, how is it reached, which secrets does it use.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -65,6 +67,45 @@ pub enum Transport {
         #[serde(default)]
         headers: BTreeMap<String, SecretTemplate>,
     },
+    /// A service over HTTP whose operations, as an OpenAPI document describes them, are tools.
+    #[serde(rename = "openapi")]
+    OpenApi {
+        /// The document.
+        document: OpenApiDocument,
+        /// Where the service is, `http` or `https`.
+        base_url: String,
+        /// HTTP headers that are sent with each request.
+        #[serde(default)]
+        headers: BTreeMap<String, SecretTemplate>,
+        /// The credentials of the document's security schemes, by their names there.
+        #[serde(default)]
+        security: BTreeMap<String, SecretTemplate>,
+    },
+}
+
+/// An OpenAPI document that belongs to a server. The text itself is kept apart, as entries are small.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export, optional_fields)]
+pub struct OpenApiDocument {
+    /// Which text: the beginning of its SHA-256, in hexadecimal digits.
+    pub digest: String,
+    /// How many bytes it has.
+    #[ts(type = "number")]
+    pub bytes: u64,
+    /// Where it was fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The text, on its way to where it is kept.
+    #[serde(skip)]
+    #[ts(skip)]
+    #[schema(ignore)]
+    pub text: Option<Arc<str>>,
+}
+
+impl fmt::Debug for OpenApiDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenApiDocument({}, {} bytes)", self.digest, self.bytes)
+    }
 }
 
 impl Transport {
@@ -74,6 +115,7 @@ impl Transport {
             Self::Stdio { .. } => "stdio",
             Self::StreamableHttp { .. } => "streamable_http",
             Self::Sse { .. } => "sse",
+            Self::OpenApi { .. } => "openapi",
         }
     }
 
@@ -83,6 +125,7 @@ impl Transport {
         match self.without_credentials() {
             Self::Stdio { command, args, .. } => [vec![command], args].concat().join(" "),
             Self::StreamableHttp { url, .. } | Self::Sse { url, .. } => url,
+            Self::OpenApi { base_url, .. } => base_url,
         }
     }
 
@@ -94,17 +137,29 @@ impl Transport {
         match &mut shown {
             Self::Stdio { args, .. } => hidden_args::hide(args),
             Self::StreamableHttp { url, .. } | Self::Sse { url, .. } => *url = address_for_people(url),
+            Self::OpenApi {
+                base_url, document, ..
+            } => {
+                *base_url = address_for_people(base_url);
+                document.url = document.url.as_deref().map(address_for_people);
+            }
         }
         shown
     }
 
     /// Every value that may refer to secrets, with the name of its header or variable.
     pub fn templates(&self) -> impl Iterator<Item = (&str, &SecretTemplate)> {
-        let values = match self {
-            Self::Stdio { env, .. } => env,
-            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => headers,
+        let (values, more) = match self {
+            Self::Stdio { env, .. } => (env, None),
+            Self::StreamableHttp { headers, .. } | Self::Sse { headers, .. } => (headers, None),
+            Self::OpenApi {
+                headers, security, ..
+            } => (headers, Some(security)),
         };
-        values.iter().map(|(name, template)| (name.as_str(), template))
+        values
+            .iter()
+            .chain(more.into_iter().flatten())
+            .map(|(name, template)| (name.as_str(), template))
     }
 }
 

@@ -72,6 +72,9 @@ pub struct NewServer {
     /// `sse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<TransportKind>,
+    /// An OpenAPI document, for a service over HTTP whose operations are to be tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openapi: Option<OpenApiSource>,
     /// HTTP headers to send.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[ts(as = "Option<BTreeMap<String, ClearText>>")]
@@ -107,6 +110,39 @@ pub struct NewServer {
     pub call_timeout_ms: Option<u64>,
 }
 
+/// An OpenAPI document 3.0 or 3.1 and what else it takes to call the service that it describes.
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[ts(export, optional_fields)]
+pub struct OpenApiSource {
+    /// The document as text, JSON or YAML; JSON may also be given as it is. At most 8 MiB.
+    #[serde(
+        default,
+        deserialize_with = "optional_text_or_json",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[ts(type = "unknown")]
+    #[schema(value_type = Option<Object>)]
+    pub document: Option<String>,
+    /// Where the document is to be fetched, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where the service is; as the document says when nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The credentials of the document's security schemes, by their names there: a key, a token, or `USER:PASSWORD`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[ts(as = "Option<BTreeMap<String, ClearText>>")]
+    pub security: BTreeMap<String, ClearText>,
+}
+
+impl fmt::Debug for OpenApiSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.document.as_ref().map(String::len);
+        write!(f, "OpenApiSource({bytes:?} bytes, {:?})", self.base_url)
+    }
+}
+
 /// A change of a server. What is not given stays as it is.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, TS, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +164,9 @@ pub struct ServerPatch {
     /// Its address; a server that was started as a child process is from now on reached there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Another OpenAPI document, another address of its service, or credentials to set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openapi: Option<OpenApiSource>,
     /// HTTP headers to set; `null` removes one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[ts(as = "Option<BTreeMap<String, Option<ClearText>>>")]
@@ -187,6 +226,16 @@ pub struct ImportSource {
     #[ts(type = "unknown")]
     #[schema(value_type = Object)]
     pub content: String,
+}
+
+fn optional_text_or_json<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        json => Some(json.to_string()),
+    })
 }
 
 fn text_or_json<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

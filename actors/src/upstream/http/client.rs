@@ -17,7 +17,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// The client for a server at this address.
 ///
 /// Addresses on this machine never go through a proxy, whatever the environment says.
-pub(super) fn for_address(url: &Url) -> Result<Client, String> {
+pub(crate) fn for_address(url: &Url) -> Result<Client, String> {
     static DIRECT: OnceLock<Result<Client, String>> = OnceLock::new();
     static BY_ENVIRONMENT: OnceLock<Result<Client, String>> = OnceLock::new();
     if is_on_this_machine(url) {
@@ -64,7 +64,7 @@ fn is_on_this_machine(url: &Url) -> bool {
 }
 
 /// An error with its causes. The address is left out, since its query may hold a secret.
-pub(super) fn in_words(error: &reqwest::Error) -> String {
+pub(crate) fn in_words(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

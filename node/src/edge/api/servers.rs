@@ -8,6 +8,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use troupe_actors::{
+    openapi,
     registry::{RegistryError, transport_to_test},
     runtime::Deadline,
 };
@@ -58,8 +59,9 @@ async fn list_servers(
 async fn register_server(
     State(state): State<EdgeState>,
     caller: Caller,
-    ApiJson(new): ApiJson<NewServer>,
+    ApiJson(mut new): ApiJson<NewServer>,
 ) -> ApiResult<Response> {
+    prepare(&mut new).await?;
     let subject = new.name.clone().unwrap_or_default();
     let audited = state.auditing(&caller, "server.register", &subject);
     let registered = state.registry.register(new, &caller.principal).await;
@@ -69,6 +71,19 @@ async fn register_server(
         HeaderValue::from_str(&format!("/api/v1/servers/{name}")).unwrap_or(HeaderValue::from_static("/"));
     let detail = detail_of(&state, &name).await?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(detail)).into_response())
+}
+
+/// Completes what is given of an OpenAPI document; the words of the document stand where none are given.
+async fn prepare(new: &mut NewServer) -> ApiResult<()> {
+    let Some(source) = &mut new.openapi else {
+        return Ok(());
+    };
+    let said = openapi::prepare(source).await?;
+    if new.manifest.is_none() {
+        new.title = new.title.take().or(said.title);
+        new.description = new.description.take().or(said.description);
+    }
+    Ok(())
 }
 
 /// Registers many servers: as many as can be; the report names the others.
@@ -138,9 +153,12 @@ async fn change_server(
     State(state): State<EdgeState>,
     caller: Caller,
     ApiPath(name): ApiPath<String>,
-    ApiJson(patch): ApiJson<ServerPatch>,
+    ApiJson(mut patch): ApiJson<ServerPatch>,
 ) -> ApiResult<Json<ServerDetail>> {
     let name = named(&name)?;
+    if let Some(source) = &mut patch.openapi {
+        openapi::prepare(source).await?;
+    }
     let action = match patch.enabled {
         Some(true) => "server.enable",
         Some(false) => "server.disable",
@@ -217,8 +235,9 @@ async fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDeta
 async fn test_server(
     State(state): State<EdgeState>,
     caller: Caller,
-    ApiJson(new): ApiJson<NewServer>,
+    ApiJson(mut new): ApiJson<NewServer>,
 ) -> ApiResult<Json<TestReport>> {
+    prepare(&mut new).await?;
     let subject = new.name.clone().unwrap_or_default();
     let transport = transport_to_test(new)?;
     let deadline = Deadline::within(state.config.upstream.start_timeout_ms.millis());
