@@ -85,7 +85,10 @@ impl SessionsHandle {
     }
 
     /// A name that this node owns, if one can be had.
-    pub(super) fn draw_id(&self) -> Result<SessionId, getrandom::Error> {
+    ///
+    /// # Errors
+    /// If the operating system has no random numbers.
+    pub fn draw_id(&self) -> Result<SessionId, getrandom::Error> {
         let mut id = SessionId::random()?;
         for _ in 0..DRAWS_MAX {
             match self.shared.cluster.whereabouts(&address_of(id.as_str())) {

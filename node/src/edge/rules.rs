@@ -111,6 +111,10 @@ pub const RULES: &[Rule] = &[
     // MCP
     rule("*", "/mcp", Access::Open),
     rule("*", "/mcp/servers/{name}", Access::Open),
+    rule("GET", "/mcp/sse", Access::Open),
+    rule("POST", "/mcp/messages", Access::Open),
+    rule("GET", "/mcp/servers/{name}/sse", Access::Open),
+    rule("POST", "/mcp/servers/{name}/messages", Access::Open),
 ];
 
 /// What the route asks of its caller. A method that the path does not have asks what the path's first line asks; a

@@ -31,6 +31,7 @@ use troupe_protocol::{
     id::NodeId,
 };
 
+use super::mcp::OpenStreams;
 use super::{
     Caller,
     audited::{Audited, FailedSignIns},
@@ -98,6 +99,8 @@ pub struct Shared {
     pub live: LiveChannels,
     /// Connections to other nodes.
     pub peers: PeerConnections,
+    /// The streams of MCP clients of the first revision.
+    pub first_revision: OpenStreams,
     failed_sign_ins: FailedSignIns,
     live_clients: Arc<AtomicUsize>,
     has_been_ready: AtomicBool,
@@ -141,6 +144,7 @@ impl EdgeState {
             peer_connections: ConnectionCounts::default(),
             live,
             peers: PeerConnections::default(),
+            first_revision: OpenStreams::default(),
             failed_sign_ins: FailedSignIns::default(),
             live_clients: Arc::default(),
             has_been_ready: AtomicBool::new(false),

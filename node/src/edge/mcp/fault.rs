@@ -112,6 +112,12 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, jsonrpc_code::INVALID_REQUEST, message)
     }
 
+    /// 404: a message for a stream that is closed or never was, or is another's.
+    pub fn unknown_stream() -> Self {
+        let message = "there is no such stream (its connection may have ended): open another with GET";
+        Self::new(StatusCode::NOT_FOUND, jsonrpc_code::INVALID_REQUEST, message)
+    }
+
     /// 400: a legacy request outside any session.
     pub fn no_session() -> Self {
         Self::invalid_request(
@@ -228,6 +234,9 @@ impl IntoResponse for Fault {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.stable == Some(Code::TooManyRequests) {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(http::header::ALLOW, HeaderValue::from_static("POST"));

@@ -113,7 +113,9 @@ async fn ask(
         .map_or_else(Bytes::new, |body| Bytes::copy_from_slice(body));
     let mut request = Request::new(Body::from(body));
     *request.method_mut() = method.clone();
-    if let Ok(path) = context.endpoint.to_string().parse() {
+    if let Some(path) = &context.path {
+        *request.uri_mut() = path.clone().into();
+    } else if let Ok(path) = context.endpoint.to_string().parse() {
         *request.uri_mut() = path;
     }
     *request.headers_mut() = headers.clone();

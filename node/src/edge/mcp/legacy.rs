@@ -17,7 +17,7 @@ use troupe_actors::session::{
     Refusal, Session,
 };
 use troupe_protocol::access::Principal;
-use troupe_protocol::jsonrpc::{Kind, Message, RawReply, edit};
+use troupe_protocol::jsonrpc::{Kind, Message, RawMessage, RawReply, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, header, method};
 
 use super::Context;
@@ -60,7 +60,7 @@ pub(super) async fn receive(
 }
 
 /// Whose sessions are these: the key's, or everybody's who came without one.
-fn owner_of(principal: &Principal) -> String {
+pub(super) fn owner_of(principal: &Principal) -> String {
     principal
         .key_id
         .map_or_else(|| format!("name:{}", principal.name), |key_id| key_id.to_string())
@@ -109,7 +109,7 @@ async fn initialize(context: &Context<'_>, message: &Message<'_>) -> Result<Resp
 }
 
 /// What client and node agree on.
-fn settle(context: &Context<'_>, message: &Message<'_>) -> Result<NewSession, Fault> {
+pub(super) fn settle(context: &Context<'_>, message: &Message<'_>) -> Result<NewSession, Fault> {
     let param = |key: &str| message.params.and_then(|params| edit::member(params, key));
     let wanted = message
         .params
@@ -152,7 +152,7 @@ fn client_name(info: Option<&RawValue>) -> String {
         .collect()
 }
 
-fn initialize_result(version: ProtocolVersion, introduction: &Introduction) -> String {
+pub(super) fn initialize_result(version: ProtocolVersion, introduction: &Introduction) -> String {
     let mut result = format!(
         r#"{{"protocolVersion":"{version}","capabilities":{},"serverInfo":{}"#,
         introduction.capabilities, introduction.server_info
@@ -165,7 +165,7 @@ fn initialize_result(version: ProtocolVersion, introduction: &Introduction) -> S
     result
 }
 
-fn reply_to(context: &Context<'_>, message: &Message<'_>) -> ReplyTo {
+pub(super) fn reply_to(context: &Context<'_>, message: &Message<'_>) -> ReplyTo {
     let id = message.id.map_or("null", RawValue::get);
     ReplyTo {
         id: id.into(),
@@ -192,19 +192,7 @@ async fn call(
         .event_stream
         .then(|| mpsc::channel(NOTIFICATIONS_MAX))
         .map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
-    let request = ClientRequest {
-        endpoint: context.endpoint.clone(),
-        client: Client {
-            era: Era::Legacy,
-            principal: context.principal.clone(),
-            capabilities: session.settled.client_capabilities.clone(),
-        },
-        method: message.method().to_owned(),
-        params: message.params.map(RawValue::to_owned),
-        notifications,
-        session: Some(Arc::clone(&session)),
-        param_headers: None,
-    };
+    let request = client_request(context, message, &session, notifications);
     let gateway = context.state.gateway.clone();
     let body = context.body.clone();
     let answered = async move {
@@ -217,7 +205,32 @@ async fn call(
         .await)
 }
 
-async fn answer_unless_cancelled(in_session: CallInSession, answer: impl Future<Output = Answer>) -> Answer {
+/// A request of the session's client.
+pub(super) fn client_request(
+    context: &Context<'_>,
+    message: &Message<'_>,
+    session: &Arc<Session>,
+    notifications: Option<mpsc::Sender<RawMessage>>,
+) -> ClientRequest {
+    ClientRequest {
+        endpoint: context.endpoint.clone(),
+        client: Client {
+            era: Era::Legacy,
+            principal: context.principal.clone(),
+            capabilities: session.settled.client_capabilities.clone(),
+        },
+        method: message.method().to_owned(),
+        params: message.params.map(RawValue::to_owned),
+        notifications,
+        session: Some(Arc::clone(session)),
+        param_headers: None,
+    }
+}
+
+pub(super) async fn answer_unless_cancelled(
+    in_session: CallInSession,
+    answer: impl Future<Output = Answer>,
+) -> Answer {
     tokio::select! {
         answer = answer => answer,
         () = in_session.cancelled() => Refusal::Cancelled.into_answer(Era::Legacy),
@@ -225,7 +238,7 @@ async fn answer_unless_cancelled(in_session: CallInSession, answer: impl Future<
 }
 
 /// Notifications have no answer, so what cannot be read is passed over.
-fn take_notification(session: &Session, message: &Message<'_>) {
+pub(super) fn take_notification(session: &Session, message: &Message<'_>) {
     if message.method() != method::NOTIFICATION_CANCELLED {
         return;
     }
@@ -238,7 +251,7 @@ fn take_notification(session: &Session, message: &Message<'_>) {
 }
 
 /// The client's answer to a request that a server made on a call's stream.
-fn take_response(session: &Session, message: &Message<'_>) {
+pub(super) fn take_response(session: &Session, message: &Message<'_>) {
     let reply = match (message.result, message.error) {
         (Some(result), _) => RawReply::Result(result.to_owned()),
         (None, Some(error)) => RawReply::Error(error.to_owned()),
@@ -296,7 +309,7 @@ pub(super) async fn open_stream(context: &Context<'_>, headers: &HeaderMap) -> R
 }
 
 /// A notice as a message to this client; nothing if it does not want to hear of it.
-fn render(session: &Session, notice: &Notice) -> Option<String> {
+pub(super) fn render(session: &Session, notice: &Notice) -> Option<String> {
     let Notice::ResourceUpdated(uri) = notice else {
         return Some(edit::call(
             None,

@@ -5,6 +5,7 @@
 //! - [`negotiation`], [`era`]: what headers say
 //! - [`legacy`], [`modern`]: the two eras' ways with a message
 //! - [`forward`]: requests whose session, or parked call, another node has
+//! - [`first_revision`]: clients that know only the transport of 2024-11-05
 //! - [`resumption`]: streams that are taken up again
 //! - [`reply`], [`event_stream`]: answers in JSON or as streams; [`fault`]: answers to what cannot be served
 //!
@@ -14,6 +15,7 @@
 mod era;
 mod event_stream;
 mod fault;
+mod first_revision;
 mod forward;
 mod legacy;
 mod modern;
@@ -42,6 +44,7 @@ use self::negotiation::Accepts;
 use super::body::{BodyLimits, WholeBody, read_body};
 use super::problem::ApiError;
 use super::{Caller, EdgeState, Proof};
+pub use first_revision::OpenStreams;
 
 /// How often the owner of an open stream is looked at again: a revoked key must not listen on.
 const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -52,6 +55,7 @@ pub fn routes() -> Router<EdgeState> {
     Router::new()
         .route("/mcp", methods())
         .route("/mcp/servers/{name}", methods())
+        .merge(first_revision::routes())
 }
 
 /// What the handlers know of a request besides its message.
@@ -66,6 +70,8 @@ struct Context<'a> {
     /// The body, if there is one. Who works on its message holds it too, so that it counts against the budget of all
     /// bodies until the work is done, however early the client leaves.
     body: Option<Arc<WholeBody>>,
+    /// Where it came in, if that is not the endpoint's own path.
+    path: Option<http::uri::PathAndQuery>,
 }
 
 impl<'a> Context<'a> {
@@ -84,6 +90,7 @@ impl<'a> Context<'a> {
             headers,
             accepts,
             body: None,
+            path: None,
         }
     }
 
