@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use rmcp::model::*;
 use rmcp::service::{RequestContext, SubscriptionContext, SubscriptionSink};
 use rmcp::task_manager::TaskManager;
-use rmcp::{ErrorData, RoleServer, ServerHandler};
+use rmcp::{ErrorData, Peer, RoleServer, ServerHandler};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -47,6 +47,8 @@ pub struct Fixture {
 struct Shared {
     catalogue: Catalogue,
     subscriptions: Mutex<HashMap<u64, SubscriptionSink>>,
+    /// Legacy clients, by the resources that they subscribed to.
+    subscribers: Mutex<HashMap<String, Peer<RoleServer>>>,
     next_subscription: AtomicU64,
     stages: Stages,
     tasks: TaskManager,
@@ -65,6 +67,7 @@ impl Fixture {
         let shared = Shared {
             catalogue,
             subscriptions: Mutex::default(),
+            subscribers: Mutex::default(),
             next_subscription: AtomicU64::default(),
             stages: Stages::default(),
             tasks: TaskManager::new(),
@@ -154,6 +157,20 @@ impl Fixture {
             _ => return None,
         }
         Some(CallToolResult::success(vec![ContentBlock::text("done")]))
+    }
+
+    /// Says that a resource has changed; how many there are who wanted to know.
+    async fn change_resource(&self, uri: &str) -> usize {
+        let mut told = 0;
+        let subscriber = self.shared.subscribers.lock().await.get(uri).cloned();
+        if let Some(peer) = subscriber {
+            let changed = ResourceUpdatedNotificationParam::new(uri);
+            told += usize::from(peer.notify_resource_updated(changed).await.is_ok());
+        }
+        for subscription in self.subscriptions().await {
+            told += usize::from(subscription.notify_resource_updated(uri).await.is_ok());
+        }
+        told
     }
 
     async fn subscriptions(&self) -> Vec<SubscriptionSink> {
@@ -248,6 +265,11 @@ impl ServerHandler for Fixture {
         if tool == "test_missing_capability" {
             return Ok(CallToolResult::success(vec![ContentBlock::text("nothing is missing")]).into());
         }
+        if tool == "test_trigger_resource_change" {
+            let uri = arguments.get("uri").and_then(Value::as_str).unwrap_or_default();
+            let told = self.change_resource(uri).await;
+            return Ok(CallToolResult::success(vec![ContentBlock::text(told.to_string())]).into());
+        }
         if let Some(result) = answers::of_tool(tool, &arguments) {
             return Ok(result.into());
         }
@@ -332,17 +354,20 @@ impl ServerHandler for Fixture {
 
     async fn subscribe(
         &self,
-        _: SubscribeRequestParams,
-        _: RequestContext<RoleServer>,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        let mut subscribers = self.shared.subscribers.lock().await;
+        subscribers.insert(request.uri, context.peer.clone());
         Ok(())
     }
 
     async fn unsubscribe(
         &self,
-        _: UnsubscribeRequestParams,
+        request: UnsubscribeRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        self.shared.subscribers.lock().await.remove(&request.uri);
         Ok(())
     }
 
