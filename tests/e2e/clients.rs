@@ -1,9 +1,17 @@
-//! Clients that were not written for Troupe: the MCP inspector and the official Rust SDK, both eras, both endpoints.
+//! Clients that were not written for Troupe: the MCP inspector and the official SDKs for Rust, Python and TypeScript, in
+//! both eras and over all transports.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
+use troupe_tests::conformance::Fixture;
 use troupe_tests::mcp::{self, Era};
 use troupe_tests::{Node, parts};
+
+const FIXTURE: &str = env!("CARGO_BIN_EXE_conformance-server");
+/// All that a client of another language does.
+const CLIENT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the inspector against a path of the node; answers the JSON it printed.
 async fn inspect(inspector: &[String], node: &Node, path: &str, era: Era, arguments: &[&str]) -> Value {
@@ -208,4 +216,68 @@ async fn many_clients_share_one_server_at_once() {
         }
     });
     futures::future::join_all(work).await;
+}
+
+/// Runs a client of another language against the fixture through a node; answers what it saw.
+async fn run_client(client: &[String], arguments: &[&str], node: &Node) -> Value {
+    let mut command = Command::new(&client[0]);
+    command.args(&client[1..]).args(arguments);
+    command.env("HOME", node.scratch()).kill_on_drop(true);
+    let output = tokio::time::timeout(CLIENT_WITHIN, command.output()).await;
+    let output = output.expect("the client ends").expect("the client runs");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{client:?} {arguments:?}: {printed}\n{}\n{}",
+        String::from_utf8_lossy(&output.stderr),
+        node.log()
+    );
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error} in {printed}"))
+}
+
+/// What every client does with the fixture, whatever the eras: list, call, hear of progress, read, subscribe, be asked.
+fn assert_everything_was_seen(what: &str, seen: &Value) {
+    let tools = seen["tools"].as_array().unwrap();
+    assert!(tools.contains(&json!("test_simple_text")), "{what}: {seen}");
+    assert_eq!(
+        seen["text"], "This is a simple text response for testing.",
+        "{what}"
+    );
+    let progress = seen["progress"].as_array().unwrap();
+    assert!(progress.len() >= 2, "{what}: {seen}");
+    assert!(
+        seen["read"].as_str().is_some_and(|text| !text.is_empty()),
+        "{what}: {seen}"
+    );
+    assert_eq!(seen["updated"], true, "{what}");
+    assert_eq!(seen["asked"], json!(["who are you?"]), "{what}");
+    assert!(
+        seen["elicited"].as_str().is_some_and(|text| text.contains("ada")),
+        "{what}: {seen}"
+    );
+}
+
+#[tokio::test]
+async fn the_python_and_typescript_sdks_do_everything_with_servers_of_both_eras() {
+    let clients = [
+        (parts::python_1(), "streamable", ""),
+        (parts::python_1(), "sse", "/sse"),
+        (parts::python_2(), "legacy", ""),
+        (parts::python_2(), "modern", ""),
+        (parts::typescript(), "legacy", ""),
+        (parts::typescript(), "modern", ""),
+    ];
+    for eras in ["legacy", "modern"] {
+        let fixture = Fixture::start(FIXTURE, eras).await;
+        let node = Node::start().await;
+        let server = json!({ "name": "fixture", "url": fixture.url });
+        node.api.post("/api/v1/servers", &server).await.ok();
+        node.wait_online("fixture").await;
+        for (client, how, at) in &clients {
+            let Some(client) = client else { return };
+            let url = node.url(&format!("/mcp/servers/fixture{at}"));
+            let seen = run_client(client, &[how, &url, &node.key], &node).await;
+            assert_everything_was_seen(&format!("{client:?} {how}, server {eras}"), &seen);
+        }
+    }
 }

@@ -116,6 +116,31 @@ pub fn inspector() -> Option<CommandLine> {
     node_script("npm/node_modules/.bin/mcp-inspector", &["--cli"])
 }
 
+/// A client on the Python SDK 1.x, which `mcp-server-sqlite` needs too.
+pub fn python_1() -> Option<CommandLine> {
+    command("pypi", "pypi-sqlite/bin/python", &[&client("python_1.py")])
+}
+
+/// A client on the Python SDK 2.x, which speaks both eras.
+pub fn python_2() -> Option<CommandLine> {
+    command("pypi", "pypi/bin/python", &[&client("python_2.py")])
+}
+
+/// A client on the TypeScript SDK, which speaks both eras.
+pub fn typescript() -> Option<CommandLine> {
+    let package = "npm/node_modules/@modelcontextprotocol/client/package.json";
+    fetched("npm", package)?;
+    let packages = cache().join("npm").display().to_string();
+    let mut line = node_script(package, &[])?;
+    line[1] = client("typescript.mjs");
+    line.push(packages);
+    Some(line)
+}
+
+fn client(script: &str) -> String {
+    tests_folder().join("clients").join(script).display().to_string()
+}
+
 /// The conformance suite's command line.
 pub fn conformance() -> Option<CommandLine> {
     node_script("npm/node_modules/.bin/conformance", &[])
