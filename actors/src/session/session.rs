@@ -130,7 +130,7 @@ pub struct Session {
     /// Tells those who read a stream again that there is more.
     kept_more: Notify,
     /// The notices for its stream, held by whoever writes that.
-    feed: Mutex<Arc<tokio::sync::Mutex<Option<Notices>>>>,
+    feed: Mutex<Option<Arc<tokio::sync::Mutex<Option<Notices>>>>>,
     ended: CancellationToken,
     /// Counts what other nodes should know of.
     revision: AtomicU64,
@@ -441,13 +441,13 @@ impl Session {
     /// The notices for the session's stream: those that its former stream was about to tell if there are such and this one
     /// goes on with it, else fresh ones. Whether it goes on.
     pub async fn feed(&self, fresh: Notices, goes_on: bool) -> (NoticeFeed, bool) {
-        let feed = Arc::clone(&self.feed.lock());
+        let feed = Arc::clone(self.feed.lock().get_or_insert_default());
         // The former stream has been told to end. One whose client takes nothing does not hear of it.
         let mut feed = match timeout(FEED_WAIT_MAX, feed.lock_owned()).await {
             Ok(feed) => feed,
             Err(_) => {
                 let another = Arc::default();
-                *self.feed.lock() = Arc::clone(&another);
+                *self.feed.lock() = Some(Arc::clone(&another));
                 another.lock_owned().await
             }
         };
