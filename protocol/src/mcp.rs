@@ -15,8 +15,10 @@ use utoipa::ToSchema;
 use crate::jsonrpc::edit;
 
 pub mod header;
+mod log_level;
 mod profile;
 
+pub use log_level::LogLevel;
 pub use profile::Profile;
 
 /// How a peer starts and identifies itself.

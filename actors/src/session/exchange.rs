@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use troupe_protocol::jsonrpc::{RawMessage, RawReply, edit};
-use troupe_protocol::mcp::{Era, Profile, meta, method};
+use troupe_protocol::mcp::{Era, LogLevel, Profile, meta, method};
 use troupe_protocol::server::ServerName;
 
 use super::bridge;
@@ -73,6 +73,8 @@ impl Gateway {
         let (mut upstream, mut profile) = (upstream.clone(), Profile::NONE);
         if server_era == Era::Legacy {
             profile = match &session {
+                // Without a stream it can be asked nothing: it is as if it could answer nothing.
+                Some(_) if notifications.is_none() => Profile::NONE,
                 Some(session) => session.profile,
                 None => Profile::of(&client.capabilities),
             };
@@ -124,7 +126,7 @@ impl Gateway {
             return self.plain(exchange, params).await;
         };
         let (server, client) = (exchange.server, exchange.client);
-        params = bridge::with_log_level(params, session.log_level());
+        params = bridge::with_log_level(params, session.log_level().as_str());
         for _ in 0..INPUT_ROUNDS_MAX {
             let options = self.options(server, client, Some(to_client.clone()));
             let request = exchange
@@ -190,12 +192,15 @@ impl Gateway {
         let state = state
             .filter(|state| ParkingHandle::is_ours(state))
             .map(Cow::into_owned);
-        if state.is_none() && (exchange.profile.is_none() || !may_want_input(exchange.method)) {
+        // Logs are for those who want them, and a legacy server knows of no such wish.
+        let is_plain = exchange.profile.is_none() && exchange.notifications.is_none();
+        if state.is_none() && (is_plain || !may_want_input(exchange.method)) {
             return self.plain(exchange, params).await;
         }
         let whose = Whose {
             principal: &exchange.client.principal,
             endpoint: exchange.endpoint,
+            server: exchange.server,
             method: exchange.method,
             params: params.as_deref(),
         };
@@ -214,6 +219,10 @@ impl Gateway {
         let listener = Listener {
             notifications: exchange.notifications,
             progress_token: meta.and_then(|meta| edit::member(meta, meta::PROGRESS_TOKEN)),
+            log_level: meta
+                .and_then(|meta| edit::string_member(meta, meta::LOG_LEVEL))
+                .and_then(|level| LogLevel::of(&level)),
+            profile: exchange.profile,
         };
         let time_max = self.call_time_max(exchange.server);
         match timeout(time_max, call.go_on(&listener)).await {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{ClientCapabilities, Profile, ProtocolVersion};
+use troupe_protocol::mcp::{ClientCapabilities, LogLevel, Profile, ProtocolVersion};
 
 use super::endpoint::Endpoint;
 use super::notices::{NoticeFeed, Notices};
@@ -25,17 +25,6 @@ use super::record::SessionRecord;
 use super::replay::{EventId, NotKept, Replay, ReplayBudget, Replayed, StreamNumber};
 use crate::upstream::Watch;
 
-/// The levels of log messages (RFC 5424), least severe first.
-const LOG_LEVELS: [&str; 8] = [
-    "debug",
-    "info",
-    "notice",
-    "warning",
-    "error",
-    "critical",
-    "alert",
-    "emergency",
-];
 /// The most questions of servers that one client may have before it at the same time.
 const QUESTIONS_MAX: usize = 64;
 /// How long the former stream of a session may take to give its notices back.
@@ -123,8 +112,10 @@ pub struct Session {
     /// The addresses of the resources whose changes the client wants to hear of.
     subscriptions: Mutex<HashMap<String, Option<Watch>>>,
     questions: Mutex<Questions>,
+    /// A part of the questions' ids: while the session moves, two nodes ask.
+    asking_node: u32,
     /// From which level on the client wants log messages, if it has said so.
-    log_level: Mutex<Option<&'static str>>,
+    log_level: Mutex<Option<LogLevel>>,
     /// What its streams carried.
     replay: Mutex<Replay>,
     /// Tells those who read a stream again that there is more.
@@ -170,6 +161,7 @@ impl Session {
             calls: Mutex::default(),
             subscriptions: Mutex::default(),
             questions: Mutex::default(),
+            asking_node: fastrand::u32(..),
             log_level: Mutex::default(),
             replay: Mutex::new(Replay::new(fastrand::u32(..), Arc::default())),
             kept_more: Notify::new(),
@@ -266,11 +258,13 @@ impl Session {
     pub(super) fn release(&self) {
         self.stream.lock().cancel();
         self.subscriptions.lock().clear();
+        // Their answers go to the other node, which knows of no question.
+        self.questions.lock().open.clear();
     }
 
     /// Notes from which level on the client wants log messages; false if there is no such level.
     pub(super) fn set_log_level(&self, level: &str) -> bool {
-        let known = LOG_LEVELS.into_iter().find(|known| *known == level);
+        let known = LogLevel::of(level);
         if known.is_some() {
             *self.log_level.lock() = known;
         }
@@ -278,8 +272,8 @@ impl Session {
     }
 
     /// From which level on the client wants log messages. One that has not said so leaves it to the server.
-    pub(super) fn log_level(&self) -> &'static str {
-        self.log_level.lock().unwrap_or("info")
+    pub(super) fn log_level(&self) -> LogLevel {
+        self.log_level.lock().unwrap_or(LogLevel::Info)
     }
 
     /// Prepares a request to the client; nothing if it has too many before it.
@@ -290,7 +284,8 @@ impl Session {
             return None;
         }
         questions.next_number += 1;
-        let id: Box<str> = format!("\"troupe-{}\"", questions.next_number).into();
+        let (node, number) = (self.asking_node, questions.next_number);
+        let id: Box<str> = format!("\"troupe-{node:08x}-{number}\"").into();
         questions.open.insert(id.clone(), sender);
         Some(Question {
             session: self,

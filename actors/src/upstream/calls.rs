@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use troupe_protocol::id::CorrelationId;
 use troupe_protocol::jsonrpc::{Message, RawMessage, RawReply, edit};
-use troupe_protocol::mcp::meta;
+use troupe_protocol::mcp::{meta, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::time::Timestamp;
 use troupe_protocol::upstream::{CallId, CallInFlight};
@@ -24,6 +25,11 @@ use super::questions::{Question, QuestionsTo};
 
 /// Ids of calls are unique on the node, so that one number names a call in lists, on the wire and as progress token.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(1);
+
+/// How long a server is taken to be at work on a call that was given up and which it does not answer.
+const ABANDONED_FOR: Duration = Duration::from_secs(60);
+/// How many such calls are kept.
+const ABANDONED_MAX: usize = 64;
 
 /// The next id.
 pub(super) fn next_call_id() -> u64 {
@@ -75,8 +81,43 @@ struct Awaited {
 pub(super) struct CallTable {
     server: ServerName,
     entries: Mutex<HashMap<u64, Entry>>,
+    /// Taken after the lock of the entries, or without it.
+    abandoned: Mutex<Abandoned>,
     calls_max: usize,
     begun: AtomicU64,
+}
+
+/// Calls that were sent and given up: the server may still be at work on them, and ask and tell about them.
+#[derive(Default)]
+struct Abandoned(HashMap<u64, (u64, Instant)>);
+
+impl Abandoned {
+    fn add(&mut self, id: u64, connection: u64) {
+        if self.0.len() >= ABANDONED_MAX {
+            self.forget_old();
+        }
+        // Beyond that it matters no more which they are.
+        if self.0.len() < ABANDONED_MAX {
+            self.0.insert(id, (connection, Instant::now()));
+        }
+    }
+
+    fn answered(&mut self, id: u64) {
+        self.0.remove(&id);
+    }
+
+    fn connection_lost(&mut self, lost: u64) {
+        self.0.retain(|_, (connection, _)| *connection != lost);
+    }
+
+    fn is_empty(&mut self) -> bool {
+        self.forget_old();
+        self.0.is_empty()
+    }
+
+    fn forget_old(&mut self) {
+        self.0.retain(|_, (_, since)| since.elapsed() < ABANDONED_FOR);
+    }
 }
 
 /// A call in flight. It leaves the table when this is dropped.
@@ -93,6 +134,7 @@ impl CallTable {
         Self {
             server,
             entries: Mutex::default(),
+            abandoned: Mutex::default(),
             calls_max,
             begun: AtomicU64::new(0),
         }
@@ -163,11 +205,18 @@ impl CallTable {
             .lock()
             .get_mut(&id)
             .and_then(|entry| entry.answer.take());
-        awaited.is_some_and(|awaited| awaited.sender.send(answer).is_ok())
+        match awaited {
+            Some(awaited) => awaited.sender.send(answer).is_ok(),
+            None => {
+                self.abandoned.lock().answered(id);
+                false
+            }
+        }
     }
 
     /// Ends every call that was handed to a connection which is now gone: what was sent is lost, the rest is not.
     pub fn connection_lost(&self, connection: u64, reason: &str) {
+        self.abandoned.lock().connection_lost(connection);
         let waiting: Vec<Awaited> = {
             let mut entries = self.entries.lock();
             let of_connection =
@@ -217,39 +266,45 @@ impl CallTable {
         }
     }
 
-    /// Passes a notification on that does not say to which call it belongs, if there is only one in flight: nobody shall
-    /// read what is about another's.
+    /// Passes a notification on that does not say to which call it belongs, if the server can be at work on one only:
+    /// nobody shall read what is about another's.
     pub fn forward_to_only(&self, message: &Message<'_>) {
         let entries = self.entries.lock();
-        let mut all = entries.values();
-        if let (Some(only), None) = (all.next(), all.next())
-            && let Some(progress) = &only.call.progress
-        {
+        let only = self.only_at_work(&entries);
+        if let Some(progress) = only.and_then(|only| only.call.progress.as_ref()) {
             let _ = progress.sender.try_send(RawMessage::from(message));
         }
     }
 
     /// Passes a server's question on to the client of this call, or, where the server does not say to which call it
-    /// belongs, of the only one that can answer it. The question comes back if there is no such client.
+    /// belongs, of the only one that the server can be at work on. The question comes back if there is no such client.
+    ///
+    /// `roots` are given on a call's own stream only: a server that asks for them by the way takes them for everybody's.
     pub fn ask(&self, call: Option<u64>, question: Question) -> Result<(), Question> {
         let to = {
             let entries = self.entries.lock();
-            let able = |entry: &Entry| {
-                let to = entry.call.questions.as_ref()?;
-                to.admits(&question).then(|| to.clone())
+            let entry = match call {
+                Some(id) => entries.get(&id),
+                None if question.method == method::ROOTS_LIST => None,
+                None => self.only_at_work(&entries),
             };
-            match call {
-                Some(id) => entries.get(&id).and_then(able),
-                None => {
-                    let mut able = entries.values().filter_map(able);
-                    able.next().filter(|_| able.next().is_none())
-                }
-            }
+            let to = entry.and_then(|entry| entry.call.questions.as_ref());
+            to.filter(|to| to.admits(&question)).cloned()
         };
         match to {
             Some(to) => to.put(question),
             None => Err(question),
         }
+    }
+
+    /// The only call that was sent and is not answered, those included for whose answers nobody waits any more.
+    fn only_at_work<'a>(&self, entries: &'a HashMap<u64, Entry>) -> Option<&'a Entry> {
+        let mut all = entries.values();
+        let (Some(only), None) = (all.next(), all.next()) else {
+            return None;
+        };
+        let is_sent = only.answer.as_ref().is_some_and(|awaited| awaited.sent);
+        (is_sent && self.abandoned.lock().is_empty()).then_some(only)
     }
 
     /// Cancels a call. False if it is not in flight here.
@@ -313,7 +368,12 @@ impl CallTable {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.table.entries.lock().remove(&self.id);
+        let entry = self.table.entries.lock().remove(&self.id);
+        if let Some(awaited) = entry.and_then(|entry| entry.answer)
+            && awaited.sent
+        {
+            self.table.abandoned.lock().add(self.id, awaited.connection);
+        }
     }
 }
 
@@ -369,11 +429,18 @@ mod tests {
         let table = table(9);
         let (form, mut forms) = asking(r#"{"elicitation":{}}"#);
         let (model, mut models) = asking(r#"{"sampling":{}}"#);
-        let form = table.begin(form).unwrap();
-        let model = table.begin(model).unwrap();
         let ask = |call, method| table.ask(call, question(method).0);
-        assert!(ask(None, "elicitation/create").is_ok(), "only one can answer it");
+        let form = table.begin(form).unwrap();
+        assert!(ask(None, "elicitation/create").is_err(), "it was not sent");
+        let _answer = table.arm(form.id, 1);
+        table.mark_sent([form.id]);
+        assert!(ask(None, "elicitation/create").is_ok());
         assert!(forms.try_recv().is_ok());
+        let model = table.begin(model).unwrap();
+        assert!(
+            ask(None, "elicitation/create").is_err(),
+            "it may be about the other call, whose client cannot be asked that"
+        );
         assert!(ask(Some(model.id), "elicitation/create").is_err());
         assert!(ask(Some(model.id), "sampling/createMessage").is_ok());
         assert!(models.try_recv().is_ok());
@@ -382,14 +449,34 @@ mod tests {
             ask(Some(model.id), "sampling/createMessage").is_err(),
             "nobody listens"
         );
-        let (second, _forms) = asking(r#"{"elicitation":{}}"#);
-        let _second = table.begin(second).unwrap();
-        assert!(
-            ask(None, "elicitation/create").is_err(),
-            "it cannot be known whose it is"
-        );
-        drop(form);
+        drop(model);
         assert!(ask(None, "elicitation/create").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_about_a_call_that_was_given_up_reaches_nobody_else() {
+        let table = table(9);
+        let begin = |capabilities| {
+            let (call, questions) = asking(capabilities);
+            let call = table.begin(call).unwrap();
+            let answer = table.arm(call.id, 1);
+            table.mark_sent([call.id]);
+            (call, questions, answer)
+        };
+        let ask = |method| table.ask(None, question(method).0);
+        let (first, ..) = begin(r#"{"elicitation":{},"roots":{}}"#);
+        let given_up = first.id;
+        drop(first);
+        let _second = begin(r#"{"elicitation":{},"roots":{}}"#);
+        assert!(ask("elicitation/create").is_err());
+        assert!(!table.complete(given_up, Err(Failure::Lost("late".to_owned()))));
+        assert!(ask("elicitation/create").is_ok());
+        assert!(ask("roots/list").is_err(), "they would be everybody's");
+
+        drop(begin(r#"{"elicitation":{}}"#));
+        assert!(ask("elicitation/create").is_err());
+        tokio::time::advance(ABANDONED_FOR).await;
+        assert!(ask("elicitation/create").is_ok());
     }
 
     #[test]

@@ -120,9 +120,15 @@ impl Shared {
         profile: Profile,
         deadline: Deadline,
     ) -> Result<Arc<Slot>, UpstreamError> {
-        match self.lane(name, profile) {
-            Some(slot) if !slot.is_moving() => Ok(slot),
-            _ => self.ensure_lane(name, profile, deadline).await,
+        if let Some(slot) = self.lane(name, profile).filter(|slot| !slot.is_moving()) {
+            return Ok(slot);
+        }
+        match self.ensure_lane(name, profile, deadline).await {
+            // Better a server that asks nothing than none.
+            Err(UpstreamError::Overloaded { .. }) if !profile.is_none() => {
+                self.ensure_lane(name, Profile::NONE, deadline).await
+            }
+            ensured => ensured,
         }
     }
 
@@ -359,10 +365,7 @@ impl UpstreamsHandle {
             }
             Target::Builtin(_) => return Ok(upstream),
         };
-        let lane = match self.shared.lane(&slot.name, profile) {
-            Some(lane) => lane,
-            None => self.shared.ensure_lane(&slot.name, profile, deadline).await?,
-        };
+        let lane = self.shared.slot_for(&slot.name, profile, deadline).await?;
         let info = Arc::clone(&lane.ready(deadline).await?.info);
         Ok(UpstreamHandle {
             target: Target::Live { slot: lane, info },

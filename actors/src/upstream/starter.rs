@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use troupe_protocol::error::Code;
 use troupe_protocol::mcp::Profile;
 use troupe_protocol::server::{ServerName, Transport};
@@ -31,6 +32,8 @@ const TAKE_OVER_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const LANE_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked which are.
 const LANES_SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The most such connections to one server at this node. Each may be a process.
+const LANES_OF_SERVER_MAX: usize = 6;
 /// Messages that wait for the actor of one server.
 const MESSAGES_MAX: u32 = 256;
 
@@ -69,12 +72,38 @@ impl Starter {
         })
     }
 
-    async fn ensure(&self, name: ServerName, profile: Profile) -> Result<Arc<Slot>, UpstreamError> {
+    /// Sees to it that there may be one more connection to a server for a few clients: the one that was not used for
+    /// longest makes way.
+    fn make_room(&self, name: &ServerName, ctx: &Context<Self>) -> Result<(), UpstreamError> {
+        let lanes = self.lanes_of(name);
+        if lanes.len() < LANES_OF_SERVER_MAX {
+            return Ok(());
+        }
+        let idle = lanes.iter().filter(|lane| !lane.idle_for().is_zero());
+        let Some(longest_idle) = idle.max_by_key(|lane| lane.idle_for()) else {
+            return Err(UpstreamError::Overloaded {
+                server: name.clone(),
+                reason: format!("it has {LANES_OF_SERVER_MAX} connections for different kinds of clients"),
+            });
+        };
+        self.stop_lane(longest_idle, ctx);
+        Ok(())
+    }
+
+    async fn ensure(
+        &self,
+        name: ServerName,
+        profile: Profile,
+        ctx: &Context<Self>,
+    ) -> Result<Arc<Slot>, UpstreamError> {
         if let Some(slot) = self.shared.lane(&name, profile) {
             return Ok(slot);
         }
         let transport = self.registered(&name)?;
         self.check_owner(&name, &transport)?;
+        if !profile.is_none() {
+            self.make_room(&name, ctx)?;
+        }
         let shared = &self.shared;
         let path = if profile.is_none() {
             shared.supervisor.path().child(&name)
@@ -130,7 +159,7 @@ impl Starter {
                 continue;
             }
             match self.shared.cluster.whereabouts(&placed::address_of(&name)) {
-                Whereabouts::Here(_) => match self.ensure(name.clone(), Profile::NONE).await {
+                Whereabouts::Here(_) => match self.ensure(name.clone(), Profile::NONE, ctx).await {
                     Ok(slot) => {
                         self.shared.elsewhere.forget(&name);
                         slot.demand();
@@ -170,10 +199,13 @@ impl Starter {
                 self.shared.change_slots(|slots| {
                     slots.remove(name);
                 });
-                for lane in self.lanes_of(name) {
-                    self.stop_lane(&lane).await;
-                }
-                self.stop(&slot).await;
+                let lanes = self.lanes_of(name);
+                self.shared.change_lanes(|kept| {
+                    kept.retain(|(of, _), _| of != name);
+                });
+                // All at once: whoever gives the server away waits for their ends.
+                let all = lanes.iter().chain(std::iter::once(&slot));
+                join_all(all.map(|slot| stop(&self.shared, slot))).await;
                 let _ = self.shared.events.send(UpstreamEvent::Down {
                     server: name.clone(),
                     reason: why.to_string(),
@@ -190,28 +222,22 @@ impl Starter {
     }
 
     /// Ends the further connections that nobody has used for a while.
-    async fn sweep_lanes(&self) {
+    fn sweep_lanes(&self, ctx: &Context<Self>) {
         let lanes = self.shared.lanes.load_full();
         for lane in lanes.values().filter(|lane| lane.idle_for() > LANE_IDLE_MAX) {
-            self.stop_lane(lane).await;
+            self.stop_lane(lane, ctx);
         }
     }
 
-    async fn stop_lane(&self, lane: &Arc<Slot>) {
+    /// Ends a further connection, which nobody waits for: its process may take its time.
+    fn stop_lane(&self, lane: &Arc<Slot>, ctx: &Context<Self>) {
         self.shared.change_lanes(|lanes| {
             lanes.remove(&(lane.name.clone(), lane.profile));
         });
-        self.stop(lane).await;
-    }
-
-    async fn stop(&self, slot: &Slot) {
-        let stopped = self
-            .shared
-            .supervisor
-            .stop_child(slot.mailbox.path(), Deadline::within(SUPERVISOR_PATIENCE));
-        if let Err(error) = stopped.await {
-            tracing::warn!(server = %slot.name, %error, "the server's actor did not stop in time");
-        }
+        let (shared, lane) = (Arc::clone(&self.shared), Arc::clone(lane));
+        ctx.spawn("end a connection for a few clients", async move {
+            stop(&shared, &lane).await;
+        });
     }
 
     async fn follow_all(&self) {
@@ -222,6 +248,15 @@ impl Starter {
         for name in names {
             self.follow(&name).await;
         }
+    }
+}
+
+async fn stop(shared: &Shared, slot: &Slot) {
+    let stopped = shared
+        .supervisor
+        .stop_child(slot.mailbox.path(), Deadline::within(SUPERVISOR_PATIENCE));
+    if let Err(error) = stopped.await {
+        tracing::warn!(server = %slot.name, %error, "the server's actor did not stop in time");
     }
 }
 
@@ -255,10 +290,10 @@ impl Actor for Starter {
     async fn handle(&mut self, message: StarterMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
             StarterMessage::Ensure(name, profile, reply) => {
-                reply.send(self.ensure(name, profile).await);
+                reply.send(self.ensure(name, profile, ctx).await);
             }
             StarterMessage::SweepLanes => {
-                self.sweep_lanes().await;
+                self.sweep_lanes(ctx);
                 ctx.send_after(LANES_SWEEP_EVERY, StarterMessage::SweepLanes);
             }
             StarterMessage::ServerChanged(name) => self.follow(&name).await,

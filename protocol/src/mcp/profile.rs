@@ -63,6 +63,12 @@ impl Profile {
         Self(bits)
     }
 
+    /// The same without `roots`.
+    #[must_use]
+    pub fn without_roots(self) -> Self {
+        Self(self.0 & !Self::ROOTS)
+    }
+
     /// Whether a client can do nothing for servers.
     pub fn is_none(self) -> bool {
         self == Self::NONE

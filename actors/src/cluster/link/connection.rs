@@ -30,8 +30,9 @@ use super::stream::StreamItem;
 use super::transport;
 use crate::runtime::{Deadline, trace};
 
-/// Questions with a later deadline are subscriptions: the peer's silence is noticed at leisure.
-const CALL_WITHIN_MAX: Duration = Duration::from_secs(600);
+/// Questions with a later deadline are subscriptions: the peer's silence is noticed at leisure. Calls whose clients are
+/// asked in between have an hour.
+const CALL_WITHIN_MAX: Duration = Duration::from_secs(2 * 3_600);
 
 /// What a session says that waits to be written, in bytes: far more than it ever has to say.
 const SESSION_BYTES_MAX: usize = 1024 * 1024;

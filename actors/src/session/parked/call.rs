@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use troupe_protocol::jsonrpc::{Message, RawMessage, RawReply, edit};
-use troupe_protocol::mcp::{meta, method};
+use troupe_protocol::mcp::{LogLevel, Profile, meta, method};
 
 use crate::runtime::Reply;
 use crate::upstream::{Question, UpstreamError};
@@ -71,6 +71,10 @@ pub(in crate::session) enum Round {
 pub(in crate::session) struct Listener<'a> {
     pub notifications: Option<&'a mpsc::Sender<RawMessage>>,
     pub progress_token: Option<&'a RawValue>,
+    /// From which level on the client wants log messages; nothing if it wants none.
+    pub log_level: Option<LogLevel>,
+    /// What the client can do, as it said with this round.
+    pub profile: Profile,
 }
 
 impl ParkedCall {
@@ -91,6 +95,7 @@ impl ParkedCall {
 
     /// Goes on with the call until the server replies or wants an answer.
     pub async fn go_on(&mut self, listener: &Listener<'_>) -> Round {
+        self.refuse_beyond(listener.profile);
         let mut together_until: Option<Instant> = (!self.open.is_empty()).then(Instant::now);
         loop {
             let asking_is_over = together_until.unwrap_or_else(Instant::now);
@@ -105,6 +110,7 @@ impl ParkedCall {
                 }
                 Some(question) = self.questions.recv() => {
                     self.ask(question);
+                    self.refuse_beyond(listener.profile);
                     if !self.open.is_empty() {
                         together_until.get_or_insert_with(|| Instant::now() + ASKED_TOGETHER_WITHIN);
                     }
@@ -142,6 +148,14 @@ impl ParkedCall {
             }
             return std::future::pending().await;
         }
+    }
+
+    /// Refuses what the client has not said that it can do (basic/patterns/mrtr): it may say less than in the first round.
+    fn refuse_beyond(&mut self, profile: Profile) {
+        let beyond = self.open.extract_if(.., |_, question| {
+            !profile.admits(&question.method, question.params.as_deref())
+        });
+        beyond.for_each(|(_, question)| question.refuse());
     }
 
     fn ask(&mut self, question: Question) {
@@ -222,12 +236,26 @@ fn tell(listener: &Listener<'_>, notification: RawMessage) {
     let told = match (message.method(), listener.progress_token) {
         (method::NOTIFICATION_PROGRESS, Some(token)) => with_token(&message, token),
         (method::NOTIFICATION_PROGRESS, None) => None,
+        (method::NOTIFICATION_MESSAGE, _) => {
+            let wanted = listener.log_level.is_some_and(|wanted| reaches(&message, wanted));
+            wanted.then(|| notification.clone())
+        }
         _ => Some(notification.clone()),
     };
     if let Some(told) = told {
         // What does not fit is dropped, as progress may be.
         let _ = sender.try_send(told);
     }
+}
+
+/// Whether a log message is at least so severe. A level that is not known is taken for severe.
+fn reaches(message: &Message<'_>, wanted: LogLevel) -> bool {
+    let level = message
+        .params
+        .and_then(|params| edit::string_member(params, "level"));
+    level
+        .and_then(|level| LogLevel::of(&level))
+        .is_none_or(|level| level >= wanted)
 }
 
 fn with_token(message: &Message<'_>, token: &RawValue) -> Option<RawMessage> {
@@ -242,11 +270,21 @@ mod tests {
     use crate::upstream::question_for_test as question;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use troupe_protocol::mcp::ClientCapabilities;
 
-    const NOBODY: Listener<'static> = Listener {
-        notifications: None,
-        progress_token: None,
-    };
+    /// A client that can answer everything and listens to nothing.
+    fn silent() -> Listener<'static> {
+        Listener {
+            notifications: None,
+            progress_token: None,
+            log_level: None,
+            profile: able(r#"{"elicitation":{},"sampling":{}}"#),
+        }
+    }
+
+    fn able(capabilities: &str) -> Profile {
+        Profile::of(&ClientCapabilities::new(raw(capabilities)))
+    }
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap()
@@ -263,7 +301,7 @@ mod tests {
         let (model, model_answer) = question("sampling/createMessage");
         asking.try_send(form).unwrap();
         asking.try_send(model).unwrap();
-        assert!(matches!(parked.go_on(&NOBODY).await, Round::Asked));
+        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
         let asked: serde_json::Value =
             serde_json::from_str(&parked.input_required("s").replace("1e400", "1")).unwrap();
         for method in ["elicitation/create", "sampling/createMessage"] {
@@ -276,10 +314,32 @@ mod tests {
         parked.take_answers(Some(&answers));
         assert!(form_answer.lock().as_ref().unwrap().contains("accept"));
         assert!(model_answer.lock().is_none(), "a number is no answer");
-        assert!(matches!(parked.go_on(&NOBODY).await, Round::Asked), "asked again");
+        assert!(
+            matches!(parked.go_on(&silent()).await, Round::Asked),
+            "asked again"
+        );
         parked.take_answers(Some(&raw(r#"{"sampling/createMessage":{"model":"m"}}"#)));
         reply.send(RawReply::Result(raw("{}"))).unwrap();
-        assert!(matches!(parked.go_on(&NOBODY).await, Round::Answered(Ok(_))));
+        assert!(matches!(parked.go_on(&silent()).await, Round::Answered(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_asked_only_what_it_says_it_can_answer_in_this_round() {
+        let (asking, questions) = mpsc::channel(4);
+        let (_notifying, notifications) = mpsc::channel(4);
+        let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
+        let (form, _) = question("elicitation/create");
+        let (model, model_answer) = question("sampling/createMessage");
+        asking.try_send(form).unwrap();
+        asking.try_send(model).unwrap();
+        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
+        let forms_only = Listener {
+            profile: able(r#"{"elicitation":{}}"#),
+            ..silent()
+        };
+        assert!(matches!(parked.go_on(&forms_only).await, Round::Asked));
+        assert!(model_answer.lock().as_ref().unwrap().contains("-32601"));
+        assert!(!parked.input_required("s").contains("sampling"));
     }
 
     #[tokio::test]
@@ -289,7 +349,7 @@ mod tests {
         let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
         let (form, answer) = question("elicitation/create");
         asking.try_send(form).unwrap();
-        assert!(matches!(parked.go_on(&NOBODY).await, Round::Asked));
+        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
         parked.give_up();
         assert!(answer.lock().as_ref().unwrap().contains(r#"{"action":"cancel"}"#));
     }
@@ -300,6 +360,12 @@ mod tests {
         let (notifying, notifications) = mpsc::channel(4);
         let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"first","progress":1}}"#;
         notifying.try_send(RawMessage::new(progress).unwrap()).unwrap();
+        for level in ["error", "info"] {
+            let log = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+            );
+            notifying.try_send(RawMessage::new(log).unwrap()).unwrap();
+        }
         let call = Box::pin(async {
             let result = RawValue::from_string("{}".to_owned()).unwrap();
             Ok(RawReply::Result(result))
@@ -310,9 +376,13 @@ mod tests {
         let listener = Listener {
             notifications: Some(&sender),
             progress_token: Some(&token),
+            log_level: Some(LogLevel::Warning),
+            ..silent()
         };
         assert!(matches!(parked.go_on(&listener).await, Round::Answered(_)));
         assert!(told.try_recv().unwrap().as_str().contains("\"second\""));
+        assert!(told.try_recv().unwrap().as_str().contains("\"error\""));
+        assert!(told.try_recv().is_err(), "less severe than what it wants");
     }
 
     #[tokio::test]
@@ -339,7 +409,7 @@ mod tests {
         };
         let ((), mut call) = tokio::join!(waiting, taking);
         assert!(matches!(
-            call.go_on(&NOBODY).await,
+            call.go_on(&silent()).await,
             Round::Answered(Ok(RawReply::Error(_)))
         ));
     }
@@ -351,7 +421,7 @@ mod tests {
         let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
         let (form, answer) = question("elicitation/create");
         asking.try_send(form).unwrap();
-        assert!(matches!(parked.go_on(&NOBODY).await, Round::Asked));
+        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
         let (pass, taken) = oneshot::channel();
         drop(pass);
         parked.wait(taken).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use troupe_protocol::access::Principal;
 use troupe_protocol::id::NodeId;
+use troupe_protocol::server::ServerName;
 
 use super::call::ParkedCall;
 use super::seal::{self, Binding, StateKey, Ticket};
@@ -74,13 +75,15 @@ pub enum ParkingError {
 pub(in crate::session) struct Whose<'a> {
     pub principal: &'a Principal,
     pub endpoint: &'a Endpoint,
+    /// Which of the endpoint's servers is called.
+    pub server: &'a ServerName,
     pub method: &'a str,
     pub params: Option<&'a RawValue>,
 }
 
 impl Whose<'_> {
     fn binding(&self) -> Binding {
-        Binding::new(self.principal, self.endpoint, self.method, self.params)
+        Binding::new(self)
     }
 
     fn caller(&self) -> String {

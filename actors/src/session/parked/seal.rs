@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use troupe_protocol::access::Principal;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::edit;
 use troupe_protocol::mcp;
 use zeroize::Zeroizing;
 
-use crate::session::endpoint::Endpoint;
+use super::messages::Whose;
 
 /// What our states begin with; a server's own state passes as it is.
 const PREFIX: &str = "troupe1.";
@@ -66,7 +65,14 @@ pub(super) struct Ticket {
 pub(super) struct Binding([u8; 32]);
 
 impl Binding {
-    pub fn new(principal: &Principal, endpoint: &Endpoint, method: &str, params: Option<&RawValue>) -> Self {
+    pub fn new(whose: &Whose<'_>) -> Self {
+        let Whose {
+            principal,
+            endpoint,
+            server,
+            method,
+            params,
+        } = *whose;
         let member = |key: &str| params.and_then(|params| edit::member(params, key));
         let name = mcp::header::name_member(method).and_then(member);
         let arguments = member("arguments").map(canonical);
@@ -77,6 +83,7 @@ impl Binding {
         let parts = [
             caller,
             endpoint.to_string(),
+            server.to_string(),
             method.to_owned(),
             name.map(|name| name.get().to_owned()).unwrap_or_default(),
             arguments.unwrap_or_default(),
@@ -140,14 +147,27 @@ pub(super) fn open(key: &StateKey, state: &str) -> Option<Ticket> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::session::endpoint::Endpoint;
+    use troupe_protocol::access::Principal;
+    use troupe_protocol::server::ServerName;
 
-    fn binding(name: &str, params: &str) -> Binding {
+    fn binding_at(server: &str, name: &str, params: &str) -> Binding {
         let params = RawValue::from_string(params.to_owned()).unwrap();
         let principal = Principal {
             name: name.to_owned(),
             ..Principal::anonymous()
         };
-        Binding::new(&principal, &Endpoint::Aggregate, "tools/call", Some(&params))
+        Binding::new(&Whose {
+            principal: &principal,
+            endpoint: &Endpoint::Aggregate,
+            server: &ServerName::new(server).unwrap(),
+            method: "tools/call",
+            params: Some(&params),
+        })
+    }
+
+    fn binding(name: &str, params: &str) -> Binding {
+        binding_at("files", name, params)
     }
 
     fn ticket(binding: Binding) -> Ticket {
@@ -169,6 +189,11 @@ mod tests {
         assert_ne!(given.binding, binding("bob", PARAMS), "another caller");
         let other = r#"{"name":"t","arguments":{"a":2}}"#;
         assert_ne!(given.binding, binding("ann", other), "another request");
+        let elsewhere = binding_at("mail", "ann", PARAMS);
+        assert_ne!(
+            given.binding, elsewhere,
+            "the tool of that name of another server"
+        );
     }
 
     #[test]

@@ -16,10 +16,10 @@ use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::{ClientCapabilities, Profile};
 use troupe_protocol::server::ServerName;
 
-use super::address_of;
 use super::between::{Asked, Asking, Between};
 use super::news::TOPIC;
 use super::question::{Answer, Answered, Part, Question, Text, array_of};
+use super::{address_of, of_process};
 use crate::cluster::dispatcher::{Owned, decode, encode};
 use crate::cluster::pieces::send_ahead;
 use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError, Whereabouts};
@@ -152,7 +152,7 @@ async fn answer(
         other => other,
     };
     let profile = match &question {
-        Question::Request { profile, .. } => *profile,
+        Question::Request { profile, .. } => of_process(*profile),
         _ => Profile::NONE,
     };
     let slot = shared.slot_for(server, profile, deadline).await?;
@@ -168,7 +168,7 @@ async fn answer(
             principal,
             client,
             wants_notifications,
-            profile,
+            profile: _,
             asked_in,
         } => {
             let params = raw(params)?;

@@ -26,6 +26,7 @@ mod remote;
 mod server;
 
 use troupe_protocol::cluster::{Address, EntityKind};
+use troupe_protocol::mcp::Profile;
 use troupe_protocol::server::{ServerName, Transport};
 
 pub(super) use host::UpstreamsHost;
@@ -41,4 +42,10 @@ pub(super) fn address_of(name: &ServerName) -> Address {
 /// Whether there is one connection to such a server in the whole cluster.
 pub(super) fn is_placed(transport: &Transport) -> bool {
     matches!(transport, Transport::Stdio { .. })
+}
+
+/// What a process that all clients share is told of those who can do this much. Nobody's `roots`: servers let the folders
+/// that a client names take the place of those that the administrator gave them, for all who use the process.
+pub(super) fn of_process(profile: Profile) -> Profile {
+    profile.without_roots()
 }

@@ -12,8 +12,8 @@ use troupe_protocol::mcp::{Descriptor, ListKind, Profile, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{LogLine, UpstreamInfo, UpstreamState};
 
-use super::address_of;
 use super::remote::Trouble;
+use super::{address_of, of_process};
 use crate::cluster::patience::Patience;
 use crate::cluster::{Nowhere, Whereabouts};
 use crate::runtime::Deadline;
@@ -83,7 +83,7 @@ impl PlacedServer {
     /// The same for clients that can do this much.
     pub fn for_clients(&self, profile: Profile) -> Self {
         Self {
-            profile,
+            profile: of_process(profile),
             ..self.clone()
         }
     }

@@ -85,19 +85,25 @@ pub(super) async fn hand_on(
     }
 }
 
-/// The answer of the node that has the parked call to which a modern client is back; nothing if that node is gone or
-/// cannot be reached, and the call with it.
-pub(super) async fn hand_to(context: &Context<'_>, node: NodeId, headers: &HeaderMap) -> Option<Response> {
+/// The answer of the node that has the parked call to which a modern client is back; nothing if that node is gone, and
+/// the call with it.
+///
+/// # Errors
+/// The node lives and could not be asked: the call stands there still, and the client may come again.
+pub(super) async fn hand_to(
+    context: &Context<'_>,
+    node: NodeId,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, Fault> {
     let cluster = &context.state.cluster;
     if !is_alive(cluster, node) {
-        return None;
+        return Ok(None);
     }
     match ask(context, node, &Method::POST, headers).await {
-        Ok(response) => Some(handed_back(response, cluster, node)),
-        Err(error) => {
-            tracing::debug!(%node, %error, "the answers for a parked call did not reach its node");
-            None
-        }
+        Ok(response) => Ok(Some(handed_back(response, cluster, node))),
+        Err(_) if !is_alive(cluster, node) => Ok(None),
+        Err(PeerError::Lost(detail)) => Err(Fault::node_lost(&detail)),
+        Err(error) => Err(Fault::no_node(&error.to_string())),
     }
 }
 

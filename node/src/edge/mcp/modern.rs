@@ -39,7 +39,7 @@ pub(super) async fn receive(
         _ => {
             let elsewhere = context.state.gateway.parked_at(message.params);
             if let Some(node) = elsewhere.filter(|_| !context.is_handed_on)
-                && let Some(answer) = forward::hand_to(context, node, headers).await
+                && let Some(answer) = forward::hand_to(context, node, headers).await?
             {
                 return Ok(answer);
             }
