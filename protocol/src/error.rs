@@ -116,6 +116,18 @@ codes! {
     InvalidImport = 2010, 422, "invalid import",
         "The content cannot be read in the given format.",
         "Check the format: mcp_servers, server_json, seed or catalog.";
+    VirtualServerNotFound = 2011, 404, "virtual server not found",
+        "No virtual server with this name is defined.",
+        "List them with `troupe virtual list`.";
+    InvalidVirtualServer = 2012, 422, "invalid virtual server",
+        "The definition of the virtual server has two things of one name, or something that is not allowed.",
+        "Change what the detail names.";
+    HiddenArgumentRequired = 2013, 422, "hidden argument required",
+        "A virtual server hides an argument that the tool or prompt cannot be used without.",
+        "Give the argument a fixed value, or do not hide it.";
+    TooManyVirtualServers = 2014, 409, "too many virtual servers",
+        "The cluster holds as many virtual servers as it may.",
+        "Remove one with `troupe virtual remove NAME`.";
     OpenApiInvalid = 2015, 422, "OpenAPI document invalid",
         "The document is not OpenAPI 3.0 or 3.1, has no operations, or does not say where its service is.",
         "Correct what the detail names; give base_url (`--base-url`) when the document names no server.";

@@ -11,6 +11,7 @@
 //! - [`trace`], [`observe`], [`live`]: what can be seen of the actors while they work
 //! - [`cluster`]: members, epochs, where placed actors belong
 //! - [`access`]: principals, roles, keys, secrets' metadata, audit records
+//! - [`virtual_server`]: parts of several servers, offered as one
 //! - [`api`]: the remaining shapes of the administration API
 //! - [`wire`]: the binary encoding of messages between nodes
 
@@ -31,4 +32,5 @@ pub mod server;
 pub mod time;
 pub mod trace;
 pub mod upstream;
+pub mod virtual_server;
 pub mod wire;

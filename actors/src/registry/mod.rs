@@ -11,6 +11,7 @@
 //!   the latest
 //! - `draft`, `check`, `derive`, `seal`: from what a user gives to an operation that holds no secret
 //! - `view`, `list`, `search`, `official`: what can be read, as functions
+//! - [`virtual_servers`]: parts of several servers offered as one: kept by an actor of their own
 //! - `import`: other forms of registries and desktop clients' files
 //!
 //! Whether servers answer is the business of [`crate::health`], talking to them that of [`crate::upstream`].
@@ -32,6 +33,7 @@ mod shell;
 mod state;
 mod version;
 mod view;
+pub mod virtual_servers;
 
 pub use draft::transport_to_test;
 pub use error::RegistryError;
@@ -41,3 +43,4 @@ pub use messages::{RegistryEvent, RegistryHandle, RegistryMessage};
 pub use secrets::SecretSealer;
 pub use shell::{RegistryActor, child};
 pub use view::RegistryView;
+pub use virtual_servers::{VirtualServer, VirtualServerError, VirtualServersHandle};
