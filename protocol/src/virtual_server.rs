@@ -11,7 +11,7 @@ use ts_rs::TS;
 use utoipa::ToSchema;
 
 use crate::mcp::ListKind;
-use crate::server::ServerName;
+use crate::server::{RawJson, ServerName};
 use crate::time::Timestamp;
 
 /// What a virtual server is: the body of a `PUT`, and the content of a file for `troupe virtual add`.
@@ -60,7 +60,7 @@ pub struct VirtualItem {
     pub description: Option<String>,
     /// Arguments that every call has with these values. Clients neither see nor set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[ts(as = "Option<BTreeMap<String, Value>>")]
+    #[ts(as = "Option<BTreeMap<String, RawJson>>")]
     pub fixed: BTreeMap<String, Value>,
     /// Arguments that no call has. Clients neither see nor set them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -130,6 +130,16 @@ impl VirtualKind {
             Self::Resource => ListKind::Resources,
             Self::ResourceTemplate => ListKind::ResourceTemplates,
             Self::Prompt => ListKind::Prompts,
+        }
+    }
+
+    /// What people call such things.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Resource => "resource",
+            Self::ResourceTemplate => "resource template",
+            Self::Prompt => "prompt",
         }
     }
 }
@@ -203,9 +213,17 @@ mod tests {
         assert_eq!(definition.items[0].exposed_name(), "now");
         assert_eq!(definition.items[1].kind.list(), ListKind::ResourceTemplates);
         let back = serde_json::to_value(&definition).unwrap();
-        assert_eq!(back["items"][0], serde_json::json!({"kind":"tool","server":"time","name":"now"}));
+        assert_eq!(
+            back["items"][0],
+            serde_json::json!({"kind":"tool","server":"time","name":"now"})
+        );
         let wrong = r#"{"items":[{"server":"time","name":"now","rename":"x"}]}"#;
-        let error = serde_json::from_str::<VirtualDefinition>(wrong).unwrap_err().to_string();
-        assert!(error.contains("rename") && error.contains("timeout_ms"), "{error}");
+        let error = serde_json::from_str::<VirtualDefinition>(wrong)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("rename") && error.contains("timeout_ms"),
+            "{error}"
+        );
     }
 }

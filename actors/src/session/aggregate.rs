@@ -1,23 +1,27 @@
 //! The aggregate endpoint: every server behind one, under exposed names.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
-use troupe_protocol::jsonrpc::string_of;
+use troupe_protocol::jsonrpc::{RawReply, string_of};
 use troupe_protocol::mcp::{Era, ListKind, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::gateway::{ClientRequest, Gateway, owned, translate};
-use super::merge::{self, Position, json_string};
+use super::merge::{self, Page, Position, json_string};
 use super::names;
 use super::readdress::readdressed;
 use super::refusal::{Answer, Refusal};
+use crate::upstream::{UpstreamError, UpstreamHandle};
 
-/// How long a complete aggregate list may be kept by the client, in milliseconds. Changes are told besides.
-const LIST_TTL_MS: u32 = 5_000;
+/// How long a client may keep a complete list of several servers when none of them says. Changes are told besides.
+const LIST_TTL: Duration = Duration::from_secs(5);
+/// How long it may at most, whatever they say: others may be registered.
+const LIST_TTL_MAX: Duration = Duration::from_secs(60);
 
 impl Gateway {
     pub(super) async fn answer_for_all(&self, request: ClientRequest) -> Result<Answer, Refusal> {
@@ -53,7 +57,7 @@ impl Gateway {
         let params = (name != exposed)
             .then(|| with_member(params, key, json_string(name)))
             .flatten();
-        self.forward(server, request, params).await
+        self.forward_exposed(server, request, params).await
     }
 
     /// A resource: its exposed address says which server is meant.
@@ -66,7 +70,7 @@ impl Gateway {
             .resolve_uri(&exposed)
             .ok_or_else(|| Refusal::UnknownResource(exposed.to_string()))?;
         let params = with_member(params, "uri", json_string(uri));
-        self.forward(server, request, params).await
+        self.forward_exposed(server, request, params).await
     }
 
     /// A completion: the prompt or resource template that it refers to says which server is meant.
@@ -90,34 +94,71 @@ impl Gateway {
             (server, with_member(Some(reference), "uri", json_string(uri)))
         };
         let params = changed.and_then(|reference| with_member(params, "ref", reference.get().to_owned()));
-        self.forward(server, request, params).await
+        self.forward_exposed(server, request, params).await
     }
 
     /// Asks the server that was found, with changed parameters where they had to be changed.
-    async fn forward(
+    async fn forward_exposed(
         &self,
         server: ServerName,
         request: ClientRequest,
         changed: Option<Box<RawValue>>,
     ) -> Result<Answer, Refusal> {
-        let upstream = self.connect(&server).await?;
+        let is_bare = server.as_str() == BUILTIN_SERVER;
+        self.forward(&server, request, changed, None, |uri| {
+            (!is_bare).then(|| names::exposed_uri(server.as_str(), uri))
+        })
+        .await
+    }
+
+    /// Asks a server on behalf of a client that sees several as one: with changed parameters where they had to be
+    /// changed, within a time of its own where it has one, and with the addresses in the result as they are `exposed`.
+    pub(super) async fn forward(
+        &self,
+        server: &ServerName,
+        request: ClientRequest,
+        changed: Option<Box<RawValue>>,
+        time_max: Option<Duration>,
+        exposed: impl Fn(&str) -> Option<String> + Send,
+    ) -> Result<Answer, Refusal> {
+        let upstream = self.connect(server).await?;
         let (client_era, method) = (request.client.era, request.method.clone());
         let request = ClientRequest {
             params: changed.or(request.params),
             ..request
         };
-        let reply = self.exchange(&server, &upstream, request).await?;
-        let answer = translate(&server, upstream.info().era, client_era, &method, reply)?;
+        let reply = self.exchange_within(server, &upstream, request, time_max).await?;
+        let answer = translate(server, upstream.info().era, client_era, &method, reply)?;
         let Answer::Result(result) = answer else {
             return Ok(answer);
         };
-        if server.as_str() == BUILTIN_SERVER {
-            return Ok(Answer::Result(result));
-        }
         let readdressed = serde_json::from_str::<&RawValue>(&result)
             .ok()
-            .and_then(|result| owned(readdressed(&method, server.as_str(), result)));
+            .and_then(|result| owned(readdressed(&method, &exposed, result)));
         Ok(Answer::Result(readdressed.unwrap_or(result)))
+    }
+
+    /// As [`Self::exchange`], within a time of its own. Who gives up has the server told to stop.
+    async fn exchange_within(
+        &self,
+        server: &ServerName,
+        upstream: &UpstreamHandle,
+        request: ClientRequest,
+        time_max: Option<Duration>,
+    ) -> Result<RawReply, Refusal> {
+        let Some(time_max) = time_max else {
+            return self.exchange(server, upstream, request).await;
+        };
+        let method = request.method.clone();
+        let exchange = self.exchange(server, upstream, request);
+        let in_time = tokio::time::timeout(time_max, exchange).await;
+        in_time.unwrap_or_else(|_| {
+            Err(Refusal::Upstream(UpstreamError::DeadlineExceeded {
+                server: server.clone(),
+                method,
+                waited_ms: u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX),
+            }))
+        })
     }
 
     /// The server and its own name for what is exposed under this name. A name without a server is the built-in one's.
@@ -135,34 +176,40 @@ impl Gateway {
     }
 
     async fn list_all(&self, kind: ListKind, request: &ClientRequest) -> Result<Answer, Refusal> {
-        let cursor = request
-            .params
-            .as_deref()
-            .and_then(|params| edit::member(params, "cursor"));
-        let start = match cursor {
-            None => Position::default(),
-            Some(cursor) => string_of(cursor)
-                .and_then(|cursor| Position::from_cursor(&cursor))
-                .ok_or_else(|| {
-                    Refusal::InvalidParams("params.cursor is not one that was given here".to_owned())
-                })?,
-        };
+        let start = start_of(request)?;
         let listings = self.listings(kind, &start).await;
         let leads_to = |exposed: &str, server: &str| {
             names::split_name(exposed, |name| self.knows(name)).is_some_and(|(found, _)| found == server)
         };
         let page = merge::page(kind, &listings, &start, self.parts.limits.page, leads_to);
-        if request.client.era == Era::Legacy {
-            return Ok(Answer::Result(page.result.into()));
-        }
-        let ttl_ms = if page.is_incomplete { 0 } else { LIST_TTL_MS };
-        let timed = page.result.replacen('{', &format!("{{\"ttlMs\":{ttl_ms},"), 1);
-        Ok(Answer::Result(bridge::completed(kind.method(), &timed).into()))
+        Ok(listed(kind, page, merge::ttl(&listings), request.client.era))
     }
 }
 
+/// Where the page begins that a client asks for.
+pub(super) fn start_of(request: &ClientRequest) -> Result<Position, Refusal> {
+    let params = request.params.as_deref();
+    let Some(cursor) = params.and_then(|params| edit::member(params, "cursor")) else {
+        return Ok(Position::default());
+    };
+    let start = string_of(cursor).and_then(|cursor| Position::from_cursor(&cursor));
+    start.ok_or_else(|| Refusal::InvalidParams("params.cursor is not one that was given here".to_owned()))
+}
+
+/// A page as the answer for a client of this era; `ttl` is the time for which the shortest-lived part of it counts,
+/// nothing if no part says.
+pub(super) fn listed(kind: ListKind, page: Page, ttl: Option<Duration>, client: Era) -> Answer {
+    if client == Era::Legacy {
+        return Answer::Result(page.result.into());
+    }
+    let ttl = ttl.unwrap_or(LIST_TTL).min(LIST_TTL_MAX);
+    let ttl_ms = if page.is_incomplete { 0 } else { ttl.as_millis() };
+    let timed = page.result.replacen('{', &format!("{{\"ttlMs\":{ttl_ms},"), 1);
+    Answer::Result(bridge::completed(kind.method(), &timed).into())
+}
+
 /// The object with one member set; nothing if there is no object.
-fn with_member(object: Option<&RawValue>, key: &str, value: String) -> Option<Box<RawValue>> {
+pub(super) fn with_member(object: Option<&RawValue>, key: &str, value: String) -> Option<Box<RawValue>> {
     let edits = ObjectEdits {
         set: vec![(key, Cow::Owned(value))],
         remove: Vec::new(),

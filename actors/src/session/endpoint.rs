@@ -11,6 +11,8 @@ pub enum Endpoint {
     Aggregate,
     /// One server, under its own names (`/mcp/servers/{name}`).
     Server(ServerName),
+    /// Chosen things of several servers, as a definition shows them (`/mcp/virtual/{name}`).
+    Virtual(ServerName),
 }
 
 impl fmt::Display for Endpoint {
@@ -18,6 +20,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Aggregate => f.write_str("/mcp"),
             Self::Server(name) => write!(f, "/mcp/servers/{name}"),
+            Self::Virtual(name) => write!(f, "/mcp/virtual/{name}"),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::messages::SessionsHandle;
 use super::parked::ParkingHandle;
 use super::refusal::{Answer, Refusal};
 use super::session::Session;
-use crate::registry::RegistryHandle;
+use crate::registry::{RegistryHandle, VirtualServersHandle};
 use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, ParamHeaders, UpstreamHandle, UpstreamsHandle};
 
@@ -91,6 +91,7 @@ pub struct Gateway {
 pub(super) struct Parts {
     pub upstreams: UpstreamsHandle,
     pub registry: RegistryHandle,
+    pub virtual_servers: VirtualServersHandle,
     pub sessions: SessionsHandle,
     pub parking: ParkingHandle,
     pub limits: GatewayLimits,
@@ -103,6 +104,7 @@ impl Gateway {
     pub fn new(
         upstreams: UpstreamsHandle,
         registry: RegistryHandle,
+        virtual_servers: VirtualServersHandle,
         sessions: SessionsHandle,
         parking: ParkingHandle,
         limits: GatewayLimits,
@@ -112,6 +114,7 @@ impl Gateway {
             parts: Arc::new(Parts {
                 upstreams,
                 registry,
+                virtual_servers,
                 sessions,
                 parking,
                 limits,
@@ -131,6 +134,7 @@ impl Gateway {
         let answered = match request.endpoint.clone() {
             Endpoint::Aggregate => Box::pin(self.answer_for_all(request)).await,
             Endpoint::Server(server) => Box::pin(self.pass_through(&server, request)).await,
+            Endpoint::Virtual(name) => Box::pin(self.answer_for_virtual(&name, request)).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_answer(era))
     }

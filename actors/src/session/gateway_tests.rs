@@ -18,6 +18,7 @@ use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{ServerInfo, UpstreamInfo};
 
 use super::*;
+use crate::registry::virtual_servers;
 use crate::registry::{self, RegistryError, RegistryHandle, SecretSealer};
 use crate::runtime::{Deadline, Root, SystemConfig, testkit};
 use crate::store::{RecordBatch, Store};
@@ -143,7 +144,15 @@ impl Bed {
             parked::StateKey::derive(&[7; 32]),
             parked::ParkingLimits::default(),
         );
-        let children = vec![registry_child, upstreams_child, sessions_child, parking_child];
+        let (virtual_child, virtual_servers) =
+            virtual_servers::child(&system, ActorPath::new("node/virtual_servers"), &store);
+        let children = vec![
+            registry_child,
+            upstreams_child,
+            sessions_child,
+            parking_child,
+            virtual_child,
+        ];
         let root = testkit::start(&system, children).await.unwrap();
         let commands = commands.iter().copied().chain([("echo", "true", &[][..])]);
         for (name, command, args) in commands {
@@ -159,7 +168,14 @@ impl Bed {
             list_wait: Duration::from_millis(300),
             ..GatewayLimits::default()
         };
-        let gateway = Gateway::new(upstreams, registry, sessions.clone(), parking, limits);
+        let gateway = Gateway::new(
+            upstreams,
+            registry,
+            virtual_servers,
+            sessions.clone(),
+            parking,
+            limits,
+        );
         Self {
             gateway,
             sessions,

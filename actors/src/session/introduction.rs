@@ -1,12 +1,14 @@
 //! What clients are told when they begin: whom they speak with and what that one can do.
 
 use serde_json::{Value, json};
-use troupe_protocol::mcp::Era;
+use troupe_protocol::mcp::{Era, ListKind};
 use troupe_protocol::upstream::UpstreamInfo;
 
 use super::endpoint::Endpoint;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use crate::registry::virtual_servers::view;
+use crate::registry::{VirtualServer, VirtualServerError};
 
 /// What the aggregate endpoint says to models.
 const INSTRUCTIONS: &str = "Tools, resources and prompts of all registered MCP servers, named server__name. \
@@ -33,6 +35,11 @@ impl Gateway {
         match endpoint {
             Endpoint::Aggregate => Ok(of_all()),
             Endpoint::Server(server) => Ok(of_server(client, &self.connect(server).await?.info())),
+            Endpoint::Virtual(name) => {
+                let server = self.parts.virtual_servers.get(name.as_str());
+                let gone = || Refusal::VirtualServer(VirtualServerError::NotFound(name.clone()));
+                Ok(of_virtual(&*server.ok_or_else(gone)?))
+            }
         }
     }
 }
@@ -44,6 +51,32 @@ fn of_all() -> Introduction {
         capabilities: json!({ "tools": changes, "resources": resources, "prompts": changes, "completions": {} }),
         server_info: json!({ "name": "troupe", "title": "Troupe", "version": env!("CARGO_PKG_VERSION") }),
         instructions: Some(INSTRUCTIONS.to_owned()),
+    }
+}
+
+fn of_virtual(server: &VirtualServer) -> Introduction {
+    let definition = &server.definition;
+    let kinds = view::kinds(&definition.items);
+    let mut capabilities = json!({});
+    for kind in &kinds {
+        capabilities[kind.capability()] = json!({ "listChanged": true });
+    }
+    if kinds.contains(&ListKind::Prompts) || kinds.contains(&ListKind::ResourceTemplates) {
+        capabilities["completions"] = json!({});
+    }
+    // It has no version of its own; who compares versions shall see every change.
+    let mut server_info = json!({ "name": server.name, "version": server.updated_at });
+    if let Some(title) = &definition.title {
+        server_info["title"] = json!(title);
+    }
+    let instructions = definition
+        .instructions
+        .as_ref()
+        .or(definition.description.as_ref());
+    Introduction {
+        capabilities,
+        server_info,
+        instructions: instructions.cloned(),
     }
 }
 

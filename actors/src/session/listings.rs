@@ -26,7 +26,7 @@ use crate::upstream::UpstreamsHandle;
 /// How long a list may take to be read when nobody waits for it.
 const LIST_TIME_MAX: Duration = Duration::from_secs(60);
 
-type Items = Result<Arc<Vec<Descriptor>>, Missing>;
+type Items = Result<(Arc<Vec<Descriptor>>, Option<Duration>), Missing>;
 
 /// The lists that are still being read after a client stopped waiting for them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -62,10 +62,15 @@ impl Drop for LateList {
 impl Gateway {
     /// What each server has, sorted by server, from the page's beginning on.
     pub(super) async fn listings(&self, kind: ListKind, start: &Position) -> Vec<Listing> {
+        self.listings_of(kind, self.servers_from(start)).await
+    }
+
+    /// What each of these servers has, sorted by server.
+    pub(super) async fn listings_of(&self, kind: ListKind, servers: Vec<ServerName>) -> Vec<Listing> {
         let mut listings = Vec::new();
         let mut reading: FuturesUnordered<BoxFuture<'static, (ServerName, Items)>> = FuturesUnordered::new();
         let mut awaited = HashSet::new();
-        for server in self.servers_from(start) {
+        for server in servers {
             match self.missing_for_now(&server, kind) {
                 Some(missing) => listings.push(listing(&server, Err(missing))),
                 None => {
@@ -163,7 +168,8 @@ async fn read(upstreams: UpstreamsHandle, server: ServerName, kind: ListKind) ->
         code: Coded::code(&error),
         reason: error.to_string(),
     });
-    (server, items)
+    let ttl = upstreams.list_ttl(&server, kind);
+    (server, items.map(|items| (items, ttl)))
 }
 
 fn listing(server: &ServerName, items: Items) -> Listing {
@@ -172,8 +178,11 @@ fn listing(server: &ServerName, items: Items) -> Listing {
     } else {
         server.as_str()
     };
-    Listing {
-        server: shown.into(),
-        items,
+    match items {
+        Ok((items, ttl)) => Listing {
+            ttl,
+            ..Listing::of(shown, Ok(items))
+        },
+        Err(missing) => Listing::of(shown, Err(missing)),
     }
 }

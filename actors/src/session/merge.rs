@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -49,6 +50,24 @@ pub struct Listing {
     pub server: Arc<str>,
     /// Its things in its own order, or why they are missing.
     pub items: Result<Arc<Vec<Descriptor>>, Missing>,
+    /// For how long they count; nothing if the server does not say.
+    pub ttl: Option<Duration>,
+}
+
+impl Listing {
+    /// Without saying how long it counts.
+    pub fn of(server: &str, items: Result<Arc<Vec<Descriptor>>, Missing>) -> Self {
+        Self {
+            server: server.into(),
+            items,
+            ttl: None,
+        }
+    }
+}
+
+/// For how long the shortest-lived of these lists counts; nothing if none says.
+pub fn ttl(listings: &[Listing]) -> Option<Duration> {
+    listings.iter().filter_map(|listing| listing.ttl).min()
 }
 
 /// Why a server's things are missing.
@@ -273,10 +292,7 @@ mod tests {
 
     fn listing(server: &str, tools: &[&str]) -> Listing {
         let items = tools.iter().map(|name| tool(name)).collect();
-        Listing {
-            server: server.into(),
-            items: Ok(Arc::new(items)),
-        }
+        Listing::of(server, Ok(Arc::new(items)))
     }
 
     fn down(server: &str) -> Listing {
@@ -284,10 +300,7 @@ mod tests {
             code: Code::UpstreamTimeout,
             reason: "no answer \"yet\"".to_owned(),
         };
-        Listing {
-            server: server.into(),
-            items: Err(missing),
-        }
+        Listing::of(server, Err(missing))
     }
 
     fn limits(items_max: usize) -> PageLimits {

@@ -5,7 +5,8 @@
 //! - [`names`], [`merge`], [`readdress`]: many servers as one: naming, lists in pages, addresses in results
 //! - [`bridge`]: replies between the eras; `exchange`: a request, and what the server wants of the client before it
 //!   answers; `input`: the same where a modern server wants it of a legacy client
-//! - [`gateway`], `aggregate`, `listings`: from a client's request to its answer; [`introduction`]: how clients are greeted
+//! - [`gateway`], `aggregate`, `virtual_server`, `listings`: from a client's request to its answer; [`introduction`]: how
+//!   clients are greeted
 //! - [`parked`]: calls that stand still while a modern client gathers what a legacy server asks
 //! - [`replay`]: what streams carried, for clients that lost their connection
 //! - [`subscriptions`]: resources of which clients want to hear
@@ -45,6 +46,7 @@ pub mod replay;
 mod session;
 pub mod state;
 pub mod subscriptions;
+mod virtual_server;
 
 use std::time::Duration;
 

@@ -12,11 +12,12 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 use troupe_protocol::mcp::{ListKind, method};
+use troupe_protocol::server::ServerName;
 
 use super::endpoint::Endpoint;
 use super::gateway::Gateway;
 use super::names;
-use crate::registry::RegistryEvent;
+use crate::registry::{RegistryEvent, VirtualServersHandle};
 use crate::upstream::UpstreamEvent;
 
 /// For how long notices are gathered.
@@ -69,6 +70,8 @@ pub struct Notices {
     gathered: Gathered,
     upstream_events: Receiver<UpstreamEvent>,
     registry_events: Receiver<RegistryEvent>,
+    /// The names of virtual servers that were put or removed.
+    virtual_changes: Receiver<ServerName>,
     /// When what was gathered is told.
     due: Option<Instant>,
 }
@@ -105,6 +108,8 @@ impl NoticeFeed {
 /// The notices that wait to be told. Pure.
 struct Gathered {
     endpoint: Endpoint,
+    /// To know what virtual servers are made of.
+    virtual_servers: Option<VirtualServersHandle>,
     notices: BTreeSet<Notice>,
 }
 
@@ -114,10 +119,12 @@ impl Gateway {
         Notices {
             gathered: Gathered {
                 endpoint: endpoint.clone(),
+                virtual_servers: Some(self.parts.virtual_servers.clone()),
                 notices: BTreeSet::new(),
             },
             upstream_events: self.parts.upstreams.subscribe(),
             registry_events: self.parts.registry.subscribe(),
+            virtual_changes: self.parts.virtual_servers.subscribe(),
             due: None,
         }
     }
@@ -131,6 +138,7 @@ impl Notices {
             tokio::select! {
                 event = receive(&mut self.upstream_events) => self.gathered.take_upstream_event(event),
                 event = receive(&mut self.registry_events) => self.gathered.take_registry_event(event),
+                name = receive(&mut self.virtual_changes) => self.gathered.take_virtual_change(name.as_ref()),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.due = None;
                     return std::mem::take(&mut self.gathered.notices).into_iter().collect();
@@ -163,20 +171,23 @@ impl Gathered {
             | UpstreamEvent::ListChanged { server, .. }
             | UpstreamEvent::ResourceUpdated { server, .. } => server,
         };
-        let is_aggregate = self.endpoint == Endpoint::Aggregate;
-        if !is_aggregate && self.endpoint != Endpoint::Server(server.clone()) {
-            return;
-        }
+        let is_one_of_many = match &self.endpoint {
+            Endpoint::Aggregate => true,
+            Endpoint::Server(own) if own == server => false,
+            Endpoint::Virtual(name) if self.is_part_of(server, name) => true,
+            Endpoint::Server(_) | Endpoint::Virtual(_) => return,
+        };
         match event {
             UpstreamEvent::ListChanged { kind, .. } => self.add(Notice::of_list(kind)),
             UpstreamEvent::Up { .. } => self.everything_changed(),
             // On its own endpoint a server that is away has the lists that it had.
-            UpstreamEvent::Down { .. } if is_aggregate => self.everything_changed(),
+            UpstreamEvent::Down { .. } if is_one_of_many => self.everything_changed(),
             UpstreamEvent::ResourceUpdated { server, uri } => {
-                let uri = if is_aggregate {
-                    names::exposed_uri(server.as_str(), &uri)
-                } else {
-                    uri
+                let uri = match &self.endpoint {
+                    Endpoint::Aggregate => names::exposed_uri(server.as_str(), &uri),
+                    Endpoint::Server(_) => uri,
+                    // Its clients have no way to subscribe.
+                    Endpoint::Virtual(_) => return,
                 };
                 self.add(Notice::ResourceUpdated(uri));
             }
@@ -184,10 +195,38 @@ impl Gathered {
         }
     }
 
-    fn take_registry_event(&mut self, _event: Option<RegistryEvent>) {
-        if self.endpoint == Endpoint::Aggregate {
+    fn take_registry_event(&mut self, event: Option<RegistryEvent>) {
+        let concerns = match (&self.endpoint, &event) {
+            (Endpoint::Aggregate, _) => true,
+            (Endpoint::Server(_), _) => false,
+            (
+                Endpoint::Virtual(name),
+                Some(
+                    RegistryEvent::Registered { name: server }
+                    | RegistryEvent::Updated { name: server }
+                    | RegistryEvent::Removed { name: server },
+                ),
+            ) => self.is_part_of(server, name),
+            (Endpoint::Virtual(_), Some(RegistryEvent::Imported { .. }) | None) => true,
+        };
+        if concerns {
             self.everything_changed();
         }
+    }
+
+    /// A virtual server was put or removed; nothing where some changes were missed.
+    fn take_virtual_change(&mut self, changed: Option<&ServerName>) {
+        if let Endpoint::Virtual(name) = &self.endpoint
+            && changed.is_none_or(|changed| changed == name)
+        {
+            self.everything_changed();
+        }
+    }
+
+    fn is_part_of(&self, server: &ServerName, virtual_server: &ServerName) -> bool {
+        let virtual_servers = self.virtual_servers.as_ref();
+        let found = virtual_servers.and_then(|servers| servers.get(virtual_server.as_str()));
+        found.is_some_and(|found| found.has_part_of(server))
     }
 
     fn everything_changed(&mut self) {
@@ -211,7 +250,6 @@ mod tests {
     use super::*;
     use tokio::sync::broadcast;
     use troupe_protocol::mcp::Era;
-    use troupe_protocol::server::ServerName;
 
     type Senders = (broadcast::Sender<UpstreamEvent>, broadcast::Sender<RegistryEvent>);
 
@@ -222,8 +260,10 @@ mod tests {
     fn notices(endpoint: Endpoint) -> (Senders, Notices) {
         let (upstream, upstream_events) = broadcast::channel(4);
         let (registry, registry_events) = broadcast::channel(4);
+        let (_, virtual_changes) = broadcast::channel(4);
         let gathered = Gathered {
             endpoint,
+            virtual_servers: None,
             notices: BTreeSet::new(),
         };
         (
@@ -232,6 +272,7 @@ mod tests {
                 gathered,
                 upstream_events,
                 registry_events,
+                virtual_changes,
                 due: None,
             },
         )

@@ -1,8 +1,10 @@
-//! Addresses of resources inside results, as the aggregate endpoint must show them so that they can be read there. Pure.
+//! Addresses of resources inside results, as an endpoint of several servers must show them so that they can be read
+//! there. Pure.
 //!
 //! A server's result names its resources by their own addresses; a client of the aggregate endpoint can only read
-//! `troupe://server/ADDRESS`. Rewritten are the places where the specification puts addresses: `contents` of
-//! `resources/read`, and resource links and embedded resources in the content of `tools/call` and `prompts/get`.
+//! `troupe://server/ADDRESS`, one of a virtual server what that calls them. Rewritten are the
+//! places where the specification puts addresses: `contents` of `resources/read`, and resource links and embedded
+//! resources in the content of `tools/call` and `prompts/get`.
 
 use std::borrow::Cow;
 
@@ -11,41 +13,43 @@ use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
 use troupe_protocol::mcp::method;
 
 use super::merge::json_string;
-use super::names;
 
-/// The result of this method with its addresses as the aggregate endpoint shows them.
-pub fn readdressed<'a>(method: &str, server: &str, result: &'a RawValue) -> Cow<'a, str> {
+/// From a server's own address to the exposed one; nothing where they are the same.
+type Exposed<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The result of this method with its addresses as they are exposed.
+pub fn readdressed<'a>(method: &str, exposed: Exposed<'_>, result: &'a RawValue) -> Cow<'a, str> {
     let text = result.get();
     if !text.contains("\"uri\"") {
         return Cow::Borrowed(text);
     }
     let rewritten = match method {
-        method::RESOURCES_READ => in_array(result, "contents", |item| with_own_uri(server, item)),
-        method::TOOLS_CALL => in_array(result, "content", |block| content_block(server, block)),
+        method::RESOURCES_READ => in_array(result, "contents", |item| with_exposed_uri(exposed, item)),
+        method::TOOLS_CALL => in_array(result, "content", |block| content_block(exposed, block)),
         method::PROMPTS_GET => in_array(result, "messages", |message| {
             let content = edit::member(message, "content")?;
-            with(message, "content", content_block(server, content)?)
+            with(message, "content", content_block(exposed, content)?)
         }),
         _ => None,
     };
     rewritten.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-fn content_block(server: &str, block: &RawValue) -> Option<String> {
+fn content_block(exposed: Exposed<'_>, block: &RawValue) -> Option<String> {
     match &*edit::string_member(block, "type")? {
-        "resource_link" => with_own_uri(server, block),
+        "resource_link" => with_exposed_uri(exposed, block),
         "resource" => with(
             block,
             "resource",
-            with_own_uri(server, edit::member(block, "resource")?)?,
+            with_exposed_uri(exposed, edit::member(block, "resource")?)?,
         ),
         _ => None,
     }
 }
 
-fn with_own_uri(server: &str, object: &RawValue) -> Option<String> {
+fn with_exposed_uri(exposed: Exposed<'_>, object: &RawValue) -> Option<String> {
     let uri = edit::string_member(object, "uri")?;
-    with(object, "uri", json_string(&names::exposed_uri(server, &uri)))
+    with(object, "uri", json_string(&exposed(&uri)?))
 }
 
 fn with(object: &RawValue, key: &str, value: String) -> Option<String> {
@@ -78,10 +82,12 @@ fn in_array(object: &RawValue, key: &str, change: impl Fn(&RawValue) -> Option<S
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::names;
     use super::*;
 
     fn of(method: &str, result: &str) -> String {
-        readdressed(method, "demo", serde_json::from_str(result).unwrap()).into_owned()
+        let exposed = |uri: &str| Some(names::exposed_uri("demo", uri));
+        readdressed(method, &exposed, serde_json::from_str(result).unwrap()).into_owned()
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct SessionRecord {
     owner: String,
     /// The server at whose endpoint it was opened; nothing for all servers together.
     server: Option<ServerName>,
+    /// Whether that is a virtual server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_virtual: bool,
     protocol_version: String,
     client_capabilities: String,
     client: String,
@@ -47,8 +50,9 @@ impl SessionRecord {
             owner: settled.owner.to_string(),
             server: match &settled.endpoint {
                 Endpoint::Aggregate => None,
-                Endpoint::Server(server) => Some(server.clone()),
+                Endpoint::Server(server) | Endpoint::Virtual(server) => Some(server.clone()),
             },
+            is_virtual: matches!(settled.endpoint, Endpoint::Virtual(_)),
             protocol_version: settled.protocol_version.to_string(),
             client_capabilities: settled.client_capabilities.as_str().to_owned(),
             client: settled.client.to_string(),
@@ -66,7 +70,11 @@ impl SessionRecord {
         let capabilities = RawValue::from_string(self.client_capabilities).map(ClientCapabilities::new);
         let settled = NewSession {
             owner: self.owner.into(),
-            endpoint: self.server.map_or(Endpoint::Aggregate, Endpoint::Server),
+            endpoint: match self.server {
+                None => Endpoint::Aggregate,
+                Some(server) if self.is_virtual => Endpoint::Virtual(server),
+                Some(server) => Endpoint::Server(server),
+            },
             protocol_version: self
                 .protocol_version
                 .parse()

@@ -6,8 +6,10 @@ use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::jsonrpc::{ErrorObject, code as jsonrpc_code, edit};
 use troupe_protocol::mcp::{Era, code as mcp_code};
 use troupe_protocol::server::ServerName;
+use troupe_protocol::virtual_server::VirtualKind;
 
 use super::parked::ParkingError;
+use crate::registry::VirtualServerError;
 use crate::upstream::UpstreamError;
 
 /// Why a request was refused, or failed on its way.
@@ -35,6 +37,19 @@ pub enum Refusal {
         "resource not found: {0} (resources are at troupe://server/ADDRESS; resources/list names them all)"
     )]
     UnknownResource(String),
+    /// A virtual server does not offer this.
+    #[error("virtual server {server} offers no {} {name:?}; its lists name everything it offers", kind.words())]
+    NotChosen {
+        /// The virtual server.
+        server: ServerName,
+        /// What was asked for.
+        kind: VirtualKind,
+        /// Its name.
+        name: String,
+    },
+    /// The virtual server is no longer there.
+    #[error(transparent)]
+    VirtualServer(VirtualServerError),
     /// The server wants input that this client has no way to give.
     #[error("server {0} wants input from the user, which reaches only clients of revision 2026-07-28")]
     InputRequired(ServerName),
@@ -66,6 +81,9 @@ impl Coded for Refusal {
             Self::MethodNotFound(_) | Self::UnknownPrompt(_) | Self::UnknownResource(_) => Code::NotFound,
             Self::InvalidParams(_) | Self::HeaderMismatch(_) => Code::InvalidField,
             Self::UnknownTool(_) => Code::ToolNotFound,
+            Self::NotChosen { kind, .. } if *kind == VirtualKind::Tool => Code::ToolNotFound,
+            Self::NotChosen { .. } => Code::NotFound,
+            Self::VirtualServer(error) => error.code(),
             Self::InputRequired(_) | Self::InputRefused { .. } => Code::UpstreamProtocol,
             Self::Parking(ParkingError::NotForThis) => Code::InvalidField,
             Self::Parking(ParkingError::Full) => Code::TooManyRequests,
@@ -90,7 +108,10 @@ impl Refusal {
                 jsonrpc_code::INVALID_PARAMS
             }
             Self::UnknownResource(_) if client == Era::Legacy => mcp_code::RESOURCE_NOT_FOUND,
-            Self::UnknownResource(_) => jsonrpc_code::INVALID_PARAMS,
+            Self::NotChosen { kind, .. } if *kind == VirtualKind::Resource && client == Era::Legacy => {
+                mcp_code::RESOURCE_NOT_FOUND
+            }
+            Self::UnknownResource(_) | Self::NotChosen { .. } => jsonrpc_code::INVALID_PARAMS,
             Self::Upstream(UpstreamError::ToolNotFound { .. }) => jsonrpc_code::INVALID_PARAMS,
             _ => jsonrpc_code::INTERNAL_ERROR,
         }

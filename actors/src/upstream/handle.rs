@@ -500,6 +500,12 @@ impl UpstreamsHandle {
         self.shared.info_of(name)
     }
 
+    /// For how long what a server listed last still counts; nothing where it counts until the server says otherwise.
+    pub fn list_ttl(&self, name: &ServerName, kind: ListKind) -> Option<Duration> {
+        let own = self.shared.slot(name).and_then(|slot| slot.lists.ttl(kind));
+        own.or_else(|| self.shared.remotes.load().get(name)?.lists.ttl(kind))
+    }
+
     /// What happens to connections from now on. Who reads too slowly misses events and should look again at all.
     pub fn subscribe(&self) -> broadcast::Receiver<UpstreamEvent> {
         self.shared.events.subscribe()

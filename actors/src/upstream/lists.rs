@@ -107,6 +107,12 @@ impl Lists {
             .then(|| Arc::clone(&list.items))
     }
 
+    /// For how long a list may still be used; nothing where it is not kept, or until it is announced to have changed.
+    pub fn ttl(&self, kind: ListKind) -> Option<Duration> {
+        let until = self.kept.lock().get(&kind)?.until?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
     pub fn epoch(&self, kind: ListKind) -> u64 {
         self.epoch.lock().get(&kind).copied().unwrap_or_default()
     }

@@ -22,6 +22,7 @@ mod server;
 mod status;
 mod tool;
 mod up;
+mod virtual_server;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -78,6 +79,9 @@ enum Command {
     /// Registered MCP servers.
     #[command(subcommand)]
     Server(server::ServerCommand),
+    /// Virtual servers: chosen tools, resources and prompts of several servers, offered as one.
+    #[command(subcommand)]
+    Virtual(virtual_server::VirtualCommand),
     /// The tools of all servers.
     #[command(subcommand)]
     Tool(tool::ToolCommand),
@@ -138,6 +142,7 @@ async fn ask_node(target: &Target, command: Command, output: Output) -> Result<E
     match command {
         Command::Status => status::run(&client, output).await,
         Command::Server(command) => server::run(&client, command, output).await,
+        Command::Virtual(command) => virtual_server::run(&client, command, output).await,
         Command::Tool(command) => tool::run(&client, command, output).await,
         Command::Ask(args) => ask::run(&client, args, output).await,
         Command::Actor(command) => actor::run(&client, command, output).await,

@@ -414,7 +414,8 @@ async fn import(
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_input(file: &std::path::Path) -> Result<String, CliError> {
+/// The text of a file, or of standard input (`-`).
+pub(super) fn read_input(file: &std::path::Path) -> Result<String, CliError> {
     let text = if file.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin())
     } else {

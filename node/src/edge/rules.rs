@@ -73,6 +73,11 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/api/v1/servers/{name}/tools/{tool}/call", USER),
     rule("POST", "/api/v1/servers/{name}/resources/read", USER),
     rule("POST", "/api/v1/servers/{name}/prompts/{prompt}/get", USER),
+    // virtual servers
+    rule("GET", "/api/v1/virtual", USER),
+    rule("GET", "/api/v1/virtual/{name}", ADMIN), // fixed values may say what users must not know
+    rule("PUT", "/api/v1/virtual/{name}", ADMIN),
+    rule("DELETE", "/api/v1/virtual/{name}", ADMIN),
     // tools and questions
     rule("GET", "/api/v1/tools", USER),
     rule("GET", "/api/v1/tools/search", USER),
@@ -115,6 +120,7 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/mcp/messages", Access::Open),
     rule("GET", "/mcp/servers/{name}/sse", Access::Open),
     rule("POST", "/mcp/servers/{name}/messages", Access::Open),
+    rule("*", "/mcp/virtual/{name}", Access::Open),
 ];
 
 /// What the route asks of its caller. A method that the path does not have asks what the path's first line asks; a

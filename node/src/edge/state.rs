@@ -18,7 +18,7 @@ use troupe_actors::{
     cluster::ClusterHandle,
     conversation::ConversationsHandle,
     health::HealthHandle,
-    registry::RegistryHandle,
+    registry::{RegistryHandle, VirtualServersHandle},
     router::RouterHandle,
     runtime::{ActorPath, Deadline, System},
     session::{Gateway, SessionsHandle},
@@ -65,6 +65,8 @@ pub struct Handles {
     pub vault: VaultHandle,
     /// Registered servers.
     pub registry: RegistryHandle,
+    /// Parts of several servers, offered as one.
+    pub virtual_servers: VirtualServersHandle,
     /// Live connections to servers.
     pub upstreams: UpstreamsHandle,
     /// Legacy MCP clients' sessions.

@@ -10,7 +10,7 @@ use troupe_actors::{
     conversation::{ConversationServices, ConversationsHandle},
     health,
     openapi::Documents,
-    registry,
+    registry::{self, virtual_servers},
     runtime::{ActorPath, ChildSpec, Mailbox, System},
     session::{
         self, Gateway,
@@ -78,6 +78,8 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
     let (vault, vault_child) = vault::actor(system, top.child("vault"), store, vault_key)?;
     let sealer = Arc::new(VaultSealer(vault.clone()));
     let (registry_child, registry) = registry::child(system, store, sealer)?;
+    let (virtual_servers_child, virtual_servers) =
+        virtual_servers::child(system, top.child("virtual_servers"), store);
     let (upstreams, upstreams_child) = UpstreamsHandle::build(
         system,
         top.child("upstreams"),
@@ -108,6 +110,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
     let gateway = Gateway::new(
         upstreams.clone(),
         registry.clone(),
+        virtual_servers.clone(),
         sessions.clone(),
         parking,
         settings::gateway(&config),
@@ -140,6 +143,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         audit_log,
         vault,
         registry,
+        virtual_servers,
         upstreams,
         sessions,
         gateway,
@@ -157,6 +161,7 @@ pub async fn build(config: Config, ground: Ground<'_>) -> Result<(EdgeState, Vec
         access_child,
         vault_child,
         registry_child,
+        virtual_servers_child,
         upstreams_child,
         health_child,
         router_child,

@@ -40,7 +40,9 @@ pub fn check(name: &ServerName, definition: &VirtualDefinition) -> Checked {
     if let Some(other) = definition.name.as_ref().filter(|other| *other != name) {
         return Err(VirtualServerError::invalid(
             "name",
-            format!("says {other}, but the virtual server is put under {name}: say the same, or leave it out"),
+            format!(
+                "says {other}, but the virtual server is put under {name}: say the same, or leave it out"
+            ),
         ));
     }
     checked_chars("title", definition.title.as_deref(), TITLE_CHARS_MAX)?;
@@ -62,7 +64,7 @@ pub fn check(name: &ServerName, definition: &VirtualDefinition) -> Checked {
                 place,
                 format!(
                     "is the second {} called {:?}: give one of them another name with `as`",
-                    in_words(item.kind),
+                    item.kind.words(),
                     item.exposed_name()
                 ),
             ));
@@ -81,16 +83,6 @@ pub fn check(name: &ServerName, definition: &VirtualDefinition) -> Checked {
 /// What people call the place of an item.
 pub(super) fn place(index: usize, item: &VirtualItem) -> String {
     format!("items[{index}] ({}/{})", item.server, item.name)
-}
-
-/// What people call things of a kind.
-pub(super) fn in_words(kind: VirtualKind) -> &'static str {
-    match kind {
-        VirtualKind::Tool => "tool",
-        VirtualKind::Resource => "resource",
-        VirtualKind::ResourceTemplate => "resource template",
-        VirtualKind::Prompt => "prompt",
-    }
 }
 
 fn checked_item(place: &str, item: &VirtualItem) -> Checked {
@@ -135,21 +127,30 @@ fn checked_arguments(place: &str, item: &VirtualItem) -> Checked {
     let wrong = |reason: String| Err(VirtualServerError::invalid(place, reason));
     let has_arguments = matches!(item.kind, VirtualKind::Tool | VirtualKind::Prompt);
     if item.conceals_any() && !has_arguments {
-        return wrong(format!("fixes or hides arguments, which a {} does not have", in_words(item.kind)));
+        return wrong(format!(
+            "fixes or hides arguments, which a {} does not have",
+            item.kind.words()
+        ));
     }
     if item.fixed.len() > ARGUMENTS_MAX || item.hidden.len() > ARGUMENTS_MAX {
         return wrong(format!("fixes or hides more than {ARGUMENTS_MAX} arguments"));
     }
     if let Some(both) = item.fixed.keys().find(|argument| item.hidden.contains(*argument)) {
-        return wrong(format!("fixes and hides {both:?}: what is fixed is hidden anyway"));
+        return wrong(format!(
+            "fixes and hides {both:?}: what is fixed is hidden anyway"
+        ));
     }
     let fixed_bytes = serde_json::to_vec(&item.fixed).map_or(usize::MAX, |text| text.len());
     if fixed_bytes > FIXED_BYTES_MAX {
-        return wrong(format!("fixes values of {fixed_bytes} bytes, at most {FIXED_BYTES_MAX}"));
+        return wrong(format!(
+            "fixes values of {fixed_bytes} bytes, at most {FIXED_BYTES_MAX}"
+        ));
     }
     let no_text = item.fixed.iter().find(|(_, value)| !value.is_string());
     if let (VirtualKind::Prompt, Some((argument, _))) = (item.kind, no_text) {
-        return wrong(format!("fixes {argument:?} with a value that is no string, as arguments of prompts are"));
+        return wrong(format!(
+            "fixes {argument:?} with a value that is no string, as arguments of prompts are"
+        ));
     }
     Ok(())
 }
@@ -198,13 +199,22 @@ mod tests {
             ),
             (json!([{ "server": "a", "name": "" }]), "`name`"),
             (json!([{ "server": "a", "name": "x", "as": "a b" }]), "A-Z"),
-            (json!([{ "server": "a", "name": "x", "timeout_ms": 0 }]), "timeout_ms"),
-            (json!([{ "kind": "resource", "server": "a", "name": "x", "as": "y" }]), "no URI"),
+            (
+                json!([{ "server": "a", "name": "x", "timeout_ms": 0 }]),
+                "timeout_ms",
+            ),
+            (
+                json!([{ "kind": "resource", "server": "a", "name": "x", "as": "y" }]),
+                "no URI",
+            ),
             (
                 json!([{ "kind": "resource_template", "server": "a", "name": "x", "as": "y" }]),
                 "keeps its own",
             ),
-            (json!([{ "kind": "resource", "server": "a", "name": "x", "hidden": ["y"] }]), "does not have"),
+            (
+                json!([{ "kind": "resource", "server": "a", "name": "x", "hidden": ["y"] }]),
+                "does not have",
+            ),
             (
                 json!([{ "server": "a", "name": "x", "hidden": ["y"], "fixed": { "y": 1 } }]),
                 "fixes and hides",

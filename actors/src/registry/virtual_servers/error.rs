@@ -3,6 +3,7 @@
 use thiserror::Error;
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::server::ServerName;
+use troupe_protocol::virtual_server::VirtualItem;
 
 use super::VIRTUAL_SERVERS_MAX;
 use crate::runtime::AskError;
@@ -49,6 +50,15 @@ pub enum VirtualServerError {
 }
 
 impl VirtualServerError {
+    /// The thing at this place hides an argument that is required.
+    pub(crate) fn hidden_required(index: usize, item: &VirtualItem, argument: String) -> Self {
+        Self::HiddenRequired {
+            field: super::check::place(index, item),
+            argument,
+            server: item.server.clone(),
+        }
+    }
+
     pub(super) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid {
             field: field.into(),

@@ -25,12 +25,10 @@ use troupe_protocol::server::ServerName;
 
 pub use check::check;
 pub use error::VirtualServerError;
-pub use messages::{VirtualServer, VirtualServers, VirtualServersHandle, VirtualServersMessage};
 use messages::Shared;
+pub use messages::{VirtualServer, VirtualServers, VirtualServersHandle, VirtualServersMessage};
 
-use crate::runtime::{
-    Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, Mailbox, Reply, System,
-};
+use crate::runtime::{Actor, ActorError, ActorPath, ChildSpec, Context, Deadline, Mailbox, Reply, System};
 use crate::store::replicated::{WRITE_WITHIN, nudge};
 use crate::store::{RecordBatch, ReplicatedTree, Store, StoreError, TreeChange, TreeFeed, WriteError};
 
@@ -112,7 +110,10 @@ impl Actor for VirtualServersActor {
                 if self.shared.view.load().contains_key(&name) {
                     let mut batch = RecordBatch::default();
                     self.tree.remove_into(&mut batch, name.as_str());
-                    self.write(ctx, batch, |written| VirtualServersMessage::Removed { written, reply });
+                    self.write(ctx, batch, |written| VirtualServersMessage::Removed {
+                        written,
+                        reply,
+                    });
                 } else if is_up_to_date {
                     reply.send(Err(VirtualServerError::NotFound(name)));
                 } else {

@@ -45,7 +45,11 @@ async fn what_was_put_is_found_replaced_removed_and_outlives_the_actor() {
     assert_eq!((desk.updated_by.as_str(), handle.view().len()), ("node", 1));
     assert!(desk.find(VirtualKind::Tool, "then").is_some() && desk.find(VirtualKind::Tool, "now").is_none());
     assert_eq!(desk.find_resource("notes://today").unwrap().server, name("notes"));
-    assert_eq!(desk.find_resource("file:///today").unwrap().server, name("files"), "the other's address");
+    assert_eq!(
+        desk.find_resource("file:///today").unwrap().server,
+        name("files"),
+        "the other's address"
+    );
     assert!(desk.find_resource("file:///a/b").is_none());
     assert_eq!(desk.summary().resources_count, 2);
     handle.remove(&name("desk")).await.unwrap();
@@ -61,7 +65,10 @@ async fn a_wrong_definition_is_not_kept() {
     let store = Store::open(folder.path()).unwrap();
     let (_root, handle) = start(&store).await;
     let wrong = troupe_protocol::virtual_server::VirtualDefinition::default();
-    let refused = handle.put(name("desk"), wrong, &Principal::node()).await.unwrap_err();
+    let refused = handle
+        .put(name("desk"), wrong, &Principal::node())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, VirtualServerError::Invalid { .. }), "{refused}");
     assert!(handle.view().is_empty());
 }

@@ -39,25 +39,35 @@ pub fn shape(thing: &Descriptor, item: &VirtualItem) -> Result<Descriptor, Hidde
     edits.remove.push("execution");
     let name = item.exposed_name();
     if item.exposed_as.is_some() {
-        let member = if item.kind == VirtualKind::Resource { "uri" } else { "name" };
+        let member = if item.kind == VirtualKind::Resource {
+            "uri"
+        } else {
+            "name"
+        };
         edits.set.push((member, Cow::Owned(json_string(name))));
     }
     let texts = [("title", &item.title), ("description", &item.description)];
     for (member, text) in texts {
-        edits.set.extend(text.as_ref().map(|text| (member, Cow::Owned(json_string(text)))));
+        edits
+            .set
+            .extend(text.as_ref().map(|text| (member, Cow::Owned(json_string(text)))));
     }
     if item.conceals_any() {
         match item.kind {
             VirtualKind::Tool => {
                 if let Some(schema) = edit::member(raw, "inputSchema") {
                     let shown = schema_without(schema, item)?;
-                    edits.set.extend(shown.map(|shown| ("inputSchema", Cow::Owned(shown))));
+                    edits
+                        .set
+                        .extend(shown.map(|shown| ("inputSchema", Cow::Owned(shown))));
                 }
             }
             VirtualKind::Prompt => {
                 if let Some(arguments) = edit::member(raw, "arguments") {
                     let shown = arguments_without(arguments, item)?;
-                    edits.set.extend(shown.map(|shown| ("arguments", Cow::Owned(shown))));
+                    edits
+                        .set
+                        .extend(shown.map(|shown| ("arguments", Cow::Owned(shown))));
                 }
             }
             VirtualKind::Resource | VirtualKind::ResourceTemplate => {}
@@ -81,7 +91,9 @@ pub fn unknown_arguments(thing: &Descriptor, item: &VirtualItem) -> Vec<String> 
             if is_open {
                 return Vec::new();
             }
-            schema.and_then(|schema| edit::member(schema, "properties")).map_or_else(Vec::new, keys_of)
+            schema
+                .and_then(|schema| edit::member(schema, "properties"))
+                .map_or_else(Vec::new, keys_of)
         }
         VirtualKind::Prompt => {
             let arguments = edit::member(&thing.raw, "arguments").map_or_else(Vec::new, items_of);
@@ -112,7 +124,9 @@ pub fn arguments(params: &RawValue, item: &VirtualItem) -> Result<Option<Box<Raw
         let empty = RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let given = edit::member(params, "arguments").filter(|given| given.get() != "null");
         if let Some(given) = given
-            && let Some(argument) = keys_of(given).into_iter().find(|argument| item.conceals(argument))
+            && let Some(argument) = keys_of(given)
+                .into_iter()
+                .find(|argument| item.conceals(argument))
         {
             return Err(NotOffered(argument));
         }
@@ -125,7 +139,9 @@ pub fn arguments(params: &RawValue, item: &VirtualItem) -> Result<Option<Box<Raw
         };
         // Arguments that are no object pass as they are: the server will say what is wrong with them.
         let whole = edit::with_members(given.unwrap_or(&empty), &fixed);
-        edits.set.extend(whole.map(|whole| ("arguments", Cow::Owned(whole))));
+        edits
+            .set
+            .extend(whole.map(|whole| ("arguments", Cow::Owned(whole))));
     }
     if edits.set.is_empty() {
         return Ok(None);
@@ -153,7 +169,9 @@ pub fn is_made_from(template: &str, uri: &str) -> bool {
             Some(b'.') => pattern.push_str(r"(\.[^/?#]*)?"),
             Some(b'/') if expression.contains('*') => pattern.push_str("(/[^/?#]+)*"),
             // One part for each variable.
-            Some(b'/') => expression.split(',').for_each(|_| pattern.push_str("(/[^/?#]+)?")),
+            Some(b'/') => expression
+                .split(',')
+                .for_each(|_| pattern.push_str("(/[^/?#]+)?")),
             Some(b';') => pattern.push_str("(;[^/?#]*)*"),
             Some(b'?') => pattern.push_str(r"(\?[^#]*)?"),
             Some(b'&') => pattern.push_str("(&[^#]*)?"),
@@ -168,7 +186,12 @@ pub fn is_made_from(template: &str, uri: &str) -> bool {
 
 /// The kinds of things of which a definition has any.
 pub fn kinds(items: &[VirtualItem]) -> Vec<ListKind> {
-    let all = [ListKind::Tools, ListKind::Resources, ListKind::ResourceTemplates, ListKind::Prompts];
+    let all = [
+        ListKind::Tools,
+        ListKind::Resources,
+        ListKind::ResourceTemplates,
+        ListKind::Prompts,
+    ];
     let has = |kind: &ListKind| items.iter().any(|item| item.kind.list() == *kind);
     all.into_iter().filter(has).collect()
 }
@@ -178,7 +201,10 @@ fn schema_without(schema: &RawValue, item: &VirtualItem) -> Result<Option<String
     let mut edits = ObjectEdits::default();
     if let Some(required) = edit::member(schema, "required") {
         let required: Vec<Cow<'_, str>> = items_of(required).into_iter().filter_map(string_of).collect();
-        if let Some(argument) = required.iter().find(|argument| item.hidden.contains(argument.as_ref())) {
+        if let Some(argument) = required
+            .iter()
+            .find(|argument| item.hidden.contains(argument.as_ref()))
+        {
             let argument = argument.to_string();
             return Err(HiddenRequired { argument });
         }
@@ -187,16 +213,25 @@ fn schema_without(schema: &RawValue, item: &VirtualItem) -> Result<Option<String
         if shown.is_empty() {
             edits.remove.push("required");
         } else {
-            edits.set.push(("required", Cow::Owned(format!("[{}]", shown.join(",")))));
+            edits
+                .set
+                .push(("required", Cow::Owned(format!("[{}]", shown.join(",")))));
         }
     }
     if let Some(properties) = edit::member(schema, "properties") {
         let concealed = ObjectEdits {
             set: Vec::new(),
-            remove: item.fixed.keys().chain(&item.hidden).map(String::as_str).collect(),
+            remove: item
+                .fixed
+                .keys()
+                .chain(&item.hidden)
+                .map(String::as_str)
+                .collect(),
         };
         let shown = edit::with_members(properties, &concealed);
-        edits.set.extend(shown.map(|shown| ("properties", Cow::Owned(shown))));
+        edits
+            .set
+            .extend(shown.map(|shown| ("properties", Cow::Owned(shown))));
     }
     Ok(edit::with_members(schema, &edits))
 }
@@ -225,7 +260,10 @@ fn items_of(list: &RawValue) -> Vec<&RawValue> {
 
 fn keys_of(object: &RawValue) -> Vec<String> {
     let members: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(object.get());
-    members.map_or_else(|_| Vec::new(), |members| members.into_iter().map(|(key, _)| key).collect())
+    members.map_or_else(
+        |_| Vec::new(),
+        |members| members.into_iter().map(|(key, _)| key).collect(),
+    )
 }
 
 fn json_string(text: &str) -> String {
@@ -256,8 +294,10 @@ mod tests {
 
     #[test]
     fn a_tool_is_renamed_described_and_loses_what_is_concealed_and_nothing_else() {
-        let item = item(json!({ "server": "s", "name": "search", "as": "find", "title": "Find", "description": "new",
-            "fixed": { "limit": 3 }, "hidden": ["debug"] }));
+        let item = item(
+            json!({ "server": "s", "name": "search", "as": "find", "title": "Find", "description": "new",
+            "fixed": { "limit": 3 }, "hidden": ["debug"] }),
+        );
         let shaped = shape(&thing(ListKind::Tools, TOOL), &item).unwrap();
         assert_eq!(shaped.name, "find");
         assert_eq!(
@@ -271,10 +311,7 @@ mod tests {
         let item = item(json!({ "server": "s", "name": "x" }));
         let text = r#"{ "name" : "x", "inputSchema":{"n":12345678901234567890123} }"#;
         let shaped = shape(&thing(ListKind::Tools, text), &item).unwrap();
-        assert_eq!(
-            shaped.raw.get().replace(' ', ""),
-            text.replace(' ', "")
-        );
+        assert_eq!(shaped.raw.get().replace(' ', ""), text.replace(' ', ""));
     }
 
     #[test]
@@ -285,14 +322,18 @@ mod tests {
         let fixed = item(json!({ "server": "s", "name": "search", "fixed": { "query": "x", "limit": 1 } }));
         let shaped: Value = serde_json::from_str(shape(&tool, &fixed).unwrap().raw.get()).unwrap();
         assert_eq!(shaped["inputSchema"].get("required"), None);
-        assert_eq!(shaped["inputSchema"]["properties"], json!({ "debug": { "type": "boolean" } }));
+        assert_eq!(
+            shaped["inputSchema"]["properties"],
+            json!({ "debug": { "type": "boolean" } })
+        );
         let prompt = thing(
             ListKind::Prompts,
             r#"{"name":"greet","arguments":[{"name":"who","required":true},{"name":"tone"}]}"#,
         );
         let hidden = item(json!({ "kind": "prompt", "server": "s", "name": "greet", "hidden": ["who"] }));
         assert_eq!(shape(&prompt, &hidden).unwrap_err().argument, "who");
-        let fixed = item(json!({ "kind": "prompt", "server": "s", "name": "greet", "fixed": { "who": "x" } }));
+        let fixed =
+            item(json!({ "kind": "prompt", "server": "s", "name": "greet", "fixed": { "who": "x" } }));
         assert_eq!(
             shape(&prompt, &fixed).unwrap().raw.get(),
             r#"{"name":"greet","arguments":[{"name":"tone"}]}"#
@@ -301,8 +342,12 @@ mod tests {
 
     #[test]
     fn a_definition_that_speaks_of_other_arguments_is_told() {
-        let wrong = item(json!({ "server": "s", "name": "search", "fixed": { "limits": 3 }, "hidden": ["debug"] }));
-        assert_eq!(unknown_arguments(&thing(ListKind::Tools, TOOL), &wrong), ["limits"]);
+        let wrong =
+            item(json!({ "server": "s", "name": "search", "fixed": { "limits": 3 }, "hidden": ["debug"] }));
+        assert_eq!(
+            unknown_arguments(&thing(ListKind::Tools, TOOL), &wrong),
+            ["limits"]
+        );
         let open = r#"{"name":"search","inputSchema":{"type":"object","additionalProperties":true}}"#;
         assert!(unknown_arguments(&thing(ListKind::Tools, open), &wrong).is_empty());
     }
@@ -328,7 +373,11 @@ mod tests {
     #[test]
     fn a_call_without_changes_is_not_touched() {
         let item = item(json!({ "server": "s", "name": "search" }));
-        assert!(arguments(&raw(r#"{ "name":"search" }"#), &item).unwrap().is_none());
+        assert!(
+            arguments(&raw(r#"{ "name":"search" }"#), &item)
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod servers;
 mod session;
 mod status;
 mod tools;
+mod virtual_servers;
 
 use axum::Router;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -34,6 +35,7 @@ fn documented() -> OpenApiRouter<EdgeState> {
         .merge(session::routes())
         .merge(servers::routes())
         .merge(offers::routes())
+        .merge(virtual_servers::routes())
         .merge(tools::routes())
         .merge(conversations::routes())
         .merge(status::routes())

@@ -134,6 +134,15 @@ impl Fault {
         )
     }
 
+    /// 404: no virtual server of this name.
+    pub fn unknown_virtual_server(name: &str) -> Self {
+        let name: String = name.chars().take(80).collect();
+        Self::coded(
+            Code::VirtualServerNotFound,
+            format!("there is no virtual server {name:?}"),
+        )
+    }
+
     /// 405: nothing but POST for modern clients.
     pub fn modern_is_post_only() -> Self {
         Self::coded(

@@ -1,4 +1,5 @@
-//! The MCP faces: `/mcp` (all servers as one) and `/mcp/servers/{name}` (one server as it is), for clients of both eras.
+//! The MCP faces: `/mcp` (all servers as one), `/mcp/servers/{name}` (one server as it is) and `/mcp/virtual/{name}`
+//! (chosen things of several), for clients of both eras.
 //!
 //! # Layout
 //! - this module: routes, and what every message passes: its form, its size, its era
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::response::Response;
 use axum::routing::post;
 use http::request::Parts;
@@ -49,12 +50,16 @@ pub use first_revision::OpenStreams;
 /// How often the owner of an open stream is looked at again: a revoked key must not listen on.
 const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Where virtual servers are.
+const VIRTUAL_PATH: &str = "/mcp/virtual/{name}";
+
 /// The routes of the MCP faces. Their callers are known (see [`super::auth::Caller`]) when a handler runs.
 pub fn routes() -> Router<EdgeState> {
     let methods = || post(receive).get(open).delete(end);
     Router::new()
         .route("/mcp", methods())
         .route("/mcp/servers/{name}", methods())
+        .route(VIRTUAL_PATH, methods())
         .merge(first_revision::routes())
 }
 
@@ -132,7 +137,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The endpoint that a request's path names: all servers as one, or one of them.
+/// The endpoint that a request's path names: all servers as one, one of them, or a virtual one.
 struct At(Endpoint);
 
 impl FromRequestParts<EdgeState> for At {
@@ -141,18 +146,25 @@ impl FromRequestParts<EdgeState> for At {
     async fn from_request_parts(parts: &mut Parts, state: &EdgeState) -> Result<Self, Fault> {
         match Option::<Path<String>>::from_request_parts(parts, state).await {
             Ok(None) => Ok(Self(Endpoint::Aggregate)),
-            Ok(Some(Path(name))) => endpoint_of(state, &name).map(Self),
+            Ok(Some(Path(name))) => {
+                let route = parts.extensions.get::<MatchedPath>();
+                let is_virtual = route.is_some_and(|route| route.as_str() == VIRTUAL_PATH);
+                endpoint_of(state, &name, is_virtual).map(Self)
+            }
             Err(_not_text) => Err(Fault::unknown_server(parts.uri.path())),
         }
     }
 }
 
-fn endpoint_of(state: &EdgeState, name: &str) -> Result<Endpoint, Fault> {
-    let server = ServerName::new(name)
-        .ok()
-        .filter(|server| state.gateway.knows(server.as_str()));
-    server.map(Endpoint::Server).ok_or_else(|| {
-        if state.is_ready() {
+fn endpoint_of(state: &EdgeState, name: &str, is_virtual: bool) -> Result<Endpoint, Fault> {
+    let endpoint = ServerName::new(name).ok().and_then(|server| match is_virtual {
+        true => (state.gateway.knows_virtual(name)).then_some(Endpoint::Virtual(server)),
+        false => (state.gateway.knows(name)).then_some(Endpoint::Server(server)),
+    });
+    endpoint.ok_or_else(|| {
+        if state.is_ready() && is_virtual {
+            Fault::unknown_virtual_server(name)
+        } else if state.is_ready() {
             Fault::unknown_server(name)
         } else {
             Fault::no_node("this node has just started and has not read all its servers yet")
