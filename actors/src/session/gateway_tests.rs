@@ -16,9 +16,10 @@ use troupe_protocol::id::ActorPath;
 use troupe_protocol::mcp::{ClientCapabilities, Era, ListKind, ToolDescriptor};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{ServerInfo, UpstreamInfo};
+use troupe_protocol::virtual_server::VirtualDetail;
 
 use super::*;
-use crate::registry::virtual_servers;
+use crate::registry::virtual_servers::{self, VirtualServerError};
 use crate::registry::{self, RegistryError, RegistryHandle, SecretSealer};
 use crate::runtime::{Deadline, Root, SystemConfig, testkit};
 use crate::store::{RecordBatch, Store};
@@ -105,6 +106,31 @@ impl BuiltinServer for Echo {
     }
 }
 
+/// A server with one tool that needs an argument and never answers.
+struct Strict;
+
+impl BuiltinServer for Strict {
+    fn info(&self) -> Arc<UpstreamInfo> {
+        Echo(Era::Modern).info()
+    }
+
+    fn tools(&self) -> Arc<Vec<ToolDescriptor>> {
+        let schema = json!({ "type": "object", "properties": { "needed": {} }, "required": ["needed"] });
+        let tool = to_raw_value(&json!({ "name": "strict", "inputSchema": schema })).unwrap();
+        Arc::new(ToolDescriptor::read(ListKind::Tools, &tool).into_iter().collect())
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: &'a str,
+        _: Value,
+        _: &'a Principal,
+        _: Deadline,
+    ) -> BoxFuture<'a, Result<Value, BuiltinError>> {
+        std::future::pending().boxed()
+    }
+}
+
 struct Bed {
     gateway: Gateway,
     sessions: SessionsHandle,
@@ -164,6 +190,7 @@ impl Bed {
         }
         upstreams.register_builtin(ServerName::new("echo").unwrap(), Arc::new(Echo(Era::Legacy)));
         upstreams.register_builtin(ServerName::new("troupe").unwrap(), Arc::new(Echo(Era::Modern)));
+        upstreams.register_builtin(ServerName::new("strict").unwrap(), Arc::new(Strict));
         let limits = GatewayLimits {
             list_wait: Duration::from_millis(300),
             ..GatewayLimits::default()
@@ -356,4 +383,155 @@ async fn endpoints_introduce_themselves() {
     assert_eq!(one.server_info["name"], "echo");
     assert!(bed.gateway.knows("echo") && bed.gateway.knows("troupe") && !bed.gateway.knows("nobody"));
     assert_eq!(bed.sessions.open_count(), 0);
+}
+
+fn desk() -> Endpoint {
+    Endpoint::Virtual(ServerName::new("desk").unwrap())
+}
+
+impl Bed {
+    async fn put_desk(&self, items: Value) -> Result<VirtualDetail, VirtualServerError> {
+        let definition = json!({ "title": "Desk", "description": "for the desk", "items": items });
+        let definition = serde_json::from_value(definition).unwrap();
+        let name = ServerName::new("desk").unwrap();
+        self.gateway
+            .put_virtual(name, definition, &Principal::node())
+            .await
+    }
+}
+
+#[tokio::test]
+async fn a_virtual_server_offers_what_was_chosen_as_it_was_described_and_nothing_else() {
+    let bed = Bed::with(&[]).await;
+    let items = json!([
+        { "server": "echo", "name": "echo", "as": "say", "title": "Say", "description": "Says it",
+            "fixed": { "loud": true, "n": 1 }, "hidden": ["debug"] },
+        { "server": "troupe", "name": "echo" },
+        { "kind": "resource", "server": "echo", "name": "a://b", "as": "docs://b" },
+    ]);
+    let detail = bed.put_desk(items).await.unwrap();
+    assert_eq!(detail.summary.tools_count, 2);
+    let told: Vec<&str> = detail
+        .warnings
+        .iter()
+        .map(|warning| warning.name.as_str())
+        .collect();
+    assert_eq!(told, ["say", "say", "say", "docs://b"], "{:?}", detail.warnings);
+    for era in [Era::Legacy, Era::Modern] {
+        let listed = bed.ask(desk(), era, "tools/list", json!({})).await.result;
+        let tools = listed["tools"].as_array().unwrap();
+        assert_eq!(
+            (&tools[0]["name"], &tools[0]["title"]),
+            (&json!("say"), &json!("Say")),
+            "{listed}"
+        );
+        assert_eq!((tools.len(), &tools[1]["name"]), (2, &json!("echo")));
+        let params = json!({ "name": "say", "arguments": { "text": "hi" } });
+        let called = bed.ask(desk(), era, "tools/call", params).await.result;
+        assert_eq!(
+            called["structuredContent"],
+            json!({ "text": "hi", "loud": true, "n": 1 })
+        );
+        assert_eq!(
+            called["content"][0]["uri"], "docs://b",
+            "addresses are those that can be read here"
+        );
+        for (method, params, named) in [
+            (
+                "tools/call",
+                json!({ "name": "say", "arguments": { "loud": false } }),
+                "loud",
+            ),
+            (
+                "tools/call",
+                json!({ "name": "say", "arguments": { "debug": 1 } }),
+                "debug",
+            ),
+            (
+                "tools/call",
+                json!({ "name": "echo__echo" }),
+                "desk offers no tool",
+            ),
+            ("prompts/get", json!({ "name": "say" }), "desk offers no prompt"),
+        ] {
+            let refused = bed.ask(desk(), era, method, params).await;
+            assert_eq!(refused.code, -32602, "{method}: {}", refused.result);
+            let said = refused.result["message"].as_str().unwrap();
+            assert!(said.contains(named), "{method}: {said}");
+        }
+    }
+    let foreign = bed
+        .ask(desk(), Era::Legacy, "resources/read", json!({ "uri": "a://b" }))
+        .await;
+    assert_eq!(
+        foreign.code, -32002,
+        "the server's own address is not offered: {}",
+        foreign.result
+    );
+    let introduced = bed.gateway.introduce(&desk(), Era::Modern).await.unwrap();
+    assert_eq!(introduced.server_info["title"], "Desk");
+    assert_eq!(introduced.instructions.as_deref(), Some("for the desk"));
+    assert!(
+        introduced.capabilities["tools"]["listChanged"] == true
+            && introduced.capabilities.get("prompts").is_none()
+    );
+}
+
+#[tokio::test]
+async fn what_a_virtual_server_cannot_offer_now_is_told_and_what_it_never_can_is_refused() {
+    let bed = Bed::with(&[("dead", "false", &[])]).await;
+    let items = json!([
+        { "server": "echo", "name": "echo" },
+        { "server": "echo", "name": "nothing" },
+        { "server": "dead", "name": "x" },
+        { "server": "nobody", "name": "y" },
+    ]);
+    let detail = bed.put_desk(items).await.unwrap();
+    assert_eq!(detail.warnings.len(), 3, "{:?}", detail.warnings);
+    let listed = bed.ask(desk(), Era::Modern, "tools/list", json!({})).await.result;
+    assert_eq!(listed["tools"].as_array().unwrap().len(), 1);
+    let missing = listed["_meta"][merge::UNAVAILABLE_KEY].as_array().unwrap();
+    let codes: Vec<&str> = missing
+        .iter()
+        .map(|note| note["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(codes, ["T3010", "T3001", "T2003"], "{listed}");
+    assert_eq!(listed["ttlMs"], 0, "what is not whole is not to be kept");
+
+    let hidden = json!([{ "server": "strict", "name": "strict", "hidden": ["needed"] }]);
+    let refused = bed.put_desk(hidden).await.unwrap_err();
+    assert!(refused.to_string().contains("\"needed\""), "{refused}");
+    let gone = Endpoint::Virtual(ServerName::new("gone").unwrap());
+    assert_eq!(
+        bed.ask(gone, Era::Modern, "tools/list", json!({})).await.result["data"]["code"],
+        "T2011"
+    );
+}
+
+#[tokio::test]
+async fn a_tool_of_a_virtual_server_may_have_a_time_of_its_own() {
+    let bed = Bed::with(&[]).await;
+    let items = json!([{ "server": "strict", "name": "strict", "timeout_ms": 50, "fixed": { "needed": 1 } }]);
+    bed.put_desk(items).await.unwrap();
+    let began = Instant::now();
+    let late = bed
+        .ask(desk(), Era::Modern, "tools/call", json!({ "name": "strict" }))
+        .await;
+    assert_eq!(late.result["data"]["code"], "T3003", "{}", late.result);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn clients_of_a_virtual_server_hear_when_it_changes() {
+    let bed = Bed::with(&[]).await;
+    let items = json!([{ "server": "echo", "name": "echo" }]);
+    bed.put_desk(items.clone()).await.unwrap();
+    let mut notices = bed.gateway.notices(&desk());
+    bed.put_desk(json!([{ "server": "troupe", "name": "echo" }]))
+        .await
+        .unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(5), notices.next())
+        .await
+        .unwrap();
+    assert!(told.contains(&Notice::ToolsChanged), "{told:?}");
 }

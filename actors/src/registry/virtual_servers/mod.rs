@@ -45,6 +45,8 @@ pub fn child(system: &System, path: ActorPath, store: &Store) -> (ChildSpec, Vir
     let mailbox = Mailbox::new(system, path, MAILBOX_MESSAGES_MAX);
     let (handle, shared) = VirtualServersHandle::new(mailbox.clone());
     let tree = store.replicated(VIRTUAL_SERVERS_TREE, SCHEMA_VERSION);
+    // Who asks before the actor has started is answered, too. What cannot be read then is said when it starts.
+    shared.view.store(Arc::new(read(&tree).unwrap_or_default()));
     let store = store.clone();
     let spec = ChildSpec::actor(mailbox, move || VirtualServersActor {
         feed: store.follow(TREES),
@@ -53,6 +55,13 @@ pub fn child(system: &System, path: ActorPath, store: &Store) -> (ChildSpec, Vir
         shared: Arc::clone(&shared),
     });
     (spec, handle)
+}
+
+fn read(tree: &ReplicatedTree<VirtualServer>) -> Result<VirtualServers, StoreError> {
+    let records = tree.scan_prefix("");
+    records
+        .map(|record| record.map(|(_, server)| (server.name.clone(), Arc::new(server))))
+        .collect()
 }
 
 /// The actor. What it knows is what it has published.
@@ -206,12 +215,7 @@ impl VirtualServersActor {
     }
 
     fn read_everything(&mut self) -> Result<(), StoreError> {
-        let mut view = VirtualServers::new();
-        for record in self.tree.scan_prefix("") {
-            let (_, server) = record?;
-            view.insert(server.name.clone(), Arc::new(server));
-        }
-        self.publish(view);
+        self.publish(read(&self.tree)?);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! What is not changed keeps its bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use regex::Regex;
@@ -258,12 +259,12 @@ fn items_of(list: &RawValue) -> Vec<&RawValue> {
     serde_json::from_str(list.get()).unwrap_or_default()
 }
 
+/// Values are not read: there may be numbers among them that nothing here can hold.
 fn keys_of(object: &RawValue) -> Vec<String> {
-    let members: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(object.get());
-    members.map_or_else(
-        |_| Vec::new(),
-        |members| members.into_iter().map(|(key, _)| key).collect(),
-    )
+    let members: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(object.get());
+    members
+        .map(|members| members.into_keys().collect())
+        .unwrap_or_default()
 }
 
 fn json_string(text: &str) -> String {
@@ -320,7 +321,8 @@ mod tests {
         let hidden = item(json!({ "server": "s", "name": "search", "hidden": ["query"] }));
         assert_eq!(shape(&tool, &hidden).unwrap_err().argument, "query");
         let fixed = item(json!({ "server": "s", "name": "search", "fixed": { "query": "x", "limit": 1 } }));
-        let shaped: Value = serde_json::from_str(shape(&tool, &fixed).unwrap().raw.get()).unwrap();
+        let readable = shape(&tool, &fixed).unwrap().raw.get().replace("1e400", "1");
+        let shaped: Value = serde_json::from_str(&readable).unwrap();
         assert_eq!(shaped["inputSchema"].get("required"), None);
         assert_eq!(
             shaped["inputSchema"]["properties"],
@@ -368,6 +370,8 @@ mod tests {
             call(r#"{"name":"find","arguments":{"limit":99}}"#).unwrap_err(),
             NotOffered("limit".to_owned())
         );
+        let hard_to_read = r#"{"name":"find","arguments":{"query":1e400,"l\u0069mit":99}}"#;
+        assert_eq!(call(hard_to_read).unwrap_err(), NotOffered("limit".to_owned()));
     }
 
     #[test]
