@@ -58,6 +58,40 @@ impl Role {
     }
 }
 
+/// How the tools of all servers are shown to the MCP clients of a key at `/mcp`. It limits what is listed, not what may
+/// be called.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    TS,
+    ToSchema,
+    strum::Display,
+    strum::EnumString,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[ts(export)]
+pub enum ToolsShown {
+    /// Every tool is listed.
+    #[default]
+    Full,
+    /// Only `find_tools` and `call_tool`: for clients that must not be given thousands of tools.
+    Search,
+}
+
+impl ToolsShown {
+    fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
+}
+
 ulid_id!(
     /// The stable identity of an API key. Never the key itself.
     KeyId,
@@ -76,6 +110,10 @@ pub struct Principal {
     #[ts(optional)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
+    /// How tools are shown to its MCP clients.
+    #[ts(as = "Option<ToolsShown>", optional)]
+    #[serde(default, skip_serializing_if = "ToolsShown::is_full")]
+    pub tools: ToolsShown,
 }
 
 impl Principal {
@@ -85,7 +123,14 @@ impl Principal {
             name: name.into(),
             role,
             key_id: Some(key_id),
+            tools: ToolsShown::Full,
         }
+    }
+
+    /// The same, with tools shown in this way.
+    #[must_use]
+    pub fn shown(self, tools: ToolsShown) -> Self {
+        Self { tools, ..self }
     }
 
     /// A caller without a key on a node that was started with `--open`. It has the user role.
@@ -94,6 +139,7 @@ impl Principal {
             name: "anonymous".to_owned(),
             role: Role::User,
             key_id: None,
+            tools: ToolsShown::Full,
         }
     }
 
@@ -103,6 +149,7 @@ impl Principal {
             name: "node".to_owned(),
             role: Role::Admin,
             key_id: None,
+            tools: ToolsShown::Full,
         }
     }
 
@@ -122,6 +169,9 @@ pub struct KeyInfo {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// How tools are shown to its MCP clients.
+    #[serde(default)]
+    pub tools: ToolsShown,
     /// Its first characters, so that a person recognises it: `trp_Ab3d…`.
     pub hint: String,
     /// When it was made.
@@ -143,6 +193,21 @@ pub struct NewKey {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// How tools are shown to its MCP clients; all of them when nothing is given.
+    #[serde(default)]
+    #[ts(as = "Option<ToolsShown>", optional)]
+    pub tools: ToolsShown,
+}
+
+impl NewKey {
+    /// A key with this name and role, whose clients see all tools.
+    pub fn new(name: impl Into<String>, role: Role) -> Self {
+        Self {
+            name: name.into(),
+            role,
+            tools: ToolsShown::Full,
+        }
+    }
 }
 
 #[cfg(test)]

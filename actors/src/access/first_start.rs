@@ -10,7 +10,7 @@ use super::state::KeyRecord;
 use super::token::{Token, TokenKind};
 use super::{AccessError, now};
 use crate::store::{RecordBatch, Store, WriteError, files};
-use troupe_protocol::access::{KeyInfo, Principal, Role};
+use troupe_protocol::access::{KeyInfo, NewKey, Principal, Role};
 use troupe_protocol::cluster::NodeName;
 
 const KEY_FILE: &str = "admin.key";
@@ -153,7 +153,9 @@ fn write_key(path: &Path, token: Token) -> Result<Token, AccessError> {
 
 async fn make_key(kept: &Kept, token: &Token, name: &str) -> Result<KeyRecord, AccessError> {
     let by = Principal::node().name;
-    let key = kept.read()?.new_key(name, Role::Admin, &by, token, now())?;
+    let key = kept
+        .read()?
+        .new_key(&NewKey::new(name, Role::Admin), &by, token, now())?;
     let mut batch = RecordBatch::default();
     kept.put_key(&mut batch, &key)?;
     kept.write(batch).await?;

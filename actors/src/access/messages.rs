@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
-use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::access::{KeyId, KeyInfo, NewKey, Principal};
 use troupe_protocol::cluster::NodeName;
 
 use super::kept::Kept;
@@ -26,10 +26,8 @@ const CODES_LOOKED_FOR_MAX: usize = 4;
 pub enum AccessMessage {
     /// Make a key.
     CreateKey {
-        /// Whose or what for.
-        name: String,
-        /// What it may do.
-        role: Role,
+        /// What it is to be.
+        new: NewKey,
         /// Who makes it.
         by: Principal,
         /// The answer: the key itself, this once.
@@ -134,18 +132,12 @@ impl AccessHandle {
     /// When the name breaks the rule or is taken, there are too many keys, or the store fails.
     pub async fn create_key(
         &self,
-        name: impl Into<String>,
-        role: Role,
+        new: NewKey,
         by: &Principal,
     ) -> Result<(KeyInfo, SecretString), AccessError> {
-        let (name, by) = (name.into(), by.clone());
-        self.ask(|reply| AccessMessage::CreateKey {
-            name,
-            role,
-            by,
-            reply,
-        })
-        .await
+        let by = by.clone();
+        self.ask(|reply| AccessMessage::CreateKey { new, by, reply })
+            .await
     }
 
     /// Makes a key worthless, and ends its sessions.

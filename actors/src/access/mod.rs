@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use serde_json::json;
-use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::access::{KeyId, KeyInfo, NewKey, Principal};
 use troupe_protocol::cluster::NodeName;
 use troupe_protocol::time::Timestamp;
 
@@ -109,12 +109,7 @@ impl Actor for Access {
 
     async fn handle(&mut self, message: AccessMessage, ctx: &Context<Self>) -> Result<(), ActorError> {
         match message {
-            AccessMessage::CreateKey {
-                name,
-                role,
-                by,
-                reply,
-            } => reply.send(self.create_key(name, role, by).await),
+            AccessMessage::CreateKey { new, by, reply } => reply.send(self.create_key(new, by).await),
             AccessMessage::RevokeKey { id, reply } => reply.send(self.revoke_key(id).await),
             AccessMessage::RevokeKeysOfNode { node, reply } => {
                 reply.send(self.revoke_keys_of_node(&node).await);
@@ -158,14 +153,13 @@ impl Actor for Access {
 impl Access {
     async fn create_key(
         &mut self,
-        name: String,
-        role: Role,
+        new: NewKey,
         by: Principal,
     ) -> Result<(KeyInfo, SecretString), AccessError> {
         let token = Token::generate(TokenKind::Key)?;
         let info = self
             .change(|access, batch| {
-                let key = access.state.new_key(&name, role, &by.name, &token, now())?;
+                let key = access.state.new_key(&new, &by.name, &token, now())?;
                 access.kept.put_key(batch, &key)?;
                 Ok(key.info())
             })

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use troupe_protocol::access::{KeyId, KeyInfo, Principal, Role};
+use troupe_protocol::access::{KeyId, KeyInfo, NewKey, Principal, Role, ToolsShown};
 use troupe_protocol::cluster::NodeName;
 use troupe_protocol::time::Timestamp;
 use ulid::Ulid;
@@ -40,6 +40,8 @@ pub(super) struct KeyRecord {
     pub id: KeyId,
     pub name: String,
     pub role: Role,
+    #[serde(default)]
+    pub tools: ToolsShown,
     pub hash: TokenHash,
     pub hint: String,
     pub created_at: Timestamp,
@@ -50,11 +52,16 @@ pub(super) struct KeyRecord {
 }
 
 impl KeyRecord {
+    pub(super) fn principal(&self) -> Principal {
+        Principal::of_key(self.name.clone(), self.role, self.id).shown(self.tools)
+    }
+
     pub(super) fn info(&self) -> KeyInfo {
         KeyInfo {
             id: self.id,
             name: self.name.clone(),
             role: self.role,
+            tools: self.tools,
             hint: self.hint.clone(),
             created_at: self.created_at,
             created_by: self.created_by.clone(),
@@ -142,16 +149,15 @@ impl AccessState {
     /// The record of a key that is about to be made.
     pub(super) fn new_key(
         &self,
-        name: &str,
-        role: Role,
+        new: &NewKey,
         by: &str,
         token: &Token,
         now: Timestamp,
     ) -> Result<KeyRecord, AccessError> {
-        check_name(name)?;
-        if self.keys.values().any(|key| key.name == name) {
+        check_name(&new.name)?;
+        if self.keys.values().any(|key| key.name == new.name) {
             return Err(AccessError::Exists {
-                name: name.to_owned(),
+                name: new.name.clone(),
             });
         }
         if self.keys.len() >= KEYS_MAX {
@@ -159,8 +165,9 @@ impl AccessState {
         }
         Ok(KeyRecord {
             id: KeyId::from_ulid(Ulid::generate()),
-            name: name.to_owned(),
-            role,
+            name: new.name.clone(),
+            role: new.role,
+            tools: new.tools,
             hash: token.hash(),
             hint: token.hint(),
             created_at: now,
@@ -338,9 +345,7 @@ impl AccessState {
     }
 
     fn principal(&self, id: KeyId) -> Option<Principal> {
-        self.keys
-            .get(&id)
-            .map(|key| Principal::of_key(key.name.clone(), key.role, id))
+        self.keys.get(&id).map(|key| key.principal())
     }
 }
 

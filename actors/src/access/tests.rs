@@ -9,6 +9,7 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::*;
 use crate::runtime::{Root, SystemConfig, testkit};
+use troupe_protocol::access::Role;
 
 async fn started(folder: &Path) -> (AccessHandle, Option<FirstStart>, Root, System) {
     let store = Store::open(folder).unwrap();
@@ -76,7 +77,10 @@ async fn keys_are_made_listed_revoked_and_never_kept_in_clear() {
     let folder = tempfile::tempdir().unwrap();
     let (access, first, root, _) = started(folder.path()).await;
     let admin = first.unwrap().principal();
-    let (info, key) = access.create_key("laptop", Role::User, &admin).await.unwrap();
+    let (info, key) = access
+        .create_key(NewKey::new("laptop", Role::User), &admin)
+        .await
+        .unwrap();
     let key = key.expose_secret();
     assert!(info.hint.ends_with('…') && key.starts_with(info.hint.trim_end_matches('…')));
     let principal = access.authenticate(key).unwrap();
@@ -86,7 +90,7 @@ async fn keys_are_made_listed_revoked_and_never_kept_in_clear() {
     );
     assert_eq!(
         access
-            .create_key("laptop", Role::User, &admin)
+            .create_key(NewKey::new("laptop", Role::User), &admin)
             .await
             .unwrap_err()
             .code(),
@@ -202,7 +206,10 @@ async fn the_key_of_a_node_goes_with_it_and_no_other() {
     let admin = two.firsts[0].principal();
     // Made by a person, whatever they are called.
     for name in ["admin@second 2", "admin@secondary"] {
-        access.create_key(name, Role::Admin, &admin).await.unwrap();
+        access
+            .create_key(NewKey::new(name, Role::Admin), &admin)
+            .await
+            .unwrap();
     }
     let node = "second".parse().unwrap();
     let gone = access.revoke_keys_of_node(node).await.unwrap();
@@ -262,12 +269,15 @@ async fn what_one_node_makes_or_revokes_counts_at_the_other() {
     let admin = two.firsts[0].principal();
     let (info, key) = two
         .access(0)
-        .create_key("laptop", Role::User, &admin)
+        .create_key(NewKey::new("laptop", Role::User), &admin)
         .await
         .unwrap();
     let key = key.expose_secret();
     soon(|| two.access(1).authenticate(key).is_some()).await;
-    let same_name = two.access(1).create_key("laptop", Role::User, &admin).await;
+    let same_name = two
+        .access(1)
+        .create_key(NewKey::new("laptop", Role::User), &admin)
+        .await;
     assert_eq!(same_name.unwrap_err().code(), Code::KeyExists);
 
     let user = two.access(1).authenticate(key).unwrap();

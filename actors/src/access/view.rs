@@ -116,7 +116,7 @@ fn hash_presented(presented: &str) -> Option<TokenHash> {
 
 impl KeyEntry {
     fn new(record: KeyRecord) -> Self {
-        let principal = Principal::of_key(record.name.clone(), record.role, record.id);
+        let principal = record.principal();
         let last_used_ms = AtomicI64::new(record.last_used_at.map_or(NEVER_MS, Timestamp::unix_ms));
         Self {
             record,

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tokio::sync::Notify;
-use troupe_protocol::access::Role;
 use troupe_protocol::conversation::{TurnStatus, UserInput};
 use troupe_protocol::error::Code;
 use troupe_protocol::id::ActorPath;
@@ -156,8 +155,7 @@ fn store() -> (tempfile::TempDir, Store) {
 fn ada() -> Principal {
     Principal {
         name: "ada".to_owned(),
-        role: Role::User,
-        key_id: None,
+        ..Principal::anonymous()
     }
 }
 

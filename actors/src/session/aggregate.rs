@@ -1,18 +1,20 @@
 //! The aggregate endpoint: every server behind one, under exposed names.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use troupe_protocol::access::ToolsShown;
 use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
 use troupe_protocol::jsonrpc::{RawReply, string_of};
-use troupe_protocol::mcp::{Era, ListKind, method};
+use troupe_protocol::mcp::{Descriptor, Era, ListKind, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::gateway::{ClientRequest, Gateway, owned, translate};
-use super::merge::{self, Page, Position, json_string};
+use super::merge::{self, Listing, Page, Position, json_string};
 use super::names;
 use super::readdress::readdressed;
 use super::refusal::{Answer, Refusal};
@@ -22,6 +24,9 @@ use crate::upstream::{UpstreamError, UpstreamHandle};
 const LIST_TTL: Duration = Duration::from_secs(5);
 /// How long it may at most, whatever they say: others may be registered.
 const LIST_TTL_MAX: Duration = Duration::from_secs(60);
+
+/// The tools that find and call all others.
+const SEARCH_TOOLS: [&str; 2] = ["find_tools", "call_tool"];
 
 impl Gateway {
     pub(super) async fn answer_for_all(&self, request: ClientRequest) -> Result<Answer, Refusal> {
@@ -175,9 +180,25 @@ impl Gateway {
         Some((ServerName::new(server).ok()?, uri))
     }
 
+    /// What a client is listed that must not be given all tools: how it finds them, and how it calls what it has found.
+    async fn search_tools(&self) -> Vec<Listing> {
+        let builtin = ServerName::new(BUILTIN_SERVER).into_iter().collect();
+        let mut listings = self.listings_of(ListKind::Tools, builtin).await;
+        for listing in &mut listings {
+            if let Ok(tools) = &mut listing.items {
+                let is_shown = |tool: &&Descriptor| SEARCH_TOOLS.contains(&tool.name.as_str());
+                *tools = Arc::new(tools.iter().filter(is_shown).cloned().collect());
+            }
+        }
+        listings
+    }
+
     async fn list_all(&self, kind: ListKind, request: &ClientRequest) -> Result<Answer, Refusal> {
         let start = start_of(request)?;
-        let listings = self.listings(kind, &start).await;
+        let listings = match (kind, request.client.principal.tools) {
+            (ListKind::Tools, ToolsShown::Search) => self.search_tools().await,
+            _ => self.listings(kind, &start).await,
+        };
         let leads_to = |exposed: &str, server: &str| {
             names::split_name(exposed, |name| self.knows(name)).is_some_and(|(found, _)| found == server)
         };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use troupe_protocol::{
-    access::{KeyInfo, Role},
+    access::{KeyInfo, NewKey, Role, ToolsShown},
     api::{CreatedKey, LoginLink, Page},
 };
 
@@ -24,6 +24,9 @@ pub enum KeyCommand {
         /// What its holder may do: user, operator or admin.
         #[arg(long, default_value_t = Role::User, value_parser = role)]
         role: Role,
+        /// Which tools its MCP clients are listed at /mcp: full (all) or search (find_tools and call_tool alone).
+        #[arg(long, default_value_t = ToolsShown::Full, value_parser = tools_shown)]
+        tools: ToolsShown,
     },
     /// List the keys; never the keys themselves.
     List,
@@ -41,12 +44,18 @@ fn role(text: &str) -> Result<Role, String> {
         .map_err(|_| "allowed: user, operator, admin".to_owned())
 }
 
+fn tools_shown(text: &str) -> Result<ToolsShown, String> {
+    text.parse().map_err(|_| "allowed: full, search".to_owned())
+}
+
 pub async fn run(client: &Client, command: KeyCommand, output: Output) -> Result<ExitCode, CliError> {
     match command {
-        KeyCommand::Add { name, role } => {
-            let made = client
-                .post(&["keys"], &json!({ "name": name, "role": role }))
-                .await?;
+        KeyCommand::Add { name, role, tools } => {
+            let new = NewKey {
+                tools,
+                ..NewKey::new(name.clone(), role)
+            };
+            let made = client.post(&["keys"], &new).await?;
             output.note(&format!("a key for {name} ({role}); it is not told again:"));
             output.show(made, |made: CreatedKey| made.key)?;
         }
@@ -70,13 +79,14 @@ pub async fn run(client: &Client, command: KeyCommand, output: Output) -> Result
 }
 
 fn list_in_words(keys: Vec<KeyInfo>) -> String {
-    let mut table = Table::new(&["id", "name", "role", "key", "made", "last used"]);
+    let mut table = Table::new(&["id", "name", "role", "tools", "key", "made", "last used"]);
     for key in keys {
         let used = or_dash(key.last_used_at.map(ago));
         table.row([
             key.id.to_string(),
             key.name,
             key.role.to_string(),
+            key.tools.to_string(),
             key.hint,
             ago(key.created_at),
             used,

@@ -15,7 +15,9 @@ fn token(kind: TokenKind) -> Token {
 
 fn with_key(state: &mut AccessState, name: &str, role: Role) -> (Principal, Token) {
     let token = token(TokenKind::Key);
-    let key = state.new_key(name, role, "node", &token, at(0)).unwrap();
+    let key = state
+        .new_key(&NewKey::new(name, role), "node", &token, at(0))
+        .unwrap();
     let principal = Principal::of_key(name, role, key.id);
     state.take_key(key);
     (principal, token)
@@ -255,7 +257,7 @@ fn last_use_is_told_and_written_once() {
 fn names_are_checked_and_unique() {
     let mut state = AccessState::default();
     with_key(&mut state, "Ana María @home", Role::User);
-    let key = |name| state.new_key(name, Role::User, "x", &token(TokenKind::Key), at(0));
+    let key = |name| state.new_key(&NewKey::new(name, Role::User), "x", &token(TokenKind::Key), at(0));
     assert!(matches!(key("Ana María @home"), Err(AccessError::Exists { .. })));
     for bad in [
         "",

@@ -51,10 +51,7 @@ async fn create_key(
     ApiJson(new): ApiJson<NewKey>,
 ) -> ApiResult<impl IntoResponse> {
     let audited = state.auditing(&caller, "key.create", &format!("{} ({})", new.name, new.role));
-    let made = state
-        .access
-        .create_key(new.name, new.role, &caller.principal)
-        .await;
+    let made = state.access.create_key(new, &caller.principal).await;
     audited.ended(&made);
     let (info, key) = made?;
     Ok((
