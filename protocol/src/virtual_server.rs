@@ -66,7 +66,7 @@ pub struct VirtualItem {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[ts(as = "Option<BTreeSet<String>>")]
     pub hidden: BTreeSet<String>,
-    /// How long a call may take, in milliseconds; what the server's entry says when nothing is given.
+    /// How long a call may take, in milliseconds; never longer than the server's entry allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[ts(type = "number")]
     pub timeout_ms: Option<u64>,

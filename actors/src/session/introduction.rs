@@ -61,6 +61,9 @@ fn of_virtual(server: &VirtualServer) -> Introduction {
     for kind in &kinds {
         capabilities[kind.capability()] = json!({ "listChanged": true });
     }
+    if let Some(resources) = capabilities.get_mut("resources") {
+        resources["subscribe"] = json!(true);
+    }
     if kinds.contains(&ListKind::Prompts) || kinds.contains(&ListKind::ResourceTemplates) {
         capabilities["completions"] = json!({});
     }

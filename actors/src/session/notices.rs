@@ -182,12 +182,14 @@ impl Gathered {
             UpstreamEvent::Up { .. } => self.everything_changed(),
             // On its own endpoint a server that is away has the lists that it had.
             UpstreamEvent::Down { .. } if is_one_of_many => self.everything_changed(),
-            UpstreamEvent::ResourceUpdated { server, uri } => {
+            UpstreamEvent::ResourceUpdated { ref server, uri } => {
                 let uri = match &self.endpoint {
                     Endpoint::Aggregate => names::exposed_uri(server.as_str(), &uri),
                     Endpoint::Server(_) => uri,
-                    // Its clients have no way to subscribe.
-                    Endpoint::Virtual(_) => return,
+                    Endpoint::Virtual(name) => match self.exposed_by(name, server, &uri) {
+                        Some(exposed) => exposed,
+                        None => return,
+                    },
                 };
                 self.add(Notice::ResourceUpdated(uri));
             }
@@ -221,6 +223,14 @@ impl Gathered {
         {
             self.everything_changed();
         }
+    }
+
+    /// What a virtual server calls this resource.
+    fn exposed_by(&self, virtual_server: &ServerName, server: &ServerName, uri: &str) -> Option<String> {
+        let virtual_servers = self.virtual_servers.as_ref()?;
+        virtual_servers
+            .get(virtual_server.as_str())?
+            .exposed_uri(server, uri)
     }
 
     fn is_part_of(&self, server: &ServerName, virtual_server: &ServerName) -> bool {

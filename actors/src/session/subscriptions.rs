@@ -168,6 +168,16 @@ impl Gateway {
                     .ok_or_else(|| Refusal::UnknownResource(uri.to_owned()))?;
                 Ok((server, Cow::Borrowed(own)))
             }
+            Endpoint::Virtual(name) => {
+                let server = self.parts.virtual_servers.get(name.as_str());
+                let item = server.as_ref().and_then(|server| server.find_resource(uri));
+                let item = item.ok_or_else(|| Refusal::UnknownResource(uri.to_owned()))?;
+                let own = match item.exposed_as {
+                    Some(_) => Cow::Owned(item.name.clone()),
+                    None => Cow::Borrowed(uri),
+                };
+                Ok((item.server.clone(), own))
+            }
         }
     }
 }

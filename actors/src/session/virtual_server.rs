@@ -221,6 +221,14 @@ impl Gateway {
         changed: Option<Box<RawValue>>,
     ) -> Result<Answer, Refusal> {
         let behind = &item.server;
+        let request = match item.fixed.is_empty() {
+            true => request,
+            // The client cannot say in headers what it does not know of.
+            false => ClientRequest {
+                param_headers: None,
+                ..request
+            },
+        };
         let time_max = item.timeout_ms.map(Duration::from_millis);
         self.forward(behind, request, changed, time_max, |uri| {
             let mut items = server.definition.items.iter();

@@ -52,6 +52,19 @@ impl VirtualServer {
         })
     }
 
+    /// What this server's resource is called here; nothing if it was not chosen.
+    pub fn exposed_uri(&self, server: &ServerName, uri: &str) -> Option<String> {
+        let mut items = self.definition.items.iter().filter(|item| item.server == *server);
+        let chosen = |item: &&VirtualItem| item.kind == VirtualKind::Resource && item.name == uri;
+        if let Some(item) = items.clone().find(chosen) {
+            return Some(item.exposed_name().to_owned());
+        }
+        let makes_it = |item: &VirtualItem| {
+            item.kind == VirtualKind::ResourceTemplate && view::is_made_from(&item.name, uri)
+        };
+        items.any(makes_it).then(|| uri.to_owned())
+    }
+
     /// The servers behind it, each once, by name.
     pub fn servers(&self) -> Vec<ServerName> {
         let items = self.definition.items.iter();
