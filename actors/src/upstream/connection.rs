@@ -83,6 +83,10 @@ impl Connection {
     /// Makes a request. Dropping the future does not tell the server; [`Connection::abandon`] does.
     pub async fn call(&self, call: &Call<'_>) -> Result<RawReply, Failure> {
         if let Link::Local(server) = &self.link {
+            // It is as well as what does its work.
+            if matches!(call.method, method::PING | method::DISCOVER) {
+                server.reach().await.map_err(Failure::NotSent)?;
+            }
             let deadline = Deadline::within(LOCAL_CALL_MAX);
             return Ok(builtin::answer(&**server, call.method, call.params, None, deadline).await);
         }
