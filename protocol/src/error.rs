@@ -168,6 +168,12 @@ codes! {
     MessageTooLarge = 3011, 502, "message too large",
         "A message from or to the MCP server is over the limit.",
         "Ask for less, or raise upstream.message_bytes_max.";
+    UpstreamNeedsLogin = 3013, 409, "server needs a login",
+        "The MCP server asks for OAuth, and nobody has logged in there, or the login has ended.",
+        "Log in on the server's page, or with `troupe server login NAME`.";
+    LoginFailed = 3015, 422, "login failed",
+        "The authorization server of an MCP server refused the login, or the login was not begun here.",
+        "Begin it again; when it does not register clients by itself, give a client id.";
 
     Unauthenticated = 4001, 401, "key needed",
         "The request carries no key, or one that is unknown or revoked.",

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::id::{CorrelationId, InvalidId, NodeId};
 use crate::mcp::{Era, ListKind};
-use crate::server::ServerName;
+use crate::server::{ClearText, ServerName};
 use crate::time::Timestamp;
 
 /// One call on its way to a server. Unique on its node for as long as the node runs.
@@ -124,6 +124,62 @@ impl UpstreamInfo {
             .get(kind.capability())
             .is_some_and(|capability| !capability.is_null())
     }
+}
+
+/// How Troupe gets a token for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum LoginGrant {
+    /// A person logs in with a browser.
+    #[default]
+    AuthorizationCode,
+    /// By the credentials of a client that the authorization server knows.
+    ClientCredentials,
+}
+
+/// A login to begin at a server that asks for OAuth.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, TS, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[ts(export, optional_fields)]
+pub struct ServerLogin {
+    /// How.
+    #[serde(default)]
+    #[ts(as = "Option<LoginGrant>")]
+    pub grant: LoginGrant,
+    /// The node's address as the person's browser reaches it, to which it comes back: `http://127.0.0.1:7500`.
+    #[serde(default)]
+    #[ts(as = "Option<String>")]
+    pub origin: String,
+    /// The client that the authorization server knows; without one Troupe registers itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The client's secret. It is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<ClearText>,
+    /// What to ask for; what the server names when nothing is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[ts(as = "Option<Vec<String>>")]
+    pub scopes: Vec<String>,
+}
+
+/// A login that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export, optional_fields)]
+pub struct ServerLoginStarted {
+    /// Where the person logs in; nothing when the login is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// What there is of a login at a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS, ToSchema)]
+#[ts(export, optional_fields)]
+pub struct ServerLoginState {
+    /// When the token that is kept was received, in seconds since 1970; nothing when nobody has logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[ts(type = "number")]
+    pub received_at_s: Option<u64>,
 }
 
 /// Where a connection to a server stands.

@@ -82,6 +82,7 @@ fn failure(error: &UpstreamError) -> CallFailure {
             | UpstreamError::CommandNotFound { .. }
             | UpstreamError::Unreachable { .. }
             | UpstreamError::Secret { .. }
+            | UpstreamError::NeedsLogin(_)
             | UpstreamError::Overloaded { .. }
             | UpstreamError::ToolNotFound { .. }
     );

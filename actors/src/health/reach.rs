@@ -104,5 +104,6 @@ fn is_lasting(code: Code) -> bool {
             | Code::VaultSealed
             | Code::ServerNotFound
             | Code::ServerDisabled
+            | Code::UpstreamNeedsLogin
     )
 }

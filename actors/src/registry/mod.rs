@@ -40,6 +40,7 @@ pub use error::RegistryError;
 pub use kept::TREES;
 pub use list::Health;
 pub use messages::{RegistryEvent, RegistryHandle, RegistryMessage};
+pub use seal::login_secret;
 pub use secrets::SecretSealer;
 pub use shell::{RegistryActor, child};
 pub use view::RegistryView;

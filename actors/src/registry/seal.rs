@@ -116,6 +116,14 @@ pub(crate) fn own_secret_name(
     })
 }
 
+/// The secret that holds what a login at a server gave.
+///
+/// # Errors
+/// None with the names that servers can have.
+pub fn login_secret(server: &ServerName) -> Result<SecretName, RegistryError> {
+    own_secret_name(server, "oauth", "login", None)
+}
+
 /// The server that a secret of this name is sealed for.
 pub(crate) fn server_of(secret: &SecretName) -> Option<ServerName> {
     let name = secret.as_str().strip_prefix("server/")?.split('/').next()?;

@@ -190,7 +190,8 @@ impl RegistryActor {
     async fn remove(&mut self, name: &ServerName) -> Result<(), RegistryError> {
         let changed = self
             .change(|state| {
-                let change = state.remove(name, now())?;
+                let mut change = state.remove(name, now())?;
+                change.dropped_secrets.push(seal::login_secret(name)?);
                 let secrets = Vec::new();
                 Ok(Decision { change, secrets })
             })

@@ -109,7 +109,7 @@ fn is_worth_another(failure: &Failure) -> bool {
     match failure {
         Failure::Lost(_) | Failure::Protocol(_) => true,
         Failure::Refused { status, .. } => !matches!(status, 401 | 403),
-        Failure::NotSent(_) | Failure::TooLarge(_) | Failure::Overloaded(_) => false,
+        Failure::NotSent(_) | Failure::TooLarge(_) | Failure::Overloaded(_) | Failure::NeedsLogin => false,
     }
 }
 

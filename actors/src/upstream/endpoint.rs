@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::oauth::Bearer;
 use crate::openapi::Access;
 
 /// A transport whose secrets have been resolved. Neither `Debug` nor `Serialize`: it holds secrets in clear.
@@ -26,6 +27,8 @@ pub enum Endpoint {
         url: String,
         /// Headers of each request.
         headers: BTreeMap<String, SecretString>,
+        /// The token of a login.
+        bearer: Option<Arc<Bearer>>,
     },
     /// A service that a document describes.
     OpenApi {
@@ -40,6 +43,8 @@ pub enum Endpoint {
         url: String,
         /// Headers of each request.
         headers: BTreeMap<String, SecretString>,
+        /// The token of a login.
+        bearer: Option<Arc<Bearer>>,
     },
 }
 

@@ -121,6 +121,11 @@ pub enum UpstreamError {
     /// The server was stopped while the request waited, or the node is stopping.
     #[error("server {0} was stopped")]
     Stopped(ServerName),
+    /// The server asks for OAuth.
+    #[error(
+        "server {0} needs a login: log in on its page, /#/registry/servers/{0}, or with `troupe server login {0}`"
+    )]
+    NeedsLogin(ServerName),
     /// No call with this id is in flight.
     #[error("no call {0} is in flight")]
     CallNotFound(troupe_protocol::upstream::CallId),
@@ -144,6 +149,7 @@ impl Coded for UpstreamError {
             Self::ToolNotFound { .. } => Code::ToolNotFound,
             Self::NoOwner { code, .. } => *code,
             Self::Stopped(_) => Code::ShuttingDown,
+            Self::NeedsLogin(_) => Code::UpstreamNeedsLogin,
             Self::CallNotFound(_) => Code::CallNotFound,
         }
     }
@@ -178,6 +184,8 @@ pub(super) enum Failure {
     Overloaded(String),
     /// The server answered with something that is not MCP.
     Protocol(String),
+    /// An HTTP server asks for OAuth.
+    NeedsLogin,
     /// An HTTP server refused: the status, and the beginning of what it said.
     Refused { status: u16, body: String },
 }
@@ -194,7 +202,7 @@ impl Failure {
                 status,
                 body: log.clean(&body),
             },
-            Self::TooLarge(bytes_max) => Self::TooLarge(bytes_max),
+            same @ (Self::TooLarge(_) | Self::NeedsLogin) => same,
         }
     }
 
@@ -210,6 +218,7 @@ impl Failure {
                 retryable: true,
             },
             Self::TooLarge(bytes_max) => UpstreamError::TooLarge { server, bytes_max },
+            Self::NeedsLogin => UpstreamError::NeedsLogin(server),
             Self::Overloaded(reason) => UpstreamError::Overloaded { server, reason },
             Self::Protocol(reason) => UpstreamError::Protocol { server, reason },
             Self::Refused { status, body } => UpstreamError::Unreachable {
@@ -227,6 +236,7 @@ impl Failure {
             | Self::Overloaded(reason)
             | Self::Protocol(reason) => reason.clone(),
             Self::TooLarge(bytes_max) => format!("a message has more than {bytes_max} bytes"),
+            Self::NeedsLogin => "it asks for a login".to_owned(),
             Self::Refused { status, body } => refusal_in_words(*status, body),
         }
     }

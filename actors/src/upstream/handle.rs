@@ -15,7 +15,10 @@ use troupe_protocol::mcp::{
     ToolDescriptor,
 };
 use troupe_protocol::server::{ServerName, Transport};
-use troupe_protocol::upstream::{CallId, CallInFlight, LogLine, UpstreamInfo, UpstreamState};
+use troupe_protocol::upstream::{
+    CallId, CallInFlight, LogLine, ServerLogin, ServerLoginStarted, ServerLoginState, UpstreamInfo,
+    UpstreamState,
+};
 
 use crate::cluster::ClusterHandle;
 use crate::cluster::bulletin::Bulletin;
@@ -28,7 +31,8 @@ use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
 use super::http::ParamHeaders;
 use super::log::LogRing;
-use super::messages::{CallOptions, StarterMessage, UpstreamEvent, connect_error};
+use super::messages::{CallOptions, StarterMessage, UpstreamEvent, UpstreamMessage, connect_error};
+use super::oauth::{LoginError, Logins};
 use super::placed::{self, Elsewhere, PlacedServer, Remote, UpstreamsHost};
 use super::slot::Slot;
 use super::sources::{self, SecretSource, ServerSource};
@@ -51,6 +55,7 @@ pub(super) struct Shared {
     pub settings: Arc<UpstreamSettings>,
     pub servers: Arc<dyn ServerSource>,
     pub secrets: Arc<dyn SecretSource>,
+    logins: Logins,
     pub supervisor: SupervisorHandle,
     pub events: broadcast::Sender<UpstreamEvent>,
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,
@@ -270,6 +275,7 @@ impl UpstreamsHandle {
             system: system.clone(),
             settings: Arc::new(settings),
             servers,
+            logins: Logins::new(Arc::clone(&secrets)),
             secrets,
             supervisor: supervisor.handle(),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -398,7 +404,7 @@ impl UpstreamsHandle {
         let log = Arc::new(LogRing::default());
         let mut connected_within = Duration::ZERO;
         let trying = async {
-            let resolved = sources::resolve(name, transport, &*self.shared.secrets, deadline).await;
+            let resolved = sources::resolve(name, transport, &self.shared.secrets, deadline).await;
             let endpoint = resolved.map_err(|failure| UpstreamError::Secret {
                 server: name.clone(),
                 reason: failure.reason,
@@ -431,6 +437,66 @@ impl UpstreamsHandle {
             outcome,
             connected_within,
             log: log.lines(),
+        }
+    }
+
+    /// Begins a login at a server that asks for OAuth; with client credentials it is complete when this returns.
+    /// `redirect_uri` is where the person's browser comes back to.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub async fn start_login(
+        &self,
+        name: &ServerName,
+        request: ServerLogin,
+        redirect_uri: &str,
+    ) -> Result<ServerLoginStarted, LoginError> {
+        let registered = self.shared.servers.find(name).and_then(|server| server.transport);
+        let Some(Transport::StreamableHttp { url, .. } | Transport::Sse { url, .. }) = registered else {
+            return Err(LoginError::NotHttp(name.clone()));
+        };
+        let started = self
+            .shared
+            .logins
+            .start(name, &url, request, redirect_uri)
+            .await?;
+        if started.url.is_none() {
+            self.reconnect(name);
+        }
+        Ok(started)
+    }
+
+    /// Completes a login with what the authorization server sent its person back with. Says at which server.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub async fn complete_login(
+        &self,
+        state: &str,
+        code: &str,
+        issuer: Option<&str>,
+    ) -> Result<ServerName, LoginError> {
+        let name = self.shared.logins.complete(state, code, issuer).await?;
+        self.reconnect(&name);
+        Ok(name)
+    }
+
+    /// What there is of a login at a server.
+    ///
+    /// # Errors
+    /// [`LoginError`] when the vault cannot be read.
+    pub async fn login_state(&self, name: &ServerName) -> Result<ServerLoginState, LoginError> {
+        self.shared.logins.state(name).await
+    }
+
+    /// Connects with the new login: what this node has of the server so far is ended.
+    fn reconnect(&self, name: &ServerName) {
+        let lanes = self.shared.lanes.load();
+        let further = lanes.values().filter(|lane| lane.name == *name).cloned();
+        for slot in self.shared.slot(name).into_iter().chain(further) {
+            let transport = slot.transport.lock().clone();
+            // A refusal is on record as a dead letter; the next attempt to connect uses the login anyway.
+            let _ = slot.mailbox.tell(UpstreamMessage::Reconfigured(transport));
         }
     }
 

@@ -193,7 +193,9 @@ impl HttpLink {
 
 /// The server's address, and the headers that its entry gives.
 fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
-    let (Endpoint::StreamableHttp { url, headers } | Endpoint::Sse { url, headers }) = endpoint else {
+    let (Endpoint::StreamableHttp { url, headers, bearer } | Endpoint::Sse { url, headers, bearer }) =
+        endpoint
+    else {
         return Err(Failure::NotSent("not an HTTP server".to_owned()));
     };
     let url = Url::parse(url).map_err(|error| Failure::NotSent(format!("not a URL: {error}")))?;
@@ -216,6 +218,6 @@ fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
         value.set_sensitive(true);
         map.insert(name, value);
     }
-    let url = Arc::new(url);
-    Ok((Target { client, url }, map))
+    let (url, bearer) = (Arc::new(url), bearer.clone());
+    Ok((Target { client, url, bearer }, map))
 }

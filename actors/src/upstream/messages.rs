@@ -13,7 +13,7 @@ use crate::runtime::{Deadline, Message, Reply};
 
 use super::connect::ConnectFailure;
 use super::connection::Connection;
-use super::error::UpstreamError;
+use super::error::{Failure, UpstreamError};
 use super::questions::QuestionsTo;
 use super::slot::Slot;
 use super::wires::Notice;
@@ -139,6 +139,7 @@ impl Message for StarterMessage {
 pub(super) fn connect_error(server: &ServerName, failure: ConnectFailure) -> UpstreamError {
     match failure {
         ConnectFailure::CommandNotFound { command, path } => UpstreamError::CommandNotFound { command, path },
+        ConnectFailure::Other(Failure::NeedsLogin) => UpstreamError::NeedsLogin(server.clone()),
         ConnectFailure::Other(failure) => UpstreamError::Unreachable {
             server: server.clone(),
             reason: failure.reason(),

@@ -31,6 +31,7 @@ mod incoming;
 mod lists;
 mod log;
 mod messages;
+mod oauth;
 mod placed;
 mod questions;
 mod slot;
@@ -60,6 +61,7 @@ pub use http::ParamHeaders;
 pub(crate) use http::client as http_client;
 pub use log::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
 pub use messages::{CallOptions, UpstreamEvent};
+pub use oauth::LoginError;
 #[cfg(test)]
 pub(crate) use questions::tests::question as question_for_test;
 pub use questions::{Question, QuestionsTo};
@@ -146,7 +148,7 @@ impl UpstreamActor {
             }
             let limit = Duration::from_millis(slot.settings.start_timeout_ms);
             let transport = slot.transport.lock().clone();
-            let resolved = sources::resolve(&slot.name, &transport, &*secrets, Deadline::within(limit)).await;
+            let resolved = sources::resolve(&slot.name, &transport, &secrets, Deadline::within(limit)).await;
             let endpoint = match resolved {
                 Ok(endpoint) => endpoint,
                 Err(SecretFailure { code, reason }) => {

@@ -15,6 +15,7 @@ use crate::openapi::Access;
 use crate::runtime::Deadline;
 
 use super::endpoint::Endpoint;
+use super::oauth::{Bearer, bearer_for};
 
 /// What a connection needs to know of a registered server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,27 @@ pub trait SecretSource: Send + Sync + 'static {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<SecretString, SecretFailure>>;
 
+    /// What is kept of a login at this server; nothing when there was none.
+    fn login<'a>(
+        &'a self,
+        _server: &'a ServerName,
+    ) -> BoxFuture<'a, Result<Option<SecretString>, SecretFailure>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Keeps a login, in place of an earlier one.
+    fn keep_login<'a>(
+        &'a self,
+        server: &'a ServerName,
+        _login: SecretString,
+    ) -> BoxFuture<'a, Result<(), SecretFailure>> {
+        let failure = SecretFailure {
+            code: Code::StoreUnavailable,
+            reason: format!("logins at {server} are kept nowhere"),
+        };
+        Box::pin(std::future::ready(Err(failure)))
+    }
+
     /// The OpenAPI document of a server, which its entry names by its digest.
     fn document<'a>(
         &'a self,
@@ -79,7 +101,7 @@ pub trait SecretSource: Send + Sync + 'static {
 pub(super) async fn resolve(
     server: &ServerName,
     transport: &Transport,
-    secrets: &dyn SecretSource,
+    secrets: &Arc<dyn SecretSource>,
     deadline: Deadline,
 ) -> Result<Endpoint, SecretFailure> {
     let templates = match transport {
@@ -88,7 +110,7 @@ pub(super) async fn resolve(
         | Transport::Sse { headers, .. }
         | Transport::OpenApi { headers, .. } => headers,
     };
-    let values = resolve_all(templates, secrets, deadline).await?;
+    let values = resolve_all(templates, &**secrets, deadline).await?;
     Ok(match transport.clone() {
         Transport::Stdio {
             command, args, cwd, ..
@@ -98,8 +120,16 @@ pub(super) async fn resolve(
             cwd,
             env: values,
         },
-        Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp { url, headers: values },
-        Transport::Sse { url, .. } => Endpoint::Sse { url, headers: values },
+        Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp {
+            bearer: bearer_unless_given(server, &url, &values, secrets).await?,
+            url,
+            headers: values,
+        },
+        Transport::Sse { url, .. } => Endpoint::Sse {
+            bearer: bearer_unless_given(server, &url, &values, secrets).await?,
+            url,
+            headers: values,
+        },
         Transport::OpenApi {
             document,
             base_url,
@@ -109,7 +139,7 @@ pub(super) async fn resolve(
             let access = Access {
                 base_url: Some(base_url),
                 headers: values,
-                security: resolve_all(&security, secrets, deadline).await?,
+                security: resolve_all(&security, &**secrets, deadline).await?,
             };
             let text = match document.text {
                 Some(text) => text,
@@ -121,6 +151,23 @@ pub(super) async fn resolve(
             }
         }
     })
+}
+
+/// The token of a login, for an entry that does not itself say what requests carry.
+async fn bearer_unless_given(
+    server: &ServerName,
+    url: &str,
+    headers: &BTreeMap<String, SecretString>,
+    secrets: &Arc<dyn SecretSource>,
+) -> Result<Option<Arc<Bearer>>, SecretFailure> {
+    let is_given = headers
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case("authorization"));
+    if is_given {
+        Ok(None)
+    } else {
+        bearer_for(server, url, secrets).await
+    }
 }
 
 async fn resolve_all(

@@ -84,6 +84,11 @@ impl Client {
         Ok(Self { base, key, http })
     }
 
+    /// The node's address.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// Reads what is at this path.
     pub async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, CliError> {
         self.send(Method::GET, path, query, None).await

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 use troupe_protocol::{
     health::{HealthReport, HealthStatus, TestReport},
     server::{
-        ImportReport, NewServer, OpenApiSource, ServerDetail, ServerPage, ServerSummary, TransportKind,
+        ClearText, ImportReport, NewServer, OpenApiSource, ServerDetail, ServerPage, ServerSummary,
+        TransportKind,
     },
+    upstream::{LoginGrant, ServerLogin},
 };
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     output::{Output, Table, ago, or_dash, shortened},
 };
 
+const LOGIN_POLL: Duration = Duration::from_millis(500);
 const PROBE_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +51,8 @@ pub enum ServerCommand {
         /// Its name.
         name: String,
     },
+    /// Log in at a server that asks for OAuth.
+    Login(LoginArgs),
     /// Register many servers from a file.
     Import {
         /// The file; `-` reads standard input.
@@ -119,6 +124,33 @@ pub struct AddArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// The server's name.
+    name: String,
+    /// The client that its authorization server knows; without one Troupe registers itself.
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+    /// The client's secret, from the environment variable TROUPE_CLIENT_SECRET.
+    #[arg(
+        long,
+        env = "TROUPE_CLIENT_SECRET",
+        hide_env_values = true,
+        value_name = "SECRET",
+        requires = "client_id"
+    )]
+    client_secret: Option<String>,
+    /// Log in as the client itself, without a person.
+    #[arg(long, requires = "client_id")]
+    client_credentials: bool,
+    /// What to ask for.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// Longest wait for the person, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 600_000)]
+    wait_ms: u64,
+}
+
+#[derive(Debug, Args)]
 pub struct ListArgs {
     /// Words that must occur.
     search: Option<String>,
@@ -156,6 +188,7 @@ pub async fn run(client: &Client, command: ServerCommand, output: Output) -> Res
         }
         ServerCommand::Enable { name } => set_enabled(client, &name, true, output).await,
         ServerCommand::Disable { name } => set_enabled(client, &name, false, output).await,
+        ServerCommand::Login(args) => login(client, args, output).await,
         ServerCommand::Import { file, format } => import(client, &file, format, output).await,
     }
 }
@@ -197,6 +230,46 @@ impl AddArgs {
             ..NewServer::default()
         })
     }
+}
+
+/// Begins a login, says where the person logs in, and waits until that is done.
+async fn login(client: &Client, args: LoginArgs, output: Output) -> Result<ExitCode, CliError> {
+    let name = args.name;
+    let state_path = ["servers", name.as_str(), "oauth"];
+    let before = client.get(&state_path, &[]).await?;
+    let grant = if args.client_credentials {
+        LoginGrant::ClientCredentials
+    } else {
+        LoginGrant::AuthorizationCode
+    };
+    let request = ServerLogin {
+        grant,
+        origin: client.base().to_string(),
+        client_id: args.client_id,
+        client_secret: args.client_secret.map(ClearText::from),
+        scopes: args.scopes,
+    };
+    let started = client
+        .post(&["servers", &name, "oauth", "start"], &request)
+        .await?;
+    let Some(url) = started["url"].as_str() else {
+        output.show(started, |_: Value| format!("{name}: logged in"))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    output.note(&format!("log in at {name} here:\n  {url}\nwaiting …"));
+    let deadline = Instant::now() + Duration::from_millis(args.wait_ms);
+    while Instant::now() < deadline {
+        let state = client.get(&state_path, &[]).await?;
+        if state != before {
+            output.show(state, |_: Value| format!("{name}: logged in"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(LOGIN_POLL).await;
+    }
+    Err(CliError::Failed(format!(
+        "nobody has logged in at {name} within {} ms",
+        args.wait_ms
+    )))
 }
 
 /// The document in a file, or the address from which the node is to fetch it.

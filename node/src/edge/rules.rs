@@ -65,6 +65,9 @@ pub const RULES: &[Rule] = &[
     rule("PATCH", "/api/v1/servers/{name}", ADMIN),
     rule("DELETE", "/api/v1/servers/{name}", ADMIN),
     rule("POST", "/api/v1/servers/{name}/probe", OPERATOR),
+    rule("GET", "/api/v1/servers/{name}/oauth", OPERATOR),
+    rule("POST", "/api/v1/servers/{name}/oauth/start", ADMIN),
+    rule("GET", "/api/v1/oauth/callback", Access::Public), // what it is given is known to nobody else
     rule("GET", "/api/v1/servers/{name}/tools", USER),
     rule("GET", "/api/v1/servers/{name}/resources", USER),
     rule("GET", "/api/v1/servers/{name}/prompts", USER),

@@ -1,18 +1,25 @@
 //! Registry and vault as connections to servers need them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use secrecy::SecretString;
 use tokio_stream::wrappers::BroadcastStream;
 use troupe_actors::{
     openapi::{DocumentError, Documents},
-    registry::{RegistryEvent, RegistryHandle},
+    registry::{self, RegistryEvent, RegistryHandle},
     runtime::Deadline,
     upstream::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource},
     vault::VaultHandle,
 };
-use troupe_protocol::{access::SecretTemplate, error::Coded, server::ServerName};
+use troupe_protocol::{
+    access::{SecretName, SecretTemplate},
+    error::Coded,
+    server::ServerName,
+};
+
+/// How long the vault may take to give a login.
+const LOGIN_READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// The registered servers.
 pub struct RegisteredServers(pub RegistryHandle);
@@ -59,6 +66,33 @@ impl SecretSource for KeptSecrets {
         })
     }
 
+    fn login<'a>(
+        &'a self,
+        server: &'a ServerName,
+    ) -> BoxFuture<'a, Result<Option<SecretString>, SecretFailure>> {
+        Box::pin(async move {
+            let name = login_secret(server)?;
+            if !self.vault.contains(&name) {
+                return Ok(None);
+            }
+            let template = SecretTemplate::of_secret(&name);
+            let deadline = Deadline::within(LOGIN_READ_WITHIN);
+            let read = self.vault.resolve_for(&template, "servers", deadline).await;
+            read.map(Some).map_err(|error| failure(&error))
+        })
+    }
+
+    fn keep_login<'a>(
+        &'a self,
+        server: &'a ServerName,
+        login: SecretString,
+    ) -> BoxFuture<'a, Result<(), SecretFailure>> {
+        Box::pin(async move {
+            let put = self.vault.put(login_secret(server)?, login).await;
+            put.map(drop).map_err(|error| failure(&error))
+        })
+    }
+
     fn document<'a>(
         &'a self,
         server: &'a ServerName,
@@ -72,6 +106,11 @@ impl SecretSource for KeptSecrets {
             Ok(Arc::from(text))
         })
     }
+}
+
+/// The secret that holds a server's login; the registry forgets it with the server.
+fn login_secret(server: &ServerName) -> Result<SecretName, SecretFailure> {
+    registry::login_secret(server).map_err(|error| failure(&error))
 }
 
 fn failure(error: &impl Coded) -> SecretFailure {

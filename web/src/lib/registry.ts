@@ -1,7 +1,7 @@
 // The registry's part of the API: paths and shapes in one place.
 import { type CallOptions, del, get, patch, path, post } from "./api";
 import type { McpResource, Prompt, Tool } from "./mcp";
-import type { CallToolResponse, HealthHistory, ImportReport, LogLine, NewServer, Page, ServerDetail, ServerPatch, ServerSummary, TestReport } from "./types";
+import type { CallToolResponse, HealthHistory, ImportReport, LogLine, ServerLoginStarted, NewServer, Page, ServerDetail, ServerPatch, ServerSummary, TestReport } from "./types";
 
 export type ServerListQuery = { search?: string; status?: string; sort?: string; limit?: number; cursor?: string };
 
@@ -13,6 +13,7 @@ export const registry = {
   remove: (name: string) => del<void>(path`/servers/${name}`),
   test: (server: NewServer, options?: CallOptions) => post<TestReport>("/servers/test", server, options),
   probe: (name: string) => post<unknown>(path`/servers/${name}/probe`),
+  logIn: (name: string) => post<ServerLoginStarted>(path`/servers/${name}/oauth/start`, { origin: location.origin }),
   importFrom: (format: "mcp_servers" | "server_json", content: string) => post<ImportReport>("/servers/import", { format, content }),
   tools: async (name: string, options?: CallOptions) => itemsOf<Tool>(await get(path`/servers/${name}/tools`, undefined, options), "tools"),
   resources: async (name: string, options?: CallOptions) => itemsOf<McpResource>(await get(path`/servers/${name}/resources`, undefined, options), "resources"),

@@ -27,6 +27,7 @@ export type { HistogramBar } from "./wire/HistogramBar";
 export type { ImportReport } from "./wire/ImportReport";
 export type { Invitation } from "./wire/Invitation";
 export type { KeyInfo } from "./wire/KeyInfo";
+export type { ServerLoginStarted } from "./wire/ServerLoginStarted";
 export type { Latency } from "./wire/Latency";
 export type { LiveEvent } from "./wire/LiveEvent";
 export type { LogLine } from "./wire/LogLine";

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::Response;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use sse_stream::{Sse, SseByteStream};
 
 use crate::upstream::error::Failure;
@@ -43,6 +44,16 @@ pub(super) fn body_of(response: &Response) -> Body {
         other if other.ends_with("+json") => Body::Json,
         _ => Body::Other,
     }
+}
+
+/// Whether the server asks for OAuth: it wants a token and says where one can be had.
+pub(super) fn needs_login(response: &Response) -> bool {
+    let asks = |value: &reqwest::header::HeaderValue| {
+        let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        text.starts_with("bearer") && (text.contains("resource_metadata") || text.contains("invalid_token"))
+    };
+    response.status() == StatusCode::UNAUTHORIZED
+        && response.headers().get_all(WWW_AUTHENTICATE).iter().any(asks)
 }
 
 /// The whole body, if it is not larger than the bound.

@@ -3,9 +3,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::Client;
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::redirect;
+use reqwest::{Client, Method, RequestBuilder, Response};
 use url::{Host, Url};
+
+use crate::upstream::error::Failure;
+use crate::upstream::oauth::Bearer;
+
+use super::answer;
 
 /// How long it may take to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,4 +94,30 @@ pub(crate) fn in_words(error: &reqwest::Error) -> String {
 pub(super) struct Target {
     pub client: Client,
     pub url: Arc<Url>,
+    /// The token of a login, unless the entry itself says what requests carry.
+    pub bearer: Option<Arc<Bearer>>,
+}
+
+impl Target {
+    /// A request to this address of the server, with the headers that its entry gives and the token.
+    pub fn request(&self, method: Method, url: Url, headers: &HeaderMap) -> RequestBuilder {
+        let request = self.client.request(method, url).headers(headers.clone());
+        match self.bearer.as_ref().and_then(|bearer| bearer.header()) {
+            Some(token) => request.header(AUTHORIZATION, token),
+            None => request,
+        }
+    }
+
+    /// Whether the server asks for a login that can be had: one whose entry says itself what requests carry does not.
+    pub fn wants_login(&self, response: &Response, headers: &HeaderMap) -> bool {
+        !headers.contains_key(AUTHORIZATION) && answer::needs_login(response)
+    }
+
+    /// What is to be done about an answer that asks for a login: the token is renewed, if there is one.
+    pub fn challenged(&self) -> Failure {
+        if let Some(bearer) = &self.bearer {
+            bearer.challenge();
+        }
+        Failure::NeedsLogin
+    }
 }

@@ -61,11 +61,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn request(&self, http_method: Method) -> RequestBuilder {
-        let request = self
-            .target
-            .client
-            .request(http_method, self.target.url.as_ref().clone());
-        request.headers(self.headers.clone())
+        let url = self.target.url.as_ref().clone();
+        self.target.request(http_method, url, &self.headers)
     }
 
     pub fn version(&self) -> HeaderValue {
@@ -207,6 +204,7 @@ impl Shared {
                     "HTTP {status} with neither JSON nor an event stream"
                 )))
             }
+            (false, _) if self.target.wants_login(&response, &self.headers) => Err(self.target.challenged()),
             (false, _) => {
                 let status = response.status().as_u16();
                 let body = answer::whole(response, self.message_bytes_max).await?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use parking_lot::Mutex;
+use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use sse_stream::Sse;
 use tokio::runtime::Handle;
@@ -67,14 +68,16 @@ impl SseLink {
     ) -> Result<Self, Failure> {
         let (target, headers) = super::target_of(endpoint)?;
         let message_bytes_max = settings.message_bytes_max;
-        let request = target.client.get(target.url.as_ref().clone());
-        let request = request
-            .headers(headers.clone())
+        let request = target
+            .request(Method::GET, target.url.as_ref().clone(), &headers)
             .header(ACCEPT, HeaderValue::from_static("text/event-stream"));
         let response = request
             .send()
             .await
             .map_err(|error| Failure::NotSent(in_words(&error)))?;
+        if target.wants_login(&response, &headers) {
+            return Err(target.challenged());
+        }
         if !response.status().is_success() {
             return Err(answer::refusal(response).await);
         }
@@ -155,9 +158,9 @@ impl Shared {
         if line.len() > self.message_bytes_max {
             return Err(Failure::TooLarge(self.message_bytes_max));
         }
-        let request = self.target.client.post(self.endpoint.clone());
-        let request = request
-            .headers(self.headers.clone())
+        let request = self
+            .target
+            .request(Method::POST, self.endpoint.clone(), &self.headers)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let response = request.body(line).send().await.map_err(|error| {
             let words = in_words(&error);
@@ -170,6 +173,9 @@ impl Shared {
         let status = response.status();
         if status.is_success() {
             return Ok(());
+        }
+        if self.target.wants_login(&response, &self.headers) {
+            return Err(self.target.challenged());
         }
         let refusal = answer::refusal(response).await;
         // The session is named in the endpoint's address: a server that does not know it has forgotten the session.

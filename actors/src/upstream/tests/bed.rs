@@ -26,6 +26,7 @@ use crate::upstream::*;
 pub struct Book {
     servers: Mutex<HashMap<ServerName, RegisteredServer>>,
     changes: broadcast::Sender<ServerName>,
+    logins: Mutex<HashMap<ServerName, SecretString>>,
 }
 
 impl ServerSource for Book {
@@ -49,6 +50,23 @@ impl SecretSource for Book {
     ) -> BoxFuture<'a, Result<SecretString, SecretFailure>> {
         let text = template.as_str().replace("${secret:token}", "s3cr3t-t0k3n");
         async move { Ok(SecretString::from(text)) }.boxed()
+    }
+
+    fn login<'a>(
+        &'a self,
+        server: &'a ServerName,
+    ) -> BoxFuture<'a, Result<Option<SecretString>, SecretFailure>> {
+        let login = self.logins.lock().get(server).cloned();
+        async move { Ok(login) }.boxed()
+    }
+
+    fn keep_login<'a>(
+        &'a self,
+        server: &'a ServerName,
+        login: SecretString,
+    ) -> BoxFuture<'a, Result<(), SecretFailure>> {
+        self.logins.lock().insert(server.clone(), login);
+        async move { Ok(()) }.boxed()
     }
 }
 
@@ -107,6 +125,7 @@ impl Bed {
         let book = Arc::new(Book {
             servers: Mutex::default(),
             changes: broadcast::Sender::new(64),
+            logins: Mutex::default(),
         });
         let (servers, secrets) = (
             Arc::clone(&book) as Arc<dyn ServerSource>,

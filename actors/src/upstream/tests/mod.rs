@@ -4,6 +4,7 @@
 pub(crate) mod bed;
 mod http;
 mod lifecycle;
+mod oauth;
 mod placed;
 mod sse;
 mod stdio;

@@ -8,6 +8,7 @@ mod builtin;
 pub mod cluster;
 mod conversations;
 mod keys;
+mod logins;
 mod observe;
 mod offers;
 pub mod openapi;
@@ -34,6 +35,7 @@ fn documented() -> OpenApiRouter<EdgeState> {
     OpenApiRouter::with_openapi(openapi::preamble())
         .merge(session::routes())
         .merge(servers::routes())
+        .merge(logins::routes())
         .merge(offers::routes())
         .merge(virtual_servers::routes())
         .merge(tools::routes())
