@@ -38,6 +38,6 @@ fixed?: { [key in string]: unknown },
  */
 hidden?: Array<string>, 
 /**
- * How long a call may take, in milliseconds; what the server's entry says when nothing is given.
+ * How long a call may take, in milliseconds; never longer than the server's entry allows.
  */
 timeout_ms?: number, };
