@@ -154,7 +154,8 @@ fn with_input(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::session::{NewSession, SessionId, settled_for_test};
+    use super::super::session::{NewSession, settled_for_test};
+    use super::super::session_id::SessionId;
     use super::*;
     use std::sync::Arc;
 

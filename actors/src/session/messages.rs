@@ -14,7 +14,8 @@ use troupe_protocol::error::{Code, Coded};
 
 use super::record::SessionRecord;
 use super::refusal::Answer;
-use super::session::{NewSession, Session, SessionId};
+use super::session::{NewSession, Session};
+use super::session_id::SessionId;
 use super::state::Sessions;
 use crate::cluster::ClusterHandle;
 use crate::runtime::{AskError, Deadline, Mailbox, Message, Reply};

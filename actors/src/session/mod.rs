@@ -44,6 +44,7 @@ pub mod refusal;
 pub mod replay;
 #[allow(clippy::module_inception, reason = "the family is named after what it keeps")]
 mod session;
+mod session_id;
 pub mod state;
 pub mod subscriptions;
 mod virtual_server;
@@ -61,8 +62,9 @@ pub use placed::SessionPlace;
 pub use refusal::{Answer, Refusal};
 pub use replay::{EventId, NotKept, StreamNumber};
 pub use session::{
-    CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, SUBSCRIPTIONS_MAX, Session, SessionId, StreamInSession,
+    CALLS_IN_FLIGHT_MAX, CallInSession, NewSession, SUBSCRIPTIONS_MAX, Session, StreamInSession,
 };
+pub use session_id::SessionId;
 pub use state::SessionLimits;
 pub use subscriptions::Subscribed;
 

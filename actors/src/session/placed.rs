@@ -13,7 +13,8 @@ use troupe_protocol::id::NodeId;
 
 use super::messages::{SessionMessage, SessionsHandle, SharedSessions};
 use super::record::SessionRecord;
-use super::session::{Session, SessionId};
+use super::session::Session;
+use super::session_id::SessionId;
 use crate::cluster::dispatcher::Owned;
 use crate::cluster::{EntityContext, EntityHost, Nowhere, ServiceError, Whereabouts};
 use crate::runtime::{Deadline, Mailbox};

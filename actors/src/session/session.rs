@@ -3,13 +3,10 @@
 //! It is shared: the table keeps it, and each request and stream that belongs to it holds it while it runs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
@@ -23,6 +20,7 @@ use super::endpoint::Endpoint;
 use super::notices::{NoticeFeed, Notices};
 use super::record::SessionRecord;
 use super::replay::{EventId, NotKept, Replay, ReplayBudget, Replayed, StreamNumber};
+use super::session_id::SessionId;
 use crate::upstream::Watch;
 
 /// The most questions of servers that one client may have before it at the same time.
@@ -33,52 +31,6 @@ const FEED_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const SUBSCRIPTIONS_MAX: usize = 1_024;
 /// The most calls that one session may have in flight.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
-
-/// A session's unguessable name, as it stands in `Mcp-Session-Id`: 32 characters of URL-safe base64.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionId(Arc<str>);
-
-impl SessionId {
-    const BYTES: usize = 24;
-
-    /// A new name from the operating system's random numbers.
-    ///
-    /// # Errors
-    /// If the operating system has none.
-    pub fn random() -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; Self::BYTES];
-        getrandom::fill(&mut bytes)?;
-        Ok(Self(URL_SAFE_NO_PAD.encode(bytes).into()))
-    }
-
-    /// The name as it travels.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// A name that was made before.
-    pub(super) fn known(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    #[cfg(test)]
-    pub(super) fn for_test(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl std::borrow::Borrow<str> for SessionId {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Who knows the whole name can act in the session, so only its beginning is shown.
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionId({}…)", self.0.get(..6).unwrap_or_default())
-    }
-}
 
 /// What `initialize` settled.
 #[derive(Debug, Clone)]
@@ -625,13 +577,5 @@ mod tests {
             session.begin_call("1").is_none(),
             "nothing begins in a session that is over"
         );
-    }
-
-    #[test]
-    fn names_are_long_random_and_not_shown_whole() {
-        let (one, other) = (SessionId::random().unwrap(), SessionId::random().unwrap());
-        assert_ne!(one, other);
-        assert_eq!(one.as_str().len(), 32);
-        assert!(!format!("{one:?}").contains(one.as_str()));
     }
 }

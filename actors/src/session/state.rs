@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::record::SessionRecord;
 use super::replay::ReplayBudget;
-use super::session::{NewSession, Session, SessionId};
+use super::session::{NewSession, Session};
+use super::session_id::SessionId;
 
 /// The bounds on sessions.
 #[derive(Debug, Clone, Copy)]

@@ -34,6 +34,7 @@ mod messages;
 mod oauth;
 mod placed;
 mod questions;
+mod shared;
 mod slot;
 mod sources;
 mod starter;

@@ -31,12 +31,12 @@ use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
 use super::frame;
-use super::handle::Shared;
 use super::http::{self, Mirror, ParamHeaders};
 use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
 use super::placed::{self, UpstreamNews};
+use super::shared::Shared;
 use super::watch::OfLane;
 
 /// The connection of the moment.

@@ -15,9 +15,9 @@ use crate::runtime::{Actor, ActorError, ChildSpec, Context, Deadline, Mailbox, S
 
 use super::UpstreamActor;
 use super::error::UpstreamError;
-use super::handle::Shared;
 use super::messages::{StarterMessage, UpstreamEvent, UpstreamMessage};
 use super::placed;
+use super::shared::Shared;
 use super::slot::Slot;
 use super::sources::{RegisteredServer, ServerChange};
 use super::watch;

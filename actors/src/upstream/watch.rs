@@ -31,9 +31,9 @@ use crate::runtime::Deadline;
 
 use super::connection::Connection;
 use super::error::UpstreamError;
-use super::handle::Shared;
 use super::messages::{CallOptions, UpstreamEvent};
 use super::placed::{self, watch_remotely};
+use super::shared::Shared;
 use super::slot::Slot;
 
 /// The most resources of one server that one node's clients may be subscribed to.

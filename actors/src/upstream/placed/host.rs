@@ -25,9 +25,9 @@ use crate::cluster::pieces::send_ahead;
 use crate::cluster::{EntityContext, EntityHost, Parts, ServiceError, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::handle::Shared;
 use crate::upstream::messages::{CallOptions, StarterMessage};
 use crate::upstream::questions::QuestionsTo;
+use crate::upstream::shared::Shared;
 use crate::upstream::slot::Slot;
 
 /// How long calls in flight may go on when their server moves away.

@@ -14,8 +14,8 @@ use troupe_protocol::upstream::{UpstreamInfo, UpstreamState};
 
 use crate::cluster::ObserveTopic;
 use crate::cluster::bulletin::{Bulletin, Page, Reader, read_all};
-use crate::upstream::handle::Shared;
 use crate::upstream::messages::UpstreamEvent;
+use crate::upstream::shared::Shared;
 
 /// Under which other nodes are asked for their news.
 pub(super) const TOPIC: ObserveTopic = ObserveTopic::new("upstreams");

@@ -18,8 +18,8 @@ use crate::cluster::patience::Patience;
 use crate::cluster::{Nowhere, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::handle::Shared;
 use crate::upstream::messages::CallOptions;
+use crate::upstream::shared::Shared;
 use crate::upstream::slot::{Slot, traced};
 use crate::upstream::watch::Refused;
 
