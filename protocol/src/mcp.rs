@@ -148,12 +148,14 @@ pub mod method {
     pub const TASKS_GET: &str = "tasks/get";
     pub const TASKS_UPDATE: &str = "tasks/update";
     pub const TASKS_CANCEL: &str = "tasks/cancel";
+    pub const TASKS_RESULT: &str = "tasks/result";
     pub const TASKS_LIST: &str = "tasks/list";
     pub const SUBSCRIPTIONS_LISTEN: &str = "subscriptions/listen";
     pub const ROOTS_LIST: &str = "roots/list";
     pub const SAMPLING_CREATE_MESSAGE: &str = "sampling/createMessage";
     pub const ELICITATION_CREATE: &str = "elicitation/create";
     pub const NOTIFICATION_CANCELLED: &str = "notifications/cancelled";
+    pub const NOTIFICATION_ROOTS_CHANGED: &str = "notifications/roots/list_changed";
     pub const NOTIFICATION_PROGRESS: &str = "notifications/progress";
     pub const NOTIFICATION_MESSAGE: &str = "notifications/message";
     pub const NOTIFICATION_TOOLS_CHANGED: &str = "notifications/tools/list_changed";

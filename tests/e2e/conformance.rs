@@ -153,3 +153,13 @@ async fn a_modern_client_reaches_a_legacy_server() {
     };
     cross(crossing).await;
 }
+
+#[tokio::test]
+async fn a_modern_client_reaches_a_legacy_server_that_names_what_it_asks_and_has_tasks() {
+    let crossing = Crossing {
+        revision: MODERN,
+        eras: "raw",
+        failing: &[],
+    };
+    cross(crossing).await;
+}

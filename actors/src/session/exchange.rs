@@ -28,8 +28,9 @@ use super::input::{self, INPUT_ROUNDS_MAX};
 use super::parked::{Listener, ParkedCall, ParkingError, ParkingHandle, Round, Whose};
 use super::refusal::Refusal;
 use super::session::Session;
+use super::tasks;
 use crate::runtime::Deadline;
-use crate::upstream::{CallOptions, Question, QuestionsTo, UpstreamError, UpstreamHandle};
+use crate::upstream::{CallOptions, Question, QuestionsTo, UpstreamHandle};
 
 /// Notifications of a parked call that wait for its client; further ones are dropped.
 const NOTIFICATIONS_WAITING_MAX: usize = 64;
@@ -37,15 +38,15 @@ const NOTIFICATIONS_WAITING_MAX: usize = 64;
 const CALL_WITH_ANSWERS_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// A request on its way.
-struct Exchange<'a> {
-    server: &'a ServerName,
-    upstream: UpstreamHandle,
-    client: &'a Client,
-    endpoint: &'a Endpoint,
-    method: &'a str,
-    notifications: Option<&'a mpsc::Sender<RawMessage>>,
+pub(super) struct Exchange<'a> {
+    pub server: &'a ServerName,
+    pub upstream: UpstreamHandle,
+    pub client: &'a Client,
+    pub endpoint: &'a Endpoint,
+    pub method: &'a str,
+    pub notifications: Option<&'a mpsc::Sender<RawMessage>>,
     /// What the client can do for a legacy server.
-    profile: Profile,
+    pub profile: Profile,
 }
 
 impl Gateway {
@@ -72,11 +73,13 @@ impl Gateway {
         let server_era = upstream.info().era;
         let (mut upstream, mut profile) = (upstream.clone(), Profile::NONE);
         if server_era == Era::Legacy {
-            profile = match &session {
+            let of_task = self.profile_of_task(server, &client, &method, params.as_deref());
+            profile = match (of_task, &session) {
+                (Some(profile), _) => profile,
                 // Without a stream it can be asked nothing: it is as if it could answer nothing.
-                Some(_) if notifications.is_none() => Profile::NONE,
-                Some(session) => session.profile,
-                None => Profile::of(&client.capabilities),
+                (None, Some(_)) if notifications.is_none() => Profile::NONE,
+                (None, Some(session)) => session.profile,
+                (None, None) => Profile::of(&client.capabilities),
             };
             let upstreams = &self.parts.upstreams;
             upstream = upstreams
@@ -92,15 +95,48 @@ impl Gateway {
             notifications: notifications.as_ref(),
             profile,
         };
-        match (client.era, server_era, session) {
+        self.check_task(&exchange, params.as_deref())?;
+        let is_of_one_era = client.era == server_era;
+        let may_tell_of_tasks =
+            is_of_one_era && tasks::may_tell_of_tasks(&method, &client, params.as_deref());
+        let reply = match (client.era, server_era, session) {
             (Era::Legacy, Era::Modern, Some(session)) => {
-                Box::pin(self.in_rounds(&exchange, &session, params)).await
+                let of_task = self.task_of_modern(&exchange, &session, params.as_deref());
+                if let Some(reply) = Box::pin(of_task).await {
+                    return reply;
+                }
+                let reply = Box::pin(self.in_rounds(&exchange, &session, params)).await?;
+                Ok(with_tasks_of_tools(&exchange, reply))
             }
             (Era::Legacy, Era::Legacy, Some(session)) => {
                 Box::pin(self.with_questions(&exchange, &session, params)).await
             }
-            (Era::Modern, Era::Legacy, _) => Box::pin(self.parking(&exchange, params)).await,
+            (Era::Modern, Era::Legacy, _) => Box::pin(self.bridged(&exchange, params)).await,
             _ => self.plain(&exchange, params).await,
+        }?;
+        if may_tell_of_tasks {
+            return Ok(self.seen_task(&exchange, reply));
+        }
+        Ok(reply)
+    }
+
+    /// Makes a modern client's request of a legacy server.
+    async fn bridged(
+        &self,
+        exchange: &Exchange<'_>,
+        params: Option<Box<RawValue>>,
+    ) -> Result<RawReply, Refusal> {
+        let has_tasks = matches!(exchange.endpoint, Endpoint::Server(_));
+        match exchange.method {
+            method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL if has_tasks => {
+                self.task_of_legacy(exchange, params).await
+            }
+            method::TOOLS_CALL if has_tasks => {
+                let params = self.perhaps_a_task(exchange, params).await?;
+                let reply = self.parking(exchange, params).await?;
+                Ok(self.perhaps_begun(exchange, reply))
+            }
+            _ => self.parking(exchange, params).await,
         }
     }
 
@@ -116,7 +152,7 @@ impl Gateway {
     }
 
     /// Makes a request of a modern server, and makes it again with the client's input as often as the server wants some.
-    async fn in_rounds(
+    pub(super) async fn in_rounds(
         &self,
         exchange: &Exchange<'_>,
         session: &Session,
@@ -253,12 +289,21 @@ impl Gateway {
     }
 }
 
+/// A modern server's list of tools for a legacy client, which must be told of each that may become a task.
+fn with_tasks_of_tools(exchange: &Exchange<'_>, reply: RawReply) -> RawReply {
+    if exchange.method != method::TOOLS_LIST
+        || !tasks::modern_server_has(&exchange.upstream.info().capabilities)
+    {
+        return reply;
+    }
+    match &reply {
+        RawReply::Result(result) => tasks::tools_for_legacy(result).map_or(reply, RawReply::Result),
+        RawReply::Error(_) => reply,
+    }
+}
+
 fn too_late(exchange: &Exchange<'_>, time_max: Duration) -> Refusal {
-    Refusal::Upstream(UpstreamError::DeadlineExceeded {
-        server: exchange.server.clone(),
-        method: exchange.method.to_owned(),
-        waited_ms: u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX),
-    })
+    Refusal::too_late(exchange.server, exchange.method, time_max)
 }
 
 /// Whether a modern client may be answered with a wish for input (2026-07-28, basic/patterns/mrtr, "Supported Requests").

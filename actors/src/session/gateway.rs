@@ -24,6 +24,7 @@ use super::messages::SessionsHandle;
 use super::parked::ParkingHandle;
 use super::refusal::{Answer, Refusal};
 use super::session::Session;
+use super::tasks::TaskTable;
 use crate::registry::{RegistryHandle, VirtualServersHandle};
 use crate::runtime::Deadline;
 use crate::upstream::{CallOptions, ParamHeaders, UpstreamHandle, UpstreamsHandle};
@@ -94,6 +95,7 @@ pub(super) struct Parts {
     pub virtual_servers: VirtualServersHandle,
     pub sessions: SessionsHandle,
     pub parking: ParkingHandle,
+    pub tasks: TaskTable,
     pub limits: GatewayLimits,
     /// The lists that are still being read after a client stopped waiting for them.
     pub late_lists: LateLists,
@@ -117,6 +119,7 @@ impl Gateway {
                 virtual_servers,
                 sessions,
                 parking,
+                tasks: TaskTable::default(),
                 limits,
                 late_lists,
             }),
@@ -137,6 +140,28 @@ impl Gateway {
             Endpoint::Virtual(name) => Box::pin(self.answer_for_virtual(&name, request)).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_answer(era))
+    }
+
+    /// Passes a legacy client's notification on to its server, on the connection of clients like it. What is not taken in
+    /// time is lost, as notifications may be.
+    pub fn notify(&self, session: &Arc<Session>, method: &str, params: Option<&RawValue>) {
+        let Endpoint::Server(server) = session.settled.endpoint.clone() else {
+            return;
+        };
+        let (gateway, profile) = (self.clone(), session.profile);
+        let (method, params) = (method.to_owned(), params.map(RawValue::to_owned));
+        self.parts.sessions.finish(Box::pin(async move {
+            let deadline = gateway.deadline(&server);
+            let upstreams = &gateway.parts.upstreams;
+            let notified = async {
+                let upstream = upstreams.get(&server, deadline).await?;
+                let upstream = upstreams.for_clients(upstream, profile, deadline).await?;
+                upstream.notify(&method, params, deadline).await
+            };
+            if let Err(error) = notified.await {
+                tracing::debug!(%server, %error, "a client's notification did not reach its server");
+            }
+        }));
     }
 
     /// The other node that has the call to which a modern client is back with these parameters, if one has.
@@ -240,10 +265,12 @@ fn answer_here(client: Era, server: Era, method: &str) -> Option<Result<Answer, 
             | method::PING
             | method::LOGGING_SET_LEVEL
             | method::RESOURCES_SUBSCRIBE
-            | method::RESOURCES_UNSUBSCRIBE,
+            | method::RESOURCES_UNSUBSCRIBE
+            | method::TASKS_RESULT,
         ) => not_found(),
         (Era::Legacy, _, method::DISCOVER | method::SUBSCRIPTIONS_LISTEN) => not_found(),
-        // To a server all clients here are one: it would list the tasks of all of them.
+        // Between legacy peers each client is shown its own ([`super::tasks`]); the extension has no such thing.
+        (Era::Legacy, Era::Legacy, method::TASKS_LIST) => None,
         (_, _, method::TASKS_LIST) => not_found(),
         (Era::Legacy, Era::Modern, method::PING | method::LOGGING_SET_LEVEL) => {
             Some(Ok(Answer::Result("{}".into())))

@@ -39,10 +39,26 @@ struct InputRequired {
 }
 
 #[derive(Deserialize)]
-struct InputRequest {
+pub(super) struct InputRequest {
     method: String,
     #[serde(default)]
     params: Option<Box<RawValue>>,
+}
+
+impl InputRequest {
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    pub fn params(&self) -> Option<&RawValue> {
+        self.params.as_deref()
+    }
+}
+
+/// What a member `inputRequests` has, within bounds; what cannot be read is as if it were not there.
+pub(super) fn requests_of(input_requests: &RawValue) -> Vec<(String, InputRequest)> {
+    let all: BTreeMap<String, InputRequest> = serde_json::from_str(input_requests.get()).unwrap_or_default();
+    all.into_iter().take(INPUTS_MAX).collect()
 }
 
 /// Asks the client for what the server wants; answers the parameters of the next attempt.

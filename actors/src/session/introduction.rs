@@ -7,6 +7,7 @@ use troupe_protocol::upstream::UpstreamInfo;
 use super::endpoint::Endpoint;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::tasks;
 use crate::registry::virtual_servers::view;
 use crate::registry::{VirtualServer, VirtualServerError};
 
@@ -100,12 +101,20 @@ fn translated(client: Era, server: Era, capabilities: Value) -> Value {
     let Value::Object(mut capabilities) = capabilities else {
         return json!({});
     };
-    if let Some(Value::Object(tasks)) = capabilities.get_mut("tasks") {
-        tasks.remove("list"); // see `gateway::answer_here`
-    }
     if client != server {
+        let of_both = Value::Object(capabilities.clone());
         for of_one_era in ["logging", "tasks", "extensions"] {
             capabilities.remove(of_one_era);
+        }
+        match client {
+            Era::Modern if tasks::legacy_server_has(&of_both) => {
+                capabilities.insert("extensions".to_owned(), json!({ tasks::EXTENSION: {} }));
+            }
+            Era::Legacy if tasks::modern_server_has(&of_both) => {
+                let of_tools = json!({ "cancel": {}, "requests": { "tools": { "call": {} } } });
+                capabilities.insert("tasks".to_owned(), of_tools);
+            }
+            Era::Modern | Era::Legacy => {}
         }
     }
     Value::Object(capabilities)
@@ -128,5 +137,11 @@ mod tests {
             json!({"resources": {"subscribe": true, "listChanged": true}, "x": {"y": 1}})
         );
         assert_eq!(translated(Era::Modern, Era::Legacy, Value::Null), json!({}));
+        let (core, extension) = (
+            json!({"tasks": {"cancel": {}, "requests": {"tools": {"call": {}}}}}),
+            json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}),
+        );
+        assert_eq!(translated(Era::Modern, Era::Legacy, core.clone()), extension);
+        assert_eq!(translated(Era::Legacy, Era::Modern, extension), core);
     }
 }

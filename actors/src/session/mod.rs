@@ -10,6 +10,7 @@
 //! - [`parked`]: calls that stand still while a modern client gathers what a legacy server asks
 //! - [`replay`]: what streams carried, for clients that lost their connection
 //! - [`subscriptions`]: resources of which clients want to hear
+//! - `tasks`: tasks where client and server are of different eras
 //! - [`notices`]: what clients are told without having asked
 //!
 //! What lives here knows nothing of HTTP: bodies, headers and streams are the business of the edge.
@@ -47,6 +48,7 @@ mod session;
 mod session_id;
 pub mod state;
 pub mod subscriptions;
+mod tasks;
 mod virtual_server;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Why a client's request gets no answer from a server, in the terms of JSON-RPC.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::jsonrpc::{ErrorObject, code as jsonrpc_code, edit};
@@ -9,6 +10,7 @@ use troupe_protocol::server::ServerName;
 use troupe_protocol::virtual_server::VirtualKind;
 
 use super::parked::ParkingError;
+use super::tasks;
 use crate::registry::VirtualServerError;
 use crate::upstream::UpstreamError;
 
@@ -64,6 +66,9 @@ pub enum Refusal {
     /// The call cannot wait for the client's input, or no longer does.
     #[error(transparent)]
     Parking(#[from] ParkingError),
+    /// What the client wants becomes a task, or is about one, and it does not say that it knows tasks.
+    #[error("this needs a client that knows the extension io.modelcontextprotocol/tasks")]
+    NeedsTasks,
     /// The client has cancelled the request.
     #[error("the request was cancelled")]
     Cancelled,
@@ -79,7 +84,7 @@ impl Coded for Refusal {
     fn code(&self) -> Code {
         match self {
             Self::MethodNotFound(_) | Self::UnknownPrompt(_) | Self::UnknownResource(_) => Code::NotFound,
-            Self::InvalidParams(_) | Self::HeaderMismatch(_) => Code::InvalidField,
+            Self::InvalidParams(_) | Self::HeaderMismatch(_) | Self::NeedsTasks => Code::InvalidField,
             Self::UnknownTool(_) => Code::ToolNotFound,
             Self::NotChosen { kind, .. } if *kind == VirtualKind::Tool => Code::ToolNotFound,
             Self::NotChosen { .. } => Code::NotFound,
@@ -96,11 +101,29 @@ impl Coded for Refusal {
 }
 
 impl Refusal {
+    /// The server says what it may not.
+    pub(super) fn of_protocol(server: &ServerName, reason: &str) -> Self {
+        Self::Upstream(UpstreamError::Protocol {
+            server: server.clone(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// The call has taken longer than it may.
+    pub(super) fn too_late(server: &ServerName, method: &str, waited: Duration) -> Self {
+        Self::Upstream(UpstreamError::DeadlineExceeded {
+            server: server.clone(),
+            method: method.to_owned(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     /// The JSON-RPC error code for a client of this era.
     fn jsonrpc_code(&self, client: Era) -> i64 {
         match self {
             Self::MethodNotFound(_) => jsonrpc_code::METHOD_NOT_FOUND,
             Self::HeaderMismatch(_) => mcp_code::HEADER_MISMATCH,
+            Self::NeedsTasks => mcp_code::MISSING_CLIENT_CAPABILITY,
             Self::Parking(ParkingError::NotForThis | ParkingError::Over | ParkingError::NodeGone) => {
                 jsonrpc_code::INVALID_PARAMS
             }
@@ -141,7 +164,15 @@ impl Refusal {
     pub fn into_answer(self, client: Era) -> Answer {
         let code = self.jsonrpc_code(client);
         let mut data = format!(r#"{{"code":"{}""#, Coded::code(&self));
-        let _ = write!(data, r#","retryable":{}}}"#, self.is_retryable());
+        let _ = write!(data, r#","retryable":{}"#, self.is_retryable());
+        if matches!(self, Self::NeedsTasks) {
+            let _ = write!(
+                data,
+                r#","requiredCapabilities":{{"extensions":{{"{}":{{}}}}}}"#,
+                tasks::EXTENSION
+            );
+        }
+        data.push('}');
         Answer::Error {
             code,
             object: edit::error_object(code, &self.to_string(), Some(&data)).into(),

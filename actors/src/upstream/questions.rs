@@ -134,6 +134,17 @@ impl Question {
         self.send(line);
     }
 
+    /// Writes it as a member of `inputRequests` (2026-07-28, basic/patterns/mrtr).
+    pub fn push_to(&self, out: &mut String) {
+        out.push_str("{\"method\":");
+        edit::push_string(out, &self.method);
+        if let Some(params) = &self.params {
+            out.push_str(",\"params\":");
+            out.push_str(params.get());
+        }
+        out.push('}');
+    }
+
     /// The id that the server gave it, as text: no two questions of a connection that are open have the same.
     pub fn key(&self) -> String {
         string_of(&self.id).map_or_else(|| self.id.get().to_owned(), |text| text.into_owned())

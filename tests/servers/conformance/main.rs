@@ -1,13 +1,14 @@
 //! An MCP server on the official Rust SDK with everything that the conformance suite wants of a server: its tools,
 //! resources and prompts, in either era or both.
 //!
-//! `conformance-server [both|legacy|modern] [--stdio]`: over streamable HTTP its address is the first line of its
+//! `conformance-server [both|legacy|modern|raw] [--stdio]`: over streamable HTTP its address is the first line of its
 //! output. Every tool works in both eras: what it needs of the client it asks for on the call's stream (legacy) or
 //! by answering that input is required (modern).
 //!
 //! # Layout
 //! - [`server`]: the server itself; `catalogue.json`: what it lists
 //! - [`answers`]: contents that stay the same; [`rounds`]: tools that need something of the client; [`jobs`]: tasks
+//! - [`raw`]: the same for legacy clients, without the SDK
 //! - [`stages`]: what is remembered between two rounds
 
 #![allow(
@@ -17,6 +18,7 @@
 
 mod answers;
 mod jobs;
+mod raw;
 mod rounds;
 mod server;
 mod stages;
@@ -32,6 +34,7 @@ use axum::response::{IntoResponse, Response};
 use rmcp::ServiceExt;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio::net::TcpListener;
 
 use self::server::Fixture;
 
@@ -45,15 +48,18 @@ pub enum Eras {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut eras, mut is_stdio) = (Eras::Both, false);
+    let (mut eras, mut is_stdio, mut is_raw) = (Eras::Both, false, false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "both" => eras = Eras::Both,
             "legacy" => eras = Eras::Legacy,
             "modern" => eras = Eras::Modern,
+            "raw" => (eras, is_raw) = (Eras::Modern, true),
             "--stdio" => is_stdio = true,
             other => {
-                bail!("unknown argument {other:?}: usage: conformance-server [both|legacy|modern] [--stdio]")
+                bail!(
+                    "unknown argument {other:?}: usage: conformance-server [both|legacy|modern|raw] [--stdio]"
+                )
             }
         }
     }
@@ -62,10 +68,29 @@ async fn main() -> Result<()> {
         serving.waiting().await?;
         return Ok(());
     }
-    serve_http(eras).await
+    let (listener, url) = listen().await?;
+    if !is_raw {
+        println!("{url}");
+        return serve_http(eras, listener).await;
+    }
+    let (in_front, url_in_front) = listen().await?;
+    println!("{url_in_front}");
+    let router = raw::router(url).layer(from_fn(know_no_modern_revision));
+    let (fixture, raw) = tokio::join!(serve_http(eras, listener), async {
+        axum::serve(in_front, router).await
+    });
+    fixture?;
+    Ok(raw?)
 }
 
-async fn serve_http(eras: Eras) -> Result<()> {
+/// A free port, and the address of a server that listens there.
+async fn listen() -> Result<(TcpListener, String)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
+    let url = format!("http://{}/mcp", listener.local_addr()?);
+    Ok((listener, url))
+}
+
+async fn serve_http(eras: Eras, listener: TcpListener) -> Result<()> {
     let fixture = Fixture::new(eras);
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(eras != Eras::Modern)
@@ -79,10 +104,6 @@ async fn serve_http(eras: Eras) -> Result<()> {
     if eras == Eras::Legacy {
         router = router.layer(from_fn(know_no_modern_revision));
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .context("no free port")?;
-    println!("http://{}/mcp", listener.local_addr()?);
     axum::serve(listener, router).await?;
     Ok(())
 }

@@ -197,13 +197,8 @@ impl ParkedCall {
                 result.push(',');
             }
             edit::push_string(&mut result, key);
-            result.push_str(":{\"method\":");
-            edit::push_string(&mut result, &question.method);
-            if let Some(params) = &question.params {
-                result.push_str(",\"params\":");
-                result.push_str(params.get());
-            }
-            result.push('}');
+            result.push(':');
+            question.push_to(&mut result);
         }
         result.push_str("},\"requestState\":");
         edit::push_string(&mut result, state);
