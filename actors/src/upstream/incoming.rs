@@ -24,6 +24,8 @@ pub(super) enum Incoming {
     Acknowledged { id: u64, resources: Vec<String> },
     /// The server ended a subscription.
     SubscriptionEnded(u64),
+    /// Pass it on to the client whose call it belongs to: nobody here knows it.
+    Other,
     /// Nothing.
     Ignored,
 }
@@ -70,7 +72,8 @@ fn notified(message: &Message<'_>) -> Incoming {
         method::NOTIFICATION_CANCELLED => {
             param_u64("requestId").map_or(Incoming::Ignored, Incoming::SubscriptionEnded)
         }
-        _ => Incoming::Ignored,
+        method::NOTIFICATION_SUBSCRIPTION_ACKNOWLEDGED => Incoming::Ignored,
+        _ => Incoming::Other,
     }
 }
 
@@ -133,7 +136,11 @@ mod tests {
                 text: r#"{"a":1}"#.to_owned()
             }
         );
-        assert_eq!(notification("notifications/unheard/of", "{}"), Incoming::Ignored);
+        assert_eq!(notification("notifications/unheard/of", "{}"), Incoming::Other);
+        assert_eq!(
+            notification("notifications/subscriptions/acknowledged", "{}"),
+            Incoming::Ignored
+        );
         assert_eq!(
             decided(r#"{"jsonrpc":"2.0","id":12,"result":{}}"#),
             Incoming::Response(12)

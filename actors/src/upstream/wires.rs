@@ -108,6 +108,10 @@ impl Wires {
                     let _ = waiting.send(resources);
                 }
             }
+            Incoming::Other => match call {
+                Some(call) => self.calls.forward(call, message),
+                None => self.calls.forward_to_only(message),
+            },
             Incoming::SubscriptionEnded(_) | Incoming::Ignored => {}
         }
         None

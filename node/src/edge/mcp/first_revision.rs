@@ -294,7 +294,7 @@ async fn take(context: &Context<'_>, message: &Message<'_>, headers: &HeaderMap)
     let session = session.ok_or_else(|| Fault::invalid_request("send `initialize` first"))?;
     match message.kind {
         Kind::Request => return Ok(call(context, message, session, &to_client)),
-        Kind::Notification => legacy::take_notification(session, message),
+        Kind::Notification => legacy::take_notification(context, session, message),
         Kind::Response => legacy::take_response(session, message),
     }
     Ok(accepted())

@@ -49,7 +49,7 @@ pub(super) async fn receive(
     match message.kind {
         Kind::Request => call(context, message, session).await,
         Kind::Notification => {
-            take_notification(&session, message);
+            take_notification(context, &session, message);
             Ok(accepted())
         }
         Kind::Response => {
@@ -237,16 +237,19 @@ pub(super) async fn answer_unless_cancelled(
     }
 }
 
-/// Notifications have no answer, so what cannot be read is passed over.
-pub(super) fn take_notification(session: &Session, message: &Message<'_>) {
-    if message.method() != method::NOTIFICATION_CANCELLED {
-        return;
-    }
-    if let Some(request_id) = message
-        .params
-        .and_then(|params| edit::member(params, "requestId"))
-    {
-        session.cancel_call(request_id.get());
+/// Notifications have no answer, so what cannot be read is passed over. What is not about this node is its server's.
+pub(super) fn take_notification(context: &Context<'_>, session: &Arc<Session>, message: &Message<'_>) {
+    match message.method() {
+        // The server was greeted by this node itself. It shares its connection with other clients, who have other roots:
+        // it asks for them in the midst of a call.
+        method::INITIALIZED | method::NOTIFICATION_PROGRESS | method::NOTIFICATION_ROOTS_CHANGED => {}
+        method::NOTIFICATION_CANCELLED => {
+            let params = message.params;
+            if let Some(request_id) = params.and_then(|params| edit::member(params, "requestId")) {
+                session.cancel_call(request_id.get());
+            }
+        }
+        other => context.state.gateway.notify(session, other, message.params),
     }
 }
 
