@@ -28,7 +28,7 @@ use super::calls::CallTable;
 use super::connect::{Ground, connect};
 use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
-use super::http::ParamHeaders;
+use super::http::{self, ParamHeaders};
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamEvent, UpstreamMessage, connect_error};
 use super::oauth::{LoginError, Logins};
@@ -464,7 +464,7 @@ impl UpstreamHandle {
     /// Sees to it that a modern client which calls a tool says in headers what it says in the arguments.
     ///
     /// # Errors
-    /// What does not fit. Tools that are not known, and those of servers that are processes, are not looked at.
+    /// What does not fit. Tools that are not known are not looked at.
     pub async fn check_params(
         &self,
         params: Option<&RawValue>,
@@ -473,7 +473,12 @@ impl UpstreamHandle {
     ) -> Result<(), String> {
         match &self.target {
             Target::Live { slot, .. } => slot.check_params(params, given, deadline).await,
-            Target::Placed(_) | Target::Builtin(_) => Ok(()),
+            Target::Placed(placed) => {
+                let tools = placed.list(ListKind::Tools, deadline).await;
+                // If they cannot be read, the server will say what is wrong.
+                tools.map_or(Ok(()), |tools| http::check_call(&tools, params, given))
+            }
+            Target::Builtin(_) => Ok(()),
         }
     }
 

@@ -34,7 +34,7 @@ mod sse;
 use client::Target;
 use exchange::Shared;
 pub use mirror::ParamHeaders;
-pub(super) use mirror::{Mirror, check, headers_for, mirrors_of};
+pub(super) use mirror::{Mirror, check, check_call, headers_for, mirrors_of};
 pub(super) use sse::SseLink;
 
 /// How long the farewell to a server may take.

@@ -7,7 +7,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use troupe_protocol::jsonrpc::{edit, string_of};
-use troupe_protocol::mcp::header;
+use troupe_protocol::mcp::{ToolDescriptor, header};
 
 /// The annotation in a property's schema.
 const ANNOTATION: &str = "x-mcp-header";
@@ -161,6 +161,25 @@ fn mirror(annotation: &Value, kind: Option<&Value>, path: &[String]) -> Result<M
 /// A value as the modern revision writes it into a header.
 pub(super) fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(&header::encode_value(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// As [`check`], by the description of the tool that is called.
+pub(crate) fn check_call(
+    tools: &[ToolDescriptor],
+    params: Option<&RawValue>,
+    given: &ParamHeaders,
+) -> Result<(), String> {
+    let name = params.and_then(|params| edit::string_member(params, "name"));
+    let tool = tools.iter().find(|tool| Some(&*tool.name) == name.as_deref());
+    // Few tools have annotations, and reading a schema takes longer than the rest of a call.
+    let Some(tool) = tool.filter(|tool| tool.raw.get().contains(ANNOTATION)) else {
+        return Ok(());
+    };
+    match mirrors_of(&tool.tool().input_schema) {
+        Ok(mirrors) => check(&mirrors, params, given),
+        // A wrong annotation is its server's fault.
+        Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
