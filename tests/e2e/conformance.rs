@@ -140,7 +140,7 @@ async fn a_modern_client_reaches_a_legacy_server() {
         failing: &[
             // wants a key that only the server itself can have given: a legacy server gives none
             "input-required-result-basic-elicitation",
-            // tasks are not carried over, and this server has none for legacy clients
+            // this server has no tasks for legacy clients
             "tasks-capability-negotiation",
             "tasks-dispatch-and-envelope",
             "tasks-lifecycle",
