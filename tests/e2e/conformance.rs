@@ -159,7 +159,10 @@ async fn a_modern_client_reaches_a_legacy_server_that_names_what_it_asks_and_has
     let crossing = Crossing {
         revision: MODERN,
         eras: "raw",
-        failing: &[],
+        failing: &[
+            // the fixture asks itself without the headers that mirror arguments
+            "http-custom-header-server-validation",
+        ],
     };
     cross(crossing).await;
 }
