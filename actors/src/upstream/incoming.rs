@@ -72,7 +72,6 @@ fn notified(message: &Message<'_>) -> Incoming {
         method::NOTIFICATION_CANCELLED => {
             param_u64("requestId").map_or(Incoming::Ignored, Incoming::SubscriptionEnded)
         }
-        method::NOTIFICATION_SUBSCRIPTION_ACKNOWLEDGED => Incoming::Ignored,
         _ => Incoming::Other,
     }
 }

@@ -243,9 +243,10 @@ impl Call {
                 _ => {}
             }
             if let Some(requests) = task["inputRequests"].as_object() {
-                let answered = requests.iter().map(|(key, request)| async {
+                let related = &related;
+                let answered = requests.iter().map(|(key, request)| async move {
                     let request = json!({ key: request });
-                    let responses = self.ask_client(&request, Some(&related)).await;
+                    let responses = self.ask_client(&request, Some(related)).await;
                     let update = json!({ "taskId": id, "inputResponses": responses });
                     self.modern("tasks/update", update, true).await
                 });

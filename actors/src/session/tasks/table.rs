@@ -68,7 +68,7 @@ impl TaskTable {
     ///
     /// # Errors
     /// [`NotYours`] if somebody else began it.
-    pub fn find(&self, server: &ServerName, id: &str, owner: &str) -> Result<Option<Task>, NotYours> {
+    pub(super) fn find(&self, server: &ServerName, id: &str, owner: &str) -> Result<Option<Task>, NotYours> {
         let key = (server.clone(), Box::from(id));
         match self.0.lock().by_key.get(&key) {
             Some(task) if *task.owner == *owner => Ok(Some(task.clone())),
