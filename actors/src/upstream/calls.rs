@@ -69,6 +69,13 @@ struct Entry {
     answer: Option<Awaited>,
 }
 
+impl Entry {
+    /// Whether it waits to be written to a connection that carries all calls: the server cannot be at work on it.
+    fn is_queued(&self) -> bool {
+        self.answer.as_ref().is_some_and(|awaited| !awaited.sent)
+    }
+}
+
 /// A call that was handed to a connection.
 struct Awaited {
     sender: AnswerSender,
@@ -270,7 +277,7 @@ impl CallTable {
     /// nobody shall read what is about another's.
     pub fn forward_to_only(&self, message: &Message<'_>) {
         let entries = self.entries.lock();
-        let only = self.only_at_work(&entries);
+        let only = self.only_begun(&entries);
         if let Some(progress) = only.and_then(|only| only.call.progress.as_ref()) {
             let _ = progress.sender.try_send(RawMessage::from(message));
         }
@@ -286,7 +293,7 @@ impl CallTable {
             let entry = match call {
                 Some(id) => entries.get(&id),
                 None if question.method == method::ROOTS_LIST => None,
-                None => self.only_at_work(&entries),
+                None => self.only_begun(&entries).filter(|only| !only.is_queued()),
             };
             let to = entry.and_then(|entry| entry.call.questions.as_ref());
             to.filter(|to| to.admits(&question)).cloned()
@@ -297,14 +304,13 @@ impl CallTable {
         }
     }
 
-    /// The only call that was sent and is not answered, those included for whose answers nobody waits any more.
-    fn only_at_work<'a>(&self, entries: &'a HashMap<u64, Entry>) -> Option<&'a Entry> {
+    /// The only call that the server can be at work on, those included for whose answers nobody waits any more.
+    fn only_begun<'a>(&self, entries: &'a HashMap<u64, Entry>) -> Option<&'a Entry> {
         let mut all = entries.values();
         let (Some(only), None) = (all.next(), all.next()) else {
             return None;
         };
-        let is_sent = only.answer.as_ref().is_some_and(|awaited| awaited.sent);
-        (is_sent && self.abandoned.lock().is_empty()).then_some(only)
+        self.abandoned.lock().is_empty().then_some(only)
     }
 
     /// Cancels a call. False if it is not in flight here.
@@ -431,8 +437,8 @@ mod tests {
         let (model, mut models) = asking(r#"{"sampling":{}}"#);
         let ask = |call, method| table.ask(call, question(method).0);
         let form = table.begin(form).unwrap();
-        assert!(ask(None, "elicitation/create").is_err(), "it was not sent");
         let _answer = table.arm(form.id, 1);
+        assert!(ask(None, "elicitation/create").is_err(), "it was not sent");
         table.mark_sent([form.id]);
         assert!(ask(None, "elicitation/create").is_ok());
         assert!(forms.try_recv().is_ok());

@@ -41,6 +41,8 @@ use super::watch::{Watch, WatchError};
 
 /// Events kept for a subscriber that is slow to read them.
 const EVENTS_MAX: usize = 1_024;
+/// How long a server's actor may take to put away what it has after a login.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Messages that wait for the starter.
 const STARTER_MESSAGES_MAX: u32 = 4_096;
 /// The last segment of the starter's path: no server can have this name.
@@ -284,7 +286,7 @@ impl UpstreamsHandle {
             .start(name, &url, request, redirect_uri)
             .await?;
         if started.url.is_none() {
-            self.reconnect(name);
+            self.reconnect(name).await;
         }
         Ok(started)
     }
@@ -300,7 +302,7 @@ impl UpstreamsHandle {
         issuer: Option<&str>,
     ) -> Result<ServerName, LoginError> {
         let name = self.shared.logins.complete(state, code, issuer).await?;
-        self.reconnect(&name);
+        self.reconnect(&name).await;
         Ok(name)
     }
 
@@ -313,13 +315,16 @@ impl UpstreamsHandle {
     }
 
     /// Connects with the new login: what this node has of the server so far is ended.
-    fn reconnect(&self, name: &ServerName) {
+    async fn reconnect(&self, name: &ServerName) {
         let lanes = self.shared.lanes.load();
         let further = lanes.values().filter(|lane| lane.name == *name).cloned();
         for slot in self.shared.slot(name).into_iter().chain(further) {
             let transport = slot.transport.lock().clone();
             // A refusal is on record as a dead letter; the next attempt to connect uses the login anyway.
             let _ = slot.mailbox.tell(UpstreamMessage::Reconfigured(transport));
+            // Calls from now on shall not meet what the last attempt, without a login, ended with.
+            let within = Deadline::within(RECONNECT_WITHIN);
+            let _ = slot.mailbox.ask(UpstreamMessage::Settled, within).await;
         }
     }
 

@@ -104,6 +104,8 @@ pub(super) enum UpstreamMessage {
     RetryDue(u64),
     /// The registered transport has changed.
     Reconfigured(Transport),
+    /// Answered when everything that was told before is done.
+    Settled(Reply<()>),
 }
 
 /// What the starter is told.

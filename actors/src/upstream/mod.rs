@@ -323,6 +323,7 @@ impl Actor for UpstreamActor {
                 let todo = self.lifecycle.retry_due(attempt);
                 self.carry_out(todo, ctx);
             }
+            UpstreamMessage::Settled(reply) => reply.send(()),
             UpstreamMessage::Reconfigured(transport) => {
                 *self.slot.transport.lock() = transport;
                 *self.slot.era.lock() = None;

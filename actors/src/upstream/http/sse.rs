@@ -105,10 +105,10 @@ impl SseLink {
             aside: Mutex::default(),
             itself: itself.clone(),
         });
-        let reading = tokio::spawn(Arc::clone(&shared).read(events));
+        let reading = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&shared).read(events)));
         Ok(Self {
             shared,
-            reading: Mutex::new(Some(AbortOnDropHandle::new(reading))),
+            reading: Mutex::new(Some(reading)),
         })
     }
 

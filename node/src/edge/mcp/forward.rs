@@ -29,6 +29,8 @@ const EPOCH: HeaderName = HeaderName::from_static("x-troupe-epoch");
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The pause before it is looked again.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How soon it is known whether a node that was lost is gone.
+const GONE_KNOWN_WITHIN: Duration = Duration::from_secs(3);
 /// The longest time to the beginning of an answer: longer than any call takes.
 const ANSWER_BEGINS_WITHIN: Duration = Duration::from_secs(3_600);
 /// Headers of an answer that are about its connection, or that this node gives itself.
@@ -96,15 +98,26 @@ pub(super) async fn hand_to(
     headers: &HeaderMap,
 ) -> Result<Option<Response>, Fault> {
     let cluster = &context.state.cluster;
-    if !is_alive(cluster, node) {
-        return Ok(None);
+    let until = Instant::now() + PATIENCE;
+    while is_alive(cluster, node) {
+        let error = match ask(context, node, &Method::POST, headers).await {
+            Ok(response) => return Ok(Some(handed_back(response, cluster, node))),
+            Err(error) => error,
+        };
+        if let PeerError::Lost(detail) = error {
+            // Asked again it might act again; whether it is gone will be known in a moment.
+            let is_gone = gone(cluster.clone(), node);
+            return match tokio::time::timeout(GONE_KNOWN_WITHIN, is_gone).await {
+                Ok(()) => Ok(None),
+                Err(_) => Err(Fault::node_lost(&detail)),
+            };
+        }
+        if Instant::now() >= until {
+            return Err(Fault::no_node(&error.to_string()));
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
-    match ask(context, node, &Method::POST, headers).await {
-        Ok(response) => Ok(Some(handed_back(response, cluster, node))),
-        Err(_) if !is_alive(cluster, node) => Ok(None),
-        Err(PeerError::Lost(detail)) => Err(Fault::node_lost(&detail)),
-        Err(error) => Err(Fault::no_node(&error.to_string())),
-    }
+    Ok(None)
 }
 
 async fn ask(
