@@ -171,7 +171,11 @@ async fn a_document_is_replicated_with_its_credentials_and_changed() {
         assert_eq!(asked["authorization"], "Bearer planted");
     }
 
-    let change = json!({ "openapi": { "document": document.replace("/stock/", "/stock2/"), "base_url": service.base_url } });
+    // A new document does not move the service.
+    let moved = document
+        .replace("/stock/", "/stock2/")
+        .replace(&service.base_url, "http://127.0.0.1:1");
+    let change = json!({ "openapi": { "document": moved } });
     cluster.nodes[1]
         .api
         .patch("/api/v1/servers/stock", &change)

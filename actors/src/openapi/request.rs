@@ -42,12 +42,17 @@ impl Making<'_> {
             return Err(format!("the tool has no argument {unknown}"));
         }
         let given = given(&operation.parameters, arguments)?;
+        for (parameter, value) in &given {
+            self.check_members(parameter, value)?;
+        }
         let url = self.url(&given)?;
         let mut headers = self.headers.clone();
         headers.entry(ACCEPT).or_insert(ACCEPTED);
         let mut cookies = Vec::new();
         for (parameter, value) in &given {
             match parameter.place {
+                // What the server's entry says is not the caller's to change.
+                Place::Header if self.headers.contains_key(&parameter.name) => {}
                 Place::Header => {
                     let value = parameter.style.in_header(value);
                     insert(&mut headers, &parameter.name, &value)?;
@@ -66,9 +71,11 @@ impl Making<'_> {
             }
         }
         if !cookies.is_empty() {
+            let of_entry = self.headers.get(COOKIE).and_then(|cookies| cookies.to_str().ok());
             let cookies: Vec<String> = cookies
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
+                .chain(of_entry.map(str::to_owned))
                 .collect();
             insert(&mut headers, COOKIE.as_str(), &cookies.join("; "))?;
         }
@@ -79,6 +86,27 @@ impl Making<'_> {
         match &operation.body {
             Some(body) => with_body(request, body, arguments),
             None => Ok(request),
+        }
+    }
+
+    /// An object whose members are written as parameters must not write another one, or a credential.
+    fn check_members(&self, parameter: &Parameter, value: &Value) -> Result<(), String> {
+        let Some(members) = value.as_object().filter(|_| parameter.style.spreads_members()) else {
+            return Ok(());
+        };
+        let others = self.operation.parameters.iter();
+        let others = others.filter(|other| other.place == parameter.place && other.name != parameter.name);
+        let credentials = self.credentials.iter();
+        let credentials = credentials.filter(|credential| credential.place == parameter.place);
+        let mut taken = others
+            .map(|other| &other.name)
+            .chain(credentials.map(|credential| &credential.name));
+        match taken.find(|name| members.contains_key(*name)) {
+            Some(name) => Err(format!(
+                "{} must not have a member {name}: that is a parameter of its own",
+                parameter.argument
+            )),
+            None => Ok(()),
         }
     }
 

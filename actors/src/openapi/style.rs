@@ -81,6 +81,11 @@ impl Style {
         }
     }
 
+    /// Whether the members of an object are written under names of their own.
+    pub fn spreads_members(self) -> bool {
+        self.explode && !self.is_json && self.kind != Kind::DeepObject
+    }
+
     /// The value as names and values of a query or cookie, encoded.
     pub fn pairs(self, name: &str, value: &Value) -> Vec<(String, String)> {
         let set = if self.allows_reserved { SPLITTING } else { RESERVED };

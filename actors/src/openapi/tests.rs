@@ -291,6 +291,34 @@ async fn credentials_are_carried_as_their_schemes_say_and_cannot_be_overridden()
     assert_eq!(seen["headers"], json!({"cookie": "sid=c%3Bd", "x-key": "k"}));
 }
 
+#[tokio::test]
+async fn a_value_writes_no_other_parameter_and_nothing_that_the_entry_says() {
+    let service = service().await;
+    let parameters = json!([
+        {"in": "query", "name": "limit"}, {"in": "query", "name": "tenant"}, {"in": "header", "name": "X-Trace"},
+    ]);
+    let operation = json!({"operationId": "find", "parameters": parameters, "security": [{"query": []}]});
+    let document = Document::read(&document(json!({"/things": {"get": operation}})).to_string()).unwrap();
+    let access = Access {
+        base_url: Some(service.base_url.clone()),
+        security: [("query".to_owned(), "mine".into())].into(),
+        headers: [("x-trace".to_owned(), "mine".into())].into_iter().collect(),
+    };
+    let server = OpenApiServer::new(&document, &access).unwrap();
+    for other in ["tenant", "api key"] {
+        let told = call(&server, "find", json!({"limit": {other: "theirs"}})).await;
+        assert!(told.unwrap_err().to_string().contains(other));
+    }
+    let asked = asked(
+        &server,
+        "find",
+        json!({"limit": {"most": 3}, "X-Trace": "theirs"}),
+    )
+    .await;
+    assert_eq!(asked["asked"], "GET /v1/things?most=3&api%20key=mine");
+    assert_eq!(asked["headers"]["x-trace"], "mine");
+}
+
 #[test]
 fn references_are_inlined_and_circles_kept() {
     let text = r##"

@@ -70,6 +70,10 @@ impl Gateway {
             let checked = upstream.check_params(params.as_deref(), &given, self.deadline(server));
             checked.await.map_err(Refusal::HeaderMismatch)?;
         }
+        let (client, params) = match endpoint {
+            Endpoint::Server(_) => (client, params),
+            Endpoint::Aggregate | Endpoint::Virtual(_) => tasks::without_tasks(client, &method, params),
+        };
         let server_era = upstream.info().era;
         let (mut upstream, mut profile) = (upstream.clone(), Profile::NONE);
         if server_era == Era::Legacy {

@@ -250,7 +250,7 @@ impl Replay {
         self.budget.give_back(oldest.frame.len());
         if let Some(stream) = self.streams.get_mut(&oldest.stream) {
             stream.kept -= 1;
-            stream.lost = oldest.event;
+            stream.lost = stream.lost.max(oldest.event);
         }
         self.forget_stream_if_over(oldest.stream);
     }

@@ -29,6 +29,8 @@ const QUESTIONS_MAX: usize = 64;
 const FEED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The most resources that one session may be subscribed to.
 pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+/// The longest address of one of them.
+pub const SUBSCRIPTION_URI_BYTES_MAX: usize = 8 * 1_024;
 /// The most calls that one session may have in flight.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
 
@@ -284,8 +286,12 @@ impl Session {
         }
     }
 
-    /// Whether the client may want to hear of changes of this resource: not if it has [`SUBSCRIPTIONS_MAX`] already.
+    /// Whether the client may want to hear of changes of this resource: not if it has [`SUBSCRIPTIONS_MAX`] already, or its
+    /// address is longer than any.
     pub fn may_subscribe(&self, uri: &str) -> bool {
+        if uri.len() > SUBSCRIPTION_URI_BYTES_MAX {
+            return false;
+        }
         let subscriptions = self.subscriptions.lock();
         subscriptions.len() < SUBSCRIPTIONS_MAX || subscriptions.contains_key(uri)
     }

@@ -181,14 +181,15 @@ impl Gateway {
         let reference = params
             .and_then(|params| edit::member(params, "ref"))
             .ok_or_else(wrong)?;
-        let (item, changed) = if let Some(name) = edit::string_member(reference, "name") {
+        let kind = edit::string_member(reference, "type").ok_or_else(wrong)?;
+        // Made anew: what else a client says there may mean another thing to the server.
+        let (item, changed) = if kind == "ref/prompt" {
+            let name = edit::string_member(reference, "name").ok_or_else(wrong)?;
             let item = server.find(VirtualKind::Prompt, &name);
             let item = item.ok_or_else(|| not_chosen(server, VirtualKind::Prompt, &name))?;
-            (
-                item,
-                with_member(Some(reference), "name", json_string(&item.name)),
-            )
-        } else {
+            let own = json_string(&item.name);
+            (item, format!(r#"{{"type":"ref/prompt","name":{own}}}"#))
+        } else if kind == "ref/resource" {
             let uri = edit::string_member(reference, "uri").ok_or_else(wrong)?;
             let template = server.find(VirtualKind::ResourceTemplate, &uri);
             let item = template
@@ -199,16 +200,19 @@ impl Gateway {
             } else {
                 &uri
             };
-            (item, with_member(Some(reference), "uri", json_string(own)))
+            let own = json_string(own);
+            (item, format!(r#"{{"type":"ref/resource","uri":{own}}}"#))
+        } else {
+            return Err(wrong());
         };
         let argument = params.and_then(|params| edit::member(params, "argument"));
         let argument = argument.and_then(|argument| edit::string_member(argument, "name"));
         if let Some(concealed) = argument.filter(|argument| item.conceals(argument)) {
             return Err(Refusal::InvalidParams(
-                view::NotOffered(concealed.into_owned()).to_string(),
+                view::NotOffered::Argument(concealed.into_owned()).to_string(),
             ));
         }
-        let changed = changed.and_then(|reference| with_member(params, "ref", reference.get().to_owned()));
+        let changed = with_member(params, "ref", changed);
         self.forward_chosen(server, item, request, changed).await
     }
 

@@ -177,7 +177,9 @@ impl Connection {
 
     fn note(&self, answer: &AppendResponse, term: Term, sent_at: Instant) {
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.network.quorum.answered(self.to, term, sent_at);
+            // As with signs of life: not if this node has voted for another meanwhile.
+            let note = || self.network.quorum.answered(self.to, term, sent_at);
+            self.network.voice.unless_voted(term, note);
         }
     }
 

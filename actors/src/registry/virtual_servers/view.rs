@@ -24,10 +24,16 @@ pub struct HiddenRequired {
     pub argument: String,
 }
 
-/// An argument that a client must not give.
+/// What a client must not give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no argument {0:?} here")]
-pub struct NotOffered(pub String);
+pub enum NotOffered {
+    /// An argument that is fixed or hidden.
+    #[error("there is no argument {0:?} here")]
+    Argument(String),
+    /// What may hide one.
+    #[error("params.arguments must be an object whose keys are text")]
+    Unreadable,
+}
 
 /// A server's description of a thing as clients of the virtual server see it.
 ///
@@ -94,7 +100,8 @@ pub fn unknown_arguments(thing: &Descriptor, item: &VirtualItem) -> Vec<String> 
             }
             schema
                 .and_then(|schema| edit::member(schema, "properties"))
-                .map_or_else(Vec::new, keys_of)
+                .and_then(keys_of)
+                .unwrap_or_default()
         }
         VirtualKind::Prompt => {
             let arguments = edit::member(&thing.raw, "arguments").map_or_else(Vec::new, items_of);
@@ -124,12 +131,12 @@ pub fn arguments(params: &RawValue, item: &VirtualItem) -> Result<Option<Box<Raw
     if item.conceals_any() {
         let empty = RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned());
         let given = edit::member(params, "arguments").filter(|given| given.get() != "null");
-        if let Some(given) = given
-            && let Some(argument) = keys_of(given)
-                .into_iter()
-                .find(|argument| item.conceals(argument))
-        {
-            return Err(NotOffered(argument));
+        if let Some(given) = given {
+            // What cannot be read here cannot be kept from the server either.
+            let keys = keys_of(given).ok_or(NotOffered::Unreadable)?;
+            if let Some(argument) = keys.into_iter().find(|argument| item.conceals(argument)) {
+                return Err(NotOffered::Argument(argument));
+            }
         }
         let fixed = item.fixed.iter();
         let fixed = ObjectEdits {
@@ -138,17 +145,15 @@ pub fn arguments(params: &RawValue, item: &VirtualItem) -> Result<Option<Box<Raw
                 .collect(),
             remove: Vec::new(),
         };
-        // Arguments that are no object pass as they are: the server will say what is wrong with them.
-        let whole = edit::with_members(given.unwrap_or(&empty), &fixed);
-        edits
-            .set
-            .extend(whole.map(|whole| ("arguments", Cow::Owned(whole))));
+        let whole = edit::with_members(given.unwrap_or(&empty), &fixed).ok_or(NotOffered::Unreadable)?;
+        edits.set.push(("arguments", Cow::Owned(whole)));
     }
     if edits.set.is_empty() {
         return Ok(None);
     }
     let changed = edit::with_members(params, &edits);
-    Ok(changed.and_then(|text| RawValue::from_string(text).ok()))
+    let changed = changed.and_then(|text| RawValue::from_string(text).ok());
+    changed.ok_or(NotOffered::Unreadable).map(Some)
 }
 
 /// Whether an address can be made from a URI template (RFC 6570). Where the template says nothing else a part ends at
@@ -260,11 +265,9 @@ fn items_of(list: &RawValue) -> Vec<&RawValue> {
 }
 
 /// Values are not read: there may be numbers among them that nothing here can hold.
-fn keys_of(object: &RawValue) -> Vec<String> {
-    let members: Result<BTreeMap<String, &RawValue>, _> = serde_json::from_str(object.get());
-    members
-        .map(|members| members.into_keys().collect())
-        .unwrap_or_default()
+fn keys_of(object: &RawValue) -> Option<Vec<String>> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(object.get()).ok()?;
+    Some(members.into_keys().collect())
 }
 
 fn json_string(text: &str) -> String {
@@ -368,10 +371,17 @@ mod tests {
         assert_eq!(call(r#"{"name":"find","arguments":null}"#).unwrap(), bare);
         assert_eq!(
             call(r#"{"name":"find","arguments":{"limit":99}}"#).unwrap_err(),
-            NotOffered("limit".to_owned())
+            NotOffered::Argument("limit".to_owned())
         );
         let hard_to_read = r#"{"name":"find","arguments":{"query":1e400,"l\u0069mit":99}}"#;
-        assert_eq!(call(hard_to_read).unwrap_err(), NotOffered("limit".to_owned()));
+        assert_eq!(
+            call(hard_to_read).unwrap_err(),
+            NotOffered::Argument("limit".to_owned())
+        );
+        for unreadable in [r#"{"\ud800":1,"limit":99}"#, "[99]", "\"limit\""] {
+            let params = format!(r#"{{"name":"find","arguments":{unreadable}}}"#);
+            assert_eq!(call(&params).unwrap_err(), NotOffered::Unreadable, "{unreadable}");
+        }
     }
 
     #[test]

@@ -66,6 +66,15 @@ pub(super) fn knowing(capabilities: &ClientCapabilities) -> Option<ClientCapabil
     Some(ClientCapabilities::new(all))
 }
 
+/// The capabilities of a client without the extension.
+pub(super) fn unknowing(capabilities: &ClientCapabilities) -> Option<ClientCapabilities> {
+    let all: &RawValue = serde_json::from_str(capabilities.as_str()).ok()?;
+    let extensions = edit::member(all, "extensions")?;
+    let extensions = with(extensions, &[], &[EXTENSION])?;
+    let all = with(all, &[("extensions", Cow::Borrowed(extensions.get()))], &[])?;
+    Some(ClientCapabilities::new(all))
+}
+
 /// The parameters of a legacy call that is to be a task, and of one that is not.
 pub(super) fn as_task(params: &RawValue) -> Option<Box<RawValue>> {
     with(params, &[("task", Cow::Borrowed("{}"))], &[])

@@ -92,6 +92,28 @@ pub(super) fn may_tell_of_tasks(method: &str, client: &Client, params: Option<&R
     }
 }
 
+/// What a client says and asks where there are no tasks: nothing of them.
+pub(super) fn without_tasks(
+    mut client: Client,
+    method: &str,
+    params: Option<Box<RawValue>>,
+) -> (Client, Option<Box<RawValue>>) {
+    if mapping::client_knows(&client.capabilities)
+        && let Some(unknowing) = mapping::unknowing(&client.capabilities)
+    {
+        client.capabilities = unknowing;
+    }
+    let is_wish = method == method::TOOLS_CALL
+        && params
+            .as_ref()
+            .is_some_and(|params| params.get().contains("\"task\""));
+    let plain = params
+        .as_deref()
+        .filter(|_| is_wish)
+        .and_then(mapping::without_task);
+    (client, plain.or(params))
+}
+
 /// In whose name a client asks.
 pub(super) fn owner_of(client: &Client) -> String {
     let key = client.principal.key_id.map(|key| key.to_string());

@@ -11,11 +11,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use troupe_protocol::upstream::LoginGrant;
 
+/// Who gives tokens, and where: what a login gave is sent nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Authority {
+    issuer: Option<String>,
+    token_endpoint: String,
+}
+
 /// What a login gave.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Login {
     /// The server's address: the tokens are for no other.
     pub server_url: String,
+    authority: Authority,
     grant: LoginGrant,
     client_id: String,
     client_secret: Option<String>,
@@ -27,15 +35,19 @@ pub(super) struct Login {
 /// A manager that knows where the authorization server is, and where it keeps what it gets.
 pub(super) async fn manager(
     server_url: &str,
-) -> Result<(AuthorizationManager, InMemoryCredentialStore), AuthError> {
+) -> Result<(AuthorizationManager, InMemoryCredentialStore, Authority), AuthError> {
     // The provider is the process's; a second installation fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut manager = AuthorizationManager::new(server_url).await?;
     let store = InMemoryCredentialStore::new();
     manager.set_credential_store(store.clone());
     let resolution = manager.resolve_metadata().await?;
+    let authority = Authority {
+        issuer: resolution.metadata.issuer.clone(),
+        token_endpoint: resolution.metadata.token_endpoint.clone(),
+    };
     manager.set_metadata(resolution.metadata);
-    Ok((manager, store))
+    Ok((manager, store, authority))
 }
 
 /// When the token of a login was received, whatever server it is for; in seconds since 1970.
@@ -49,9 +61,17 @@ impl Login {
     pub async fn by_person(
         store: &InMemoryCredentialStore,
         server_url: &str,
+        authority: Authority,
         client: OAuthClientConfig,
     ) -> Option<Self> {
-        Self::of(store, server_url, client, LoginGrant::AuthorizationCode).await
+        Self::of(
+            store,
+            server_url,
+            authority,
+            client,
+            LoginGrant::AuthorizationCode,
+        )
+        .await
     }
 
     /// The login with a client's own credentials.
@@ -59,25 +79,35 @@ impl Login {
         manager: &mut AuthorizationManager,
         store: &InMemoryCredentialStore,
         server_url: &str,
+        authority: Authority,
         config: &ClientCredentialsConfig,
         client: OAuthClientConfig,
     ) -> Result<Self, AuthError> {
         manager.validate_client_credentials_metadata(config)?;
         manager.configure_client_credentials(config)?;
         manager.exchange_client_credentials(config).await?;
-        let login = Self::of(store, server_url, client, LoginGrant::ClientCredentials).await;
+        let login = Self::of(
+            store,
+            server_url,
+            authority,
+            client,
+            LoginGrant::ClientCredentials,
+        )
+        .await;
         login.ok_or(AuthError::AuthorizationRequired)
     }
 
     async fn of(
         store: &InMemoryCredentialStore,
         server_url: &str,
+        authority: Authority,
         client: OAuthClientConfig,
         grant: LoginGrant,
     ) -> Option<Self> {
         let credentials = store.load().await.ok()??;
         Some(Self {
             server_url: server_url.to_owned(),
+            authority,
             grant,
             client_id: client.client_id,
             client_secret: client.client_secret,
@@ -123,13 +153,21 @@ impl Login {
             .unwrap_or_default()
             .as_secs();
         Some(Duration::from_secs(
-            (self.received_at_s() + lifetime_s).saturating_sub(now_s),
+            self.received_at_s()
+                .saturating_add(lifetime_s)
+                .saturating_sub(now_s),
         ))
     }
 
     /// A login with a new token.
     pub async fn renewed(&self) -> Result<Self, AuthError> {
-        let (mut manager, store) = manager(&self.server_url).await?;
+        let (mut manager, store, authority) = manager(&self.server_url).await?;
+        if authority != self.authority {
+            return Err(AuthError::AuthorizationFailed(format!(
+                "the server names {} now, the login is of {}: log in again",
+                authority.token_endpoint, self.authority.token_endpoint
+            )));
+        }
         let mut client = OAuthClientConfig::new(self.client_id.clone(), self.redirect_uri.clone())
             .with_scopes(self.scopes.clone());
         if let Some(secret) = &self.client_secret {
@@ -142,12 +180,13 @@ impl Login {
                 scopes: self.scopes.clone(),
                 resource: Some(self.server_url.clone()),
             };
-            return Self::by_credentials(&mut manager, &store, &self.server_url, &config, client).await;
+            return Self::by_credentials(&mut manager, &store, &self.server_url, authority, &config, client)
+                .await;
         }
         store.save(self.credentials.clone()).await?;
         manager.configure_client(client.clone())?;
         manager.refresh_token().await?;
-        let renewed = Self::by_person(&store, &self.server_url, client).await;
+        let renewed = Self::by_person(&store, &self.server_url, authority, client).await;
         renewed.ok_or(AuthError::AuthorizationRequired)
     }
 }

@@ -27,7 +27,7 @@ mod bearer;
 mod login;
 
 pub(super) use bearer::{Bearer, bearer_for};
-use login::Login;
+use login::{Authority, Login};
 
 /// How long somebody has to log in once that was begun.
 const LOGIN_WITHIN: Duration = Duration::from_secs(600);
@@ -74,6 +74,7 @@ struct Begun {
     server_url: String,
     manager: AuthorizationManager,
     store: InMemoryCredentialStore,
+    authority: Authority,
     client: OAuthClientConfig,
     at: Instant,
 }
@@ -104,7 +105,7 @@ impl Logins {
             server: server.clone(),
             reason: error.to_string(),
         };
-        let (mut manager, store) = login::manager(server_url)
+        let (mut manager, store, authority) = login::manager(server_url)
             .await
             .map_err(|error| refused(&error))?;
         if request.grant == LoginGrant::ClientCredentials {
@@ -119,7 +120,8 @@ impl Logins {
             };
             let mut client = OAuthClientConfig::new(client_id, redirect_uri).with_scopes(request.scopes);
             client = client.with_client_secret(client_secret.expose());
-            let login = Login::by_credentials(&mut manager, &store, server_url, &config, client).await;
+            let login =
+                Login::by_credentials(&mut manager, &store, server_url, authority, &config, client).await;
             self.keep(server, &login.map_err(|error| refused(&error))?)
                 .await?;
             return Ok(ServerLoginStarted { url: None });
@@ -160,6 +162,7 @@ impl Logins {
             server_url: server_url.to_owned(),
             manager,
             store,
+            authority,
             client,
             at: Instant::now(),
         };
@@ -203,7 +206,7 @@ impl Logins {
             self.remember(state.to_owned(), begun);
             return Err(refused);
         }
-        let login = Login::by_person(&begun.store, &begun.server_url, begun.client).await;
+        let login = Login::by_person(&begun.store, &begun.server_url, begun.authority, begun.client).await;
         let login = login.ok_or_else(|| LoginError::Refused {
             server: begun.server.clone(),
             reason: "the authorization server gave no token".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Form, Query, State};
@@ -40,6 +40,9 @@ struct Guarded {
     codes: Mutex<HashMap<String, (String, String)>>,
     refreshed: AtomicUsize,
     registered: AtomicUsize,
+    /// Whether it names another place for tokens, and how often that was asked.
+    has_moved: AtomicBool,
+    asked_elsewhere: AtomicUsize,
 }
 
 struct Running {
@@ -68,6 +71,8 @@ async fn serve(lifetime_s: u64) -> Running {
         codes: Mutex::default(),
         refreshed: AtomicUsize::new(0),
         registered: AtomicUsize::new(0),
+        has_moved: AtomicBool::new(false),
+        asked_elsewhere: AtomicUsize::new(0),
     });
     let app = Router::new()
         .route("/mcp", post(answer))
@@ -76,6 +81,7 @@ async fn serve(lifetime_s: u64) -> Running {
         .route("/register", post(register))
         .route("/authorize", get(authorize))
         .route("/token", post(token))
+        .route("/elsewhere", post(elsewhere))
         .with_state(Arc::clone(&guarded));
     let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     let url = format!("{origin}/mcp");
@@ -89,10 +95,20 @@ async fn resource(State(guarded): State<Arc<Guarded>>) -> Json<Value> {
     )
 }
 
+async fn elsewhere(State(guarded): State<Arc<Guarded>>) -> StatusCode {
+    guarded.asked_elsewhere.fetch_add(1, Ordering::SeqCst);
+    StatusCode::BAD_REQUEST
+}
+
 async fn metadata(State(guarded): State<Arc<Guarded>>) -> Json<Value> {
     let at = |path: &str| format!("{}{path}", guarded.origin);
+    let token_endpoint = if guarded.has_moved.load(Ordering::SeqCst) {
+        at("/elsewhere")
+    } else {
+        at("/token")
+    };
     Json(json!({
-        "issuer": guarded.origin, "authorization_endpoint": at("/authorize"), "token_endpoint": at("/token"),
+        "issuer": guarded.origin, "authorization_endpoint": at("/authorize"), "token_endpoint": token_endpoint,
         "registration_endpoint": at("/register"), "response_types_supported": ["code"],
         "code_challenge_methods_supported": ["S256"], "authorization_response_iss_parameter_supported": true,
         "token_endpoint_auth_methods_supported": ["client_secret_post", "none"],
@@ -286,6 +302,18 @@ async fn a_token_is_renewed_a_minute_before_it_ends() {
         "in",
         "the refresh token rotates"
     );
+}
+
+#[tokio::test]
+async fn what_a_login_gave_is_sent_to_no_other_authorization_server() {
+    let (bed, server) = (Bed::new().await, serve(63).await);
+    register_at(&bed, &server);
+    log_in(&bed).await;
+    server.guarded.has_moved.store(true, Ordering::SeqCst);
+    bed.call("guarded", "x").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await; // a renewal was due after about three
+    assert_eq!(server.guarded.refreshed.load(Ordering::SeqCst), 0);
+    assert_eq!(server.guarded.asked_elsewhere.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

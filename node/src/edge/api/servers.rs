@@ -157,6 +157,10 @@ async fn change_server(
 ) -> ApiResult<Json<ServerDetail>> {
     let name = named(&name)?;
     if let Some(source) = &mut patch.openapi {
+        // A new document does not move the service: its credentials are for where it is.
+        if source.base_url.is_none() {
+            source.base_url = base_url_of(&state, &name).await;
+        }
         openapi::prepare(source).await?;
     }
     let action = match patch.enabled {
@@ -211,6 +215,14 @@ pub fn reachable(state: &EdgeState, name: &str) -> ApiResult<ServerName> {
         }
         .into()
     })
+}
+
+/// Where the service of a registered OpenAPI document is.
+async fn base_url_of(state: &EdgeState, name: &ServerName) -> Option<String> {
+    match detail_of(state, name).await.ok()?.operation.transport? {
+        Transport::OpenApi { base_url, .. } => Some(base_url.to_string()),
+        _ => None,
+    }
 }
 
 async fn detail_of(state: &EdgeState, name: &ServerName) -> ApiResult<ServerDetail> {
