@@ -44,7 +44,7 @@ impl Span {
         Self { what, from, until }
     }
 
-    /// That writes were taken in it, each in bounded time; the shortest.
+    /// That writes were taken in it, each in bounded time; the median.
     fn assert_written(&self, writes: &Account) -> Duration {
         let mut lengths = writes.between(self.from, self.until).lengths();
         assert!(!lengths.is_empty(), "no write was taken with {}", self.what);
@@ -64,7 +64,7 @@ impl Span {
             "a write took {longest:?} with {}",
             self.what
         );
-        shortest
+        median
     }
 }
 
@@ -135,11 +135,9 @@ async fn with_syncs_longer_by(slow: Duration) {
         logs.matches("the lease is over").count(),
         "stated only",
     );
-    let shortest = all_slow.assert_written(&outcome.registry.writes);
-    assert!(
-        shortest >= slow,
-        "written in {shortest:?}: the disks were not slow"
-    );
+    // Not each of them: what is written while a sync is held back goes to the disk with it.
+    let median = all_slow.assert_written(&outcome.registry.writes);
+    assert!(median >= slow, "written in {median:?}: the disks were not slow");
     scene.assert_holds(&outcome).await;
 }
 
