@@ -94,11 +94,13 @@ impl UpstreamActor {
     ) -> Self {
         let pause_max = Duration::from_millis(slot.settings.backoff_ms_max);
         let hope = Duration::from_millis(slot.settings.restart_wait_ms_max);
+        let mut lifecycle = Lifecycle::new(pause_max, hope);
+        lifecycle.set_knocks(!slot.is_placed());
         Self {
             slot,
             secrets,
             events,
-            lifecycle: Lifecycle::new(pause_max, hope),
+            lifecycle,
             last_error: None,
         }
     }
@@ -328,6 +330,7 @@ impl Actor for UpstreamActor {
                 *self.slot.transport.lock() = transport;
                 *self.slot.era.lock() = None;
                 let old = self.slot.state();
+                self.lifecycle.set_knocks(!self.slot.is_placed());
                 let todo = self.lifecycle.reconfigured();
                 self.slot.publish(SlotState::Idle);
                 self.carry_out(todo, ctx);

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 /// The pause before the first attempt after a loss; doubled for each failure in a row.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The pause between attempts at a server that others start, while calls hope for its return: knocking costs next to
+/// nothing, and each moment counts.
+const KNOCK_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that lasted this long was a good one: the count of failures begins anew.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Attempts made unasked after a loss. Later ones wait until somebody needs the server.
@@ -47,6 +50,8 @@ pub(super) struct Lifecycle {
     lost_at: Option<Instant>,
     pause_max: Duration,
     hope: Duration,
+    /// Whether an attempt only knocks at a server that runs, or will, without us.
+    knocks: bool,
 }
 
 impl Lifecycle {
@@ -59,7 +64,13 @@ impl Lifecycle {
             lost_at: None,
             pause_max,
             hope,
+            knocks: false,
         }
+    }
+
+    /// Whether an attempt only knocks at a server that others start, instead of starting it.
+    pub fn set_knocks(&mut self, knocks: bool) {
+        self.knocks = knocks;
     }
 
     /// Takes over a connection that outlived the actor which made it.
@@ -111,7 +122,9 @@ impl Lifecycle {
         if self.phase != (Phase::Connecting { attempt }) {
             return None;
         }
-        self.failures = self.failures.saturating_add(1);
+        if !self.knocks_at(now) {
+            self.failures = self.failures.saturating_add(1);
+        }
         Some(self.wait(now, chance))
     }
 
@@ -148,9 +161,14 @@ impl Lifecycle {
         }
     }
 
+    fn knocks_at(&self, now: Instant) -> bool {
+        self.knocks && self.hopeful_until().is_some_and(|until| now < until)
+    }
+
     fn wait(&mut self, now: Instant, chance: f64) -> Do {
         let doubled = PAUSE_MIN.saturating_mul(1 << self.failures.min(20));
-        let after = doubled.min(self.pause_max).mul_f64(0.5 + chance / 2.0);
+        let pause = if self.knocks_at(now) { KNOCK_PAUSE } else { doubled };
+        let after = pause.min(self.pause_max).mul_f64(0.5 + chance / 2.0);
         // A server that was never up is not started again and again for nobody.
         let asked = self.lost_at.is_none() || self.failures > UNASKED_ATTEMPTS_MAX;
         self.phase = Phase::Waiting {
@@ -209,6 +227,29 @@ mod tests {
             Some(Do::Connect { attempt: attempt + 1 })
         );
         assert_eq!(lifecycle.retry_due(attempt), None, "an old timer");
+    }
+
+    #[test]
+    fn a_lost_server_that_others_start_is_knocked_at_often_while_calls_hope() {
+        let (mut lifecycle, start) = (lifecycle(), Instant::now());
+        lifecycle.set_knocks(true);
+        up(&mut lifecycle, start);
+        let (mut now, mut knocks) = (start, 0);
+        let mut todo = lifecycle.lost(now, 1.0);
+        while let Some(Do::Retry { after, attempt }) = todo {
+            now += after;
+            if now >= start + Duration::from_secs(15) {
+                break;
+            }
+            knocks += 1;
+            assert_eq!(after, KNOCK_PAUSE);
+            let Some(Do::Connect { attempt }) = lifecycle.retry_due(attempt) else {
+                panic!("not connecting")
+            };
+            todo = lifecycle.failed(attempt, now, 1.0);
+        }
+        assert!(knocks > 250, "{knocks}");
+        assert_eq!(lifecycle.failures(), 1, "knocks are no failed starts");
     }
 
     #[test]
