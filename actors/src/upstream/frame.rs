@@ -84,14 +84,14 @@ impl Dialect {
         line
     }
 
-    fn hop_members(self, client: &ClientCapabilities) -> [(&'static str, Cow<'static, str>); 3] {
+    fn hop_members(self, client: &ClientCapabilities) -> [(&'static str, Cow<'_, str>); 3] {
         [
             (
                 meta::PROTOCOL_VERSION,
                 Cow::Owned(format!("\"{}\"", self.version)),
             ),
             (meta::CLIENT_INFO, Cow::Borrowed(CLIENT_INFO)),
-            (meta::CLIENT_CAPABILITIES, Cow::Owned(client.as_str().to_owned())),
+            (meta::CLIENT_CAPABILITIES, Cow::Borrowed(client.as_str())),
         ]
     }
 }
@@ -120,10 +120,8 @@ pub(super) fn listen(id: u64, capabilities: &serde_json::Value) -> Option<String
     if wanted.is_empty() {
         return None;
     }
-    let mut edits = ObjectEdits::default();
-    edits
-        .set
-        .extend(Dialect::MODERN.hop_members(&ClientCapabilities::default()));
+    let (mut edits, nobody) = (ObjectEdits::default(), ClientCapabilities::default());
+    edits.set.extend(Dialect::MODERN.hop_members(&nobody));
     let params = RawValue::from_string(format!(r#"{{"notifications":{{{}}}}}"#, wanted.join(","))).ok()?;
     Some(edit::call(
         Some(&id.to_string()),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Message, string_of};
@@ -36,10 +36,68 @@ struct Member<'a> {
 ///
 /// Of several members with the same key the last one counts, as for most JSON readers.
 pub fn member<'a>(object: &'a RawValue, key: &str) -> Option<&'a RawValue> {
-    members(object)?
-        .into_iter()
-        .rfind(|member| member.key == key)
-        .map(|member| member.value)
+    let [found] = find(object, [key]);
+    found
+}
+
+/// The values of several members of an object, for which it is read once.
+///
+/// Of several members with the same key the last one counts, as for [`member`].
+pub fn find<'a, const N: usize>(object: &'a RawValue, keys: [&str; N]) -> [Option<&'a RawValue>; N] {
+    let text = object.get();
+    if !text.starts_with('{') {
+        return [None; N];
+    }
+    serde_json::Deserializer::from_str(text)
+        .deserialize_map(Wanted(keys))
+        .unwrap_or([None; N])
+}
+
+/// Keeps the members with these keys and passes over the others.
+struct Wanted<'k, const N: usize>([&'k str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Wanted<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = [None; N];
+        while let Some(place) = map.next_key_seed(PlaceOf(&self.0))? {
+            match place.and_then(|place| found.get_mut(place)) {
+                Some(found) => *found = Some(map.next_value()?),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Reads a key as its place among those that are wanted.
+struct PlaceOf<'k>(&'k [&'k str]);
+
+impl<'de> DeserializeSeed<'de> for PlaceOf<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for PlaceOf<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|wanted| *wanted == key))
+    }
 }
 
 /// The string value of a member of an object.
@@ -227,24 +285,6 @@ fn span_in(text: &str, part: &RawValue) -> Range<usize> {
 }
 
 fn members(object: &RawValue) -> Option<Vec<Member<'_>>> {
-    struct Entries;
-
-    impl<'de> Visitor<'de> for Entries {
-        type Value = Vec<(&'de RawValue, &'de RawValue)>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Vec::with_capacity(8);
-            while let Some(entry) = map.next_entry()? {
-                entries.push(entry);
-            }
-            Ok(entries)
-        }
-    }
-
     let text = object.get();
     if !text.starts_with('{') {
         return None;
@@ -253,7 +293,7 @@ fn members(object: &RawValue) -> Option<Vec<Member<'_>>> {
         .deserialize_map(Entries)
         .ok()?;
     let mut members: Vec<Member<'_>> = Vec::with_capacity(entries.len());
-    for (key, value) in entries {
+    for (Key(key), value) in entries {
         let value_span = span_in(text, value);
         let mut piece = 1..text.len() - 1;
         if let Some(previous) = members.last_mut() {
@@ -263,7 +303,7 @@ fn members(object: &RawValue) -> Option<Vec<Member<'_>>> {
             piece.start = comma + 1;
         }
         members.push(Member {
-            key: string_of(key)?,
+            key,
             value,
             value_span,
             piece,
@@ -271,3 +311,27 @@ fn members(object: &RawValue) -> Option<Vec<Member<'_>>> {
     }
     Some(members)
 }
+
+/// Reads all members of an object in their order.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(Key<'de>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::with_capacity(8);
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+/// A member's name, copied only if it is written with escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
