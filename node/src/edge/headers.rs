@@ -1,13 +1,6 @@
 //! Headers that every answer carries: so that browsers treat it with care, and connections end before the node does.
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
-use http::{HeaderName, HeaderValue, Version, header};
-
-use super::EdgeState;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Scripts, styles and connections of the node's own only. Styles may be inline: charts and Tailwind set some.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -35,27 +28,19 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 6] = [
     ),
 ];
 
-/// Middleware: adds the headers that an answer does not set itself. What is not said to be cacheable is not.
-pub async fn secure(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
+/// Adds the headers that an answer does not set itself. What is not said to be cacheable is not.
+pub fn secure(headers: &mut HeaderMap) {
+    headers.reserve(SECURITY_HEADERS.len() + 2);
     for (name, value) in SECURITY_HEADERS {
         headers.entry(name).or_insert(value);
     }
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
-    response
 }
 
-/// Middleware: while the node leaves, an answer is the last on its connection. When it stops, connections that wait for
-/// another request are closed, and a request that crosses that is lost; so by then there should be none.
-pub async fn part(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
-    let is_one_at_a_time = request.version() < Version::HTTP_2;
-    let mut response = next.run(request).await;
-    if is_one_at_a_time && state.leaving.is_cancelled() {
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+/// While the node leaves, an answer is the last on its connection. When it stops, connections that wait for another
+/// request are closed, and a request that crosses that is lost; so by then there should be none.
+pub fn part(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
 }

@@ -10,8 +10,8 @@
 //! - `peer`: HTTP between nodes;
 //! - `assets`, `errors_page`, `probes`, `metrics`: the UI, the error reference, health and figures.
 //!
-//! A request passes, from the outside in: catch-panic, correlation, security headers, compression, host and origin
-//! check, caller and role, time limit, handler.
+//! A request passes, from the outside in: correlation and security headers, catch-panic, host and origin check, caller and
+//! role, then compression and time limit (neither for MCP: what servers answer passes as it is), handler.
 
 pub mod actor;
 pub mod api;
@@ -70,20 +70,19 @@ pub fn router(state: EdgeState) -> Router {
         .merge(official::routes())
         .route_layer(middleware::from_fn_with_state(state.clone(), everywhere::direct))
         .route_layer(middleware::from_fn_with_state(state.clone(), limit_time));
-    Router::new()
+    let compressed = Router::new()
         .merge(timed)
-        .merge(mcp::routes())
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(metrics::metrics))
         .route("/errors", get(errors_page::error_reference))
         .route("/errors/{code}", get(errors_page::error_page))
         .fallback(assets::serve)
+        .layer(CompressionLayer::new().compress_when(worth_compressing()));
+    compressed
+        .merge(mcp::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::authorize))
-        .layer(CompressionLayer::new().compress_when(worth_compressing()))
-        .layer(middleware::from_fn(headers::secure))
-        .layer(middleware::from_fn_with_state(state.clone(), headers::part))
         .layer(CatchPanicLayer::custom(caught_panic))
         .layer(middleware::from_fn_with_state(state.clone(), trace::correlate))
         .with_state(state)

@@ -15,6 +15,8 @@ use super::problem::{ApiError, ApiResult};
 #[derive(Debug, Clone)]
 pub struct Neighbourhood {
     listen: SocketAddr,
+    /// As clients write it in `Host`.
+    listen_in_words: String,
     hosts_allowed: Vec<String>,
     origins_allowed: Vec<String>,
 }
@@ -30,6 +32,7 @@ impl Neighbourhood {
         };
         Self {
             listen,
+            listen_in_words: listen.to_string(),
             hosts_allowed: lower(hosts_allowed),
             origins_allowed: lower(origins_allowed),
         }
@@ -40,6 +43,9 @@ impl Neighbourhood {
     /// # Errors
     /// `ForeignOrigin` (403).
     pub fn check(&self, headers: &HeaderMap, uri: &Uri) -> ApiResult<()> {
+        if self.is_plainly_ours(headers) {
+            return Ok(());
+        }
         let host = self.check_host(headers, uri)?;
         let Some(origin) = headers.get(header::ORIGIN) else {
             return Ok(());
@@ -51,6 +57,15 @@ impl Neighbourhood {
         let detail =
             format!("the Origin {origin:?} is foreign; allowed: the node's own, and edge.origins_allowed");
         Err(ApiError::new(Code::ForeignOrigin, detail))
+    }
+
+    /// Most requests: from programs, to the very address at which the node listens.
+    fn is_plainly_ours(&self, headers: &HeaderMap) -> bool {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let is_own = hosts
+            .next()
+            .is_some_and(|host| host == self.listen_in_words.as_str());
+        is_own && hosts.next().is_none() && !headers.contains_key(header::ORIGIN)
     }
 
     fn check_host(&self, headers: &HeaderMap, uri: &Uri) -> ApiResult<String> {

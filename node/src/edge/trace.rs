@@ -1,14 +1,14 @@
 //! Every request has a correlation id: it opens a trace, is told in `x-correlation-id`, and stands in problem
 //! documents and log lines.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, pin::pin};
 
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use troupe_actors::runtime::trace::{self, new_correlation_id};
 use troupe_protocol::{
     error::Problem,
@@ -16,7 +16,7 @@ use troupe_protocol::{
     trace::{Outcome, TraceContext},
 };
 
-use super::state::EdgeState;
+use super::{headers, state::EdgeState};
 
 const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 const TRACEPARENT_HEADER: &str = "traceparent";
@@ -31,12 +31,14 @@ pub fn current_id() -> Option<CorrelationId> {
     CORRELATION.try_with(|id| *id).ok()
 }
 
-/// Middleware: opens the request's trace and tells its id in the answer.
+/// Middleware: opens the request's trace, tells its id in the answer, and adds what all answers say ([`headers`]).
 pub async fn correlate(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
+    let is_one_at_a_time = request.version() < Version::HTTP_2;
     let cause = caller_step(request.headers());
     let id = cause.map_or_else(new_correlation_id, |cause| cause.correlation_id);
     let title = title_of(&request);
-    let handled = CORRELATION.scope(id, next.run(request));
+    // By reference: what is passed on by value is there twice, in who passes and in who takes.
+    let handled = pin!(CORRELATION.scope(id, next.run(request)));
     let mut response = match title {
         Some(title) => {
             let step = state
@@ -46,8 +48,13 @@ pub async fn correlate(State(state): State<EdgeState>, request: Request, next: N
         }
         None => handled.await,
     };
+    let of_answer = response.headers_mut();
+    headers::secure(of_answer);
+    if is_one_at_a_time && state.leaving.is_cancelled() {
+        headers::part(of_answer);
+    }
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(CORRELATION_HEADER, id);
+        of_answer.insert(CORRELATION_HEADER, id);
     }
     response
 }
