@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use reqwest::Client;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::header::HeaderMap;
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use troupe_protocol::access::Principal;
 use troupe_protocol::mcp::{Era, ProtocolVersion, ToolDescriptor};
@@ -90,7 +90,8 @@ impl OpenApiServer {
                 .map(|operation| (operation.descriptor.name.clone(), operation))
                 .collect(),
             client: http_client::for_address(&base_url).map_err(DocumentError::BaseUrl)?,
-            headers: headers_of(&access.headers)?,
+            headers: http_client::headers_of(&access.headers)
+                .map_err(|why| DocumentError::Other(format!("the {why}")))?,
             base_url,
             credentials,
             notes,
@@ -177,20 +178,4 @@ impl BuiltinServer for OpenApiServer {
             asked.map(|_| ()).map_err(|error| in_words(&error))
         })
     }
-}
-
-fn headers_of(given: &BTreeMap<String, SecretString>) -> Result<HeaderMap, DocumentError> {
-    let mut headers = HeaderMap::with_capacity(given.len());
-    for (name, value) in given {
-        let invalid = || {
-            DocumentError::Other(format!(
-                "the header {name:?} has a name or value that HTTP does not allow"
-            ))
-        };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-        let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
-    Ok(headers)
 }

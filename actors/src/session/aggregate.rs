@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use troupe_protocol::access::ToolsShown;
-use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
+use troupe_protocol::jsonrpc::edit::{self, ObjectEdits, json_string};
 use troupe_protocol::jsonrpc::{RawReply, string_of};
 use troupe_protocol::mcp::{Descriptor, Era, ListKind, method};
 use troupe_protocol::server::ServerName;
@@ -14,7 +14,7 @@ use troupe_protocol::server::name::BUILTIN_SERVER;
 
 use super::bridge;
 use super::gateway::{ClientRequest, Gateway, owned, translate};
-use super::merge::{self, Listing, Page, Position, json_string};
+use super::merge::{self, Listing, Page, Position};
 use super::names;
 use super::readdress::readdressed;
 use super::refusal::{Answer, Refusal};
@@ -80,20 +80,17 @@ impl Gateway {
 
     /// A completion: the prompt or resource template that it refers to says which server is meant.
     async fn by_reference(&self, request: ClientRequest) -> Result<Answer, Refusal> {
-        let wrong = || {
-            Refusal::InvalidParams("params.ref is required, a reference to a prompt or resource".to_owned())
-        };
         let params = request.params.as_deref();
         let reference = params
             .and_then(|params| edit::member(params, "ref"))
-            .ok_or_else(wrong)?;
+            .ok_or_else(no_reference)?;
         let (server, changed) = if let Some(exposed) = edit::string_member(reference, "name") {
             let (server, name) = self
                 .resolve(&exposed)
                 .ok_or_else(|| Refusal::UnknownPrompt(exposed.to_string()))?;
             (server, with_member(Some(reference), "name", json_string(name)))
         } else {
-            let exposed = edit::string_member(reference, "uri").ok_or_else(wrong)?;
+            let exposed = edit::string_member(reference, "uri").ok_or_else(no_reference)?;
             let unknown = || Refusal::UnknownResource(exposed.to_string());
             let (server, uri) = self.resolve_uri(&exposed).ok_or_else(unknown)?;
             (server, with_member(Some(reference), "uri", json_string(uri)))
@@ -227,6 +224,11 @@ pub(super) fn listed(kind: ListKind, page: Page, ttl: Option<Duration>, client: 
     let ttl_ms = if page.is_incomplete { 0 } else { ttl.as_millis() };
     let timed = page.result.replacen('{', &format!("{{\"ttlMs\":{ttl_ms},"), 1);
     Answer::Result(bridge::completed(kind.method(), &timed).into())
+}
+
+/// A completion does not say what it is for.
+pub(super) fn no_reference() -> Refusal {
+    Refusal::InvalidParams("params.ref is required, a reference to a prompt or resource".to_owned())
 }
 
 /// The object with one member set; nothing if there is no object.

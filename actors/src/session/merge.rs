@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use troupe_protocol::error::Code;
-use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
+use troupe_protocol::jsonrpc::edit::{self, ObjectEdits, json_string};
 use troupe_protocol::mcp::{Descriptor, ListKind};
 
 use super::names;
@@ -270,13 +270,6 @@ pub fn exposed<'a>(kind: ListKind, server: &str, item: &'a Descriptor) -> Cow<'a
         ));
     }
     edit::with_members(&item.raw, &edits).map_or(Cow::Borrowed(item.raw.get()), Cow::Owned)
-}
-
-/// A text as a JSON string.
-pub(super) fn json_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    edit::push_string(&mut out, text);
-    out
 }
 
 #[cfg(test)]

@@ -9,10 +9,8 @@
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
-use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
+use troupe_protocol::jsonrpc::edit::{self, ObjectEdits, json_string};
 use troupe_protocol::mcp::method;
-
-use super::merge::json_string;
 
 /// From a server's own address to the exposed one; nothing where they are the same.
 type Exposed<'a> = &'a dyn Fn(&str) -> Option<String>;

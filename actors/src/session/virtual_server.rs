@@ -10,16 +10,16 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use troupe_protocol::access::Principal;
 use troupe_protocol::error::Code;
-use troupe_protocol::jsonrpc::edit;
+use troupe_protocol::jsonrpc::edit::{self, json_string};
 use troupe_protocol::mcp::{Descriptor, Era, ListKind, method};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::virtual_server::{
     VirtualDefinition, VirtualDetail, VirtualItem, VirtualKind, VirtualWarning,
 };
 
-use super::aggregate::{listed, start_of, with_member};
+use super::aggregate::{listed, no_reference, start_of, with_member};
 use super::gateway::{ClientRequest, Gateway};
-use super::merge::{self, Listing, Missing, json_string};
+use super::merge::{self, Listing, Missing};
 use super::refusal::{Answer, Refusal};
 use crate::registry::virtual_servers::{self, view};
 use crate::registry::{VirtualServer, VirtualServerError};
@@ -174,23 +174,20 @@ impl Gateway {
         server: &VirtualServer,
         request: ClientRequest,
     ) -> Result<Answer, Refusal> {
-        let wrong = || {
-            Refusal::InvalidParams("params.ref is required, a reference to a prompt or resource".to_owned())
-        };
         let params = request.params.as_deref();
         let reference = params
             .and_then(|params| edit::member(params, "ref"))
-            .ok_or_else(wrong)?;
-        let kind = edit::string_member(reference, "type").ok_or_else(wrong)?;
+            .ok_or_else(no_reference)?;
+        let kind = edit::string_member(reference, "type").ok_or_else(no_reference)?;
         // Made anew: what else a client says there may mean another thing to the server.
         let (item, changed) = if kind == "ref/prompt" {
-            let name = edit::string_member(reference, "name").ok_or_else(wrong)?;
+            let name = edit::string_member(reference, "name").ok_or_else(no_reference)?;
             let item = server.find(VirtualKind::Prompt, &name);
             let item = item.ok_or_else(|| not_chosen(server, VirtualKind::Prompt, &name))?;
             let own = json_string(&item.name);
             (item, format!(r#"{{"type":"ref/prompt","name":{own}}}"#))
         } else if kind == "ref/resource" {
-            let uri = edit::string_member(reference, "uri").ok_or_else(wrong)?;
+            let uri = edit::string_member(reference, "uri").ok_or_else(no_reference)?;
             let template = server.find(VirtualKind::ResourceTemplate, &uri);
             let item = template
                 .or_else(|| server.find_resource(&uri))
@@ -203,7 +200,7 @@ impl Gateway {
             let own = json_string(own);
             (item, format!(r#"{{"type":"ref/resource","uri":{own}}}"#))
         } else {
-            return Err(wrong());
+            return Err(no_reference());
         };
         let argument = params.and_then(|params| edit::member(params, "argument"));
         let argument = argument.and_then(|argument| edit::string_member(argument, "name"));

@@ -11,8 +11,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use secrecy::ExposeSecret;
+use reqwest::header::HeaderMap;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use troupe_protocol::jsonrpc::RawReply;
@@ -206,18 +205,7 @@ fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
         )));
     }
     let client = client::for_address(&url).map_err(Failure::NotSent)?;
-    let mut map = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        let invalid = || {
-            Failure::NotSent(format!(
-                "header {name:?} has a name or value that HTTP does not allow"
-            ))
-        };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-        let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
-        value.set_sensitive(true);
-        map.insert(name, value);
-    }
+    let headers = client::headers_of(headers).map_err(Failure::NotSent)?;
     let (url, bearer) = (Arc::new(url), bearer.clone());
-    Ok((Target { client, url, bearer }, map))
+    Ok((Target { client, url, bearer }, headers))
 }

@@ -7,7 +7,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{process::free_address, usage::descendants};
+use super::{
+    process::{end_in_order, free_address},
+    usage::descendants,
+};
 use crate::cli::error::CliError;
 
 /// As many as the cores of the machine for which the bars were set.
@@ -64,15 +67,7 @@ impl Nginx {
 
     /// Ends it with its workers, which a killed master would leave behind.
     pub async fn stop(mut self) {
-        #[cfg(unix)]
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = tokio::time::timeout(READY_WITHIN, self.child.wait()).await;
+        end_in_order(&mut self.child, READY_WITHIN).await;
     }
 }
 

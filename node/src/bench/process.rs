@@ -225,16 +225,7 @@ impl BenchNode {
 
     /// Ends the node in order, so that it takes its children with it.
     pub async fn stop(mut self) {
-        #[cfg(unix)]
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
-        {
-            // Fails only if the node is gone already.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = tokio::time::timeout(READY_WITHIN, self.child.wait()).await;
+        end_in_order(&mut self.child, READY_WITHIN).await;
     }
 
     /// Ends the node at once (SIGKILL). What is left starts it again on its data.
@@ -242,6 +233,19 @@ impl BenchNode {
         let _ = self.child.kill().await;
         self.setup
     }
+}
+
+/// Asks a process to end (SIGTERM), and waits until it has, but not for longer than this.
+pub async fn end_in_order(child: &mut Child, within: Duration) {
+    #[cfg(unix)]
+    if let Some(pid) = child
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+    {
+        // Fails only if it is gone already.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let _ = tokio::time::timeout(within, child.wait()).await;
 }
 
 /// The command that starts such a node.

@@ -201,6 +201,13 @@ pub fn push_string(out: &mut String, text: &str) {
     }
 }
 
+/// A string as JSON.
+pub fn json_string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    push_string(&mut out, text);
+    out
+}
+
 fn push_params(out: &mut String, params: Option<&RawValue>, meta: &ObjectEdits<'_>) {
     let Some(params) = params else {
         if !meta.set.is_empty() {

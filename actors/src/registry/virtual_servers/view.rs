@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 use serde_json::value::RawValue;
-use troupe_protocol::jsonrpc::edit::{self, ObjectEdits};
+use troupe_protocol::jsonrpc::edit::{self, ObjectEdits, json_string};
 use troupe_protocol::jsonrpc::string_of;
 use troupe_protocol::mcp::{Descriptor, ListKind};
 use troupe_protocol::virtual_server::{VirtualItem, VirtualKind};
@@ -268,12 +268,6 @@ fn items_of(list: &RawValue) -> Vec<&RawValue> {
 fn keys_of(object: &RawValue) -> Option<Vec<String>> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_str(object.get()).ok()?;
     Some(members.into_keys().collect())
-}
-
-fn json_string(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    edit::push_string(&mut out, text);
-    out
 }
 
 #[cfg(test)]

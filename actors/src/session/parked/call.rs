@@ -263,6 +263,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::upstream::question_for_test as question;
+    use parking_lot::Mutex;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use troupe_protocol::mcp::ClientCapabilities;
@@ -283,6 +284,17 @@ mod tests {
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    /// A call that never ends by itself, whose client was sent away with a form; and where its answer comes out.
+    async fn asked() -> (ParkedCall, Arc<Mutex<Option<String>>>) {
+        let (asking, questions) = mpsc::channel(4);
+        let (_notifying, notifications) = mpsc::channel(4);
+        let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
+        let (form, answer) = question("elicitation/create");
+        asking.try_send(form).unwrap();
+        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
+        (parked, answer)
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,12 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_come_back_has_closed_the_form() {
-        let (asking, questions) = mpsc::channel(4);
-        let (_notifying, notifications) = mpsc::channel(4);
-        let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
-        let (form, answer) = question("elicitation/create");
-        asking.try_send(form).unwrap();
-        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
+        let (parked, answer) = asked().await;
         parked.give_up();
         assert!(answer.lock().as_ref().unwrap().contains(r#"{"action":"cancel"}"#));
     }
@@ -411,12 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_for_which_nobody_can_come_any_more_is_given_up() {
-        let (asking, questions) = mpsc::channel(4);
-        let (_notifying, notifications) = mpsc::channel(4);
-        let mut parked = ParkedCall::new(Box::pin(std::future::pending()), questions, notifications);
-        let (form, answer) = question("elicitation/create");
-        asking.try_send(form).unwrap();
-        assert!(matches!(parked.go_on(&silent()).await, Round::Asked));
+        let (parked, answer) = asked().await;
         let (pass, taken) = oneshot::channel();
         drop(pass);
         parked.wait(taken).await;

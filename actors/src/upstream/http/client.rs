@@ -1,11 +1,13 @@
 //! HTTP clients for servers, shared by all connections so that pools and TLS settings exist once.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 use reqwest::{Client, Method, RequestBuilder, Response};
+use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use crate::upstream::error::Failure;
@@ -87,6 +89,22 @@ pub(crate) fn in_words(error: &reqwest::Error) -> String {
         (_, _, Some(cause)) => cause.clone(),
         (_, _, None) => "the HTTP exchange failed".to_owned(),
     }
+}
+
+/// The headers that an entry adds to each request; they may be secret.
+///
+/// # Errors
+/// Which is none that HTTP allows.
+pub(crate) fn headers_of(given: &BTreeMap<String, SecretString>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(given.len());
+    for (name, value) in given {
+        let invalid = || format!("header {name:?} has a name or value that HTTP does not allow");
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
 }
 
 /// A client together with the address it is for.

@@ -111,10 +111,7 @@ async fn open(
     At(endpoint): At,
     all_headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let context = Context::of_session(&state, endpoint, caller, &all_headers)?;
-    if !context.accepts.event_stream {
-        return Err(Fault::not_acceptable("text/event-stream"));
-    }
+    let context = Context::of_stream(&state, endpoint, caller, &all_headers)?;
     // A name that this node owns, so that its messages find the way here from every node.
     let id = state.sessions.draw_id();
     let id = id.map_err(|error| Fault::unavailable(error.to_string()))?;

@@ -119,6 +119,27 @@ impl<'a> Context<'a> {
         ))
     }
 
+    /// Of a request for the stream of a legacy session.
+    fn of_stream(
+        state: &'a EdgeState,
+        endpoint: Endpoint,
+        caller: Caller,
+        all_headers: &'a HeaderMap,
+    ) -> Result<Self, Fault> {
+        let context = Self::of_session(state, endpoint, caller, all_headers)?;
+        context.check_takes_events()?;
+        Ok(context)
+    }
+
+    /// The client must take a stream of events.
+    fn check_takes_events(&self) -> Result<(), Fault> {
+        if self.accepts.event_stream {
+            Ok(())
+        } else {
+            Err(Fault::not_acceptable("text/event-stream"))
+        }
+    }
+
     /// Resolves when a stream to the caller must end: the node stops, or the caller's key has been revoked.
     fn no_longer_served(&self) -> impl Future<Output = ()> + Send + use<> {
         let (stopping, access) = (self.state.stopping.clone(), self.state.access.clone());
@@ -233,10 +254,7 @@ async fn open(
     At(endpoint): At,
     all_headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let context = Context::of_session(&state, endpoint, caller, &all_headers)?;
-    if !context.accepts.event_stream {
-        return Err(Fault::not_acceptable("text/event-stream"));
-    }
+    let context = Context::of_stream(&state, endpoint, caller, &all_headers)?;
     match forward::hand_on(&context, Method::GET, &all_headers).await? {
         Some(answer) => Ok(answer),
         None => legacy::open_stream(&context, &all_headers).await,

@@ -216,9 +216,7 @@ async fn listen(
     message: &Message<'_>,
     capabilities: ClientCapabilities,
 ) -> Result<Response, Fault> {
-    if !context.accepts.event_stream {
-        return Err(Fault::not_acceptable("text/event-stream"));
-    }
+    context.check_takes_events()?;
     let wanted = Wanted::read(message)?;
     let id: Box<str> = message.id.map_or("null", RawValue::get).into();
     let closing = Answer::Result(
