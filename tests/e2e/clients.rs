@@ -268,11 +268,8 @@ async fn the_python_and_typescript_sdks_do_everything_with_servers_of_both_eras(
         (parts::typescript(), "modern", ""),
     ];
     for eras in ["legacy", "modern"] {
-        let fixture = Fixture::start(FIXTURE, eras).await;
         let node = Node::start().await;
-        let server = json!({ "name": "fixture", "url": fixture.url });
-        node.api.post("/api/v1/servers", &server).await.ok();
-        node.wait_online("fixture").await;
+        let _fixture = Fixture::start_at(&node, "fixture", FIXTURE, eras).await;
         for (client, how, at) in &clients {
             let Some(client) = client else { return };
             let url = node.url(&format!("/mcp/servers/fixture{at}"));

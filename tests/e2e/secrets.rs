@@ -89,7 +89,7 @@ async fn a_planted_secret_is_found_nowhere_but_in_its_server() {
     let file = node.scratch().join("environment");
     let environment = eventually(
         "the server writes its environment",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         async || {
             std::fs::read_to_string(&file)
                 .ok()
@@ -120,7 +120,7 @@ async fn a_planted_secret_is_found_nowhere_but_in_its_server() {
     node.wait_online("keeper").await;
     let environment = eventually(
         "the environment, unsealed again",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         async || {
             std::fs::read_to_string(&file)
                 .ok()

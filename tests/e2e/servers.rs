@@ -4,24 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use troupe_tests::node::{free_address, lasting_address};
 use troupe_tests::{Node, eventually, parts};
-
-async fn call(node: &Node, server: &str, tool: &str, arguments: Value) -> Value {
-    let path = format!("/api/v1/servers/{server}/tools/{tool}/call");
-    let answer = node
-        .api
-        .post(&path, &json!({ "arguments": arguments }))
-        .await
-        .ok();
-    assert_ne!(answer["result"]["isError"], true, "{answer:#}");
-    assert!(
-        answer["correlation_id"].is_string() && answer["duration_ms"].is_number(),
-        "{answer:#}"
-    );
-    answer["result"].clone()
-}
 
 async fn tool_names(node: &Node, server: &str) -> Vec<String> {
     let tools = node
@@ -49,13 +34,9 @@ async fn the_time_server_speaks_the_modern_era() {
         tool_names(&node, "time").await,
         ["get_current_time", "convert_time"]
     );
-    let result = call(
-        &node,
-        "time",
-        "get_current_time",
-        json!({ "timezone": "Asia/Tokyo" }),
-    )
-    .await;
+    let result = node
+        .call_tool("time", "get_current_time", json!({ "timezone": "Asia/Tokyo" }))
+        .await;
     assert!(result.to_string().contains("+09:00"), "{result:#}");
 }
 
@@ -80,13 +61,9 @@ async fn the_everything_server_lists_tools_resources_and_prompts() {
             "{kind}: {listed:#}"
         );
     }
-    let result = call(
-        &node,
-        "everything",
-        "echo",
-        json!({ "message": "over the wire: ✓" }),
-    )
-    .await;
+    let result = node
+        .call_tool("everything", "echo", json!({ "message": "over the wire: ✓" }))
+        .await;
     assert!(result.to_string().contains("over the wire: ✓"), "{result:#}");
 }
 
@@ -101,7 +78,9 @@ async fn the_filesystem_server_reads_a_file() {
     node.add_server("files", &filesystem).await;
     assert_eq!(tool_names(&node, "files").await.len(), 14);
     let path = folder.join("note.txt").display().to_string();
-    let result = call(&node, "files", "read_text_file", json!({ "path": path })).await;
+    let result = node
+        .call_tool("files", "read_text_file", json!({ "path": path }))
+        .await;
     assert!(result.to_string().contains("a note for the reader"), "{result:#}");
 }
 
@@ -116,14 +95,9 @@ async fn the_memory_server_gets_its_environment() {
     assert_eq!(tool_names(&node, "memory").await.len(), 9);
     let entity =
         json!({ "name": "Ada", "entityType": "person", "observations": ["wrote the first program"] });
-    call(
-        &node,
-        "memory",
-        "create_entities",
-        json!({ "entities": [entity] }),
-    )
-    .await;
-    let graph = call(&node, "memory", "read_graph", json!({})).await;
+    node.call_tool("memory", "create_entities", json!({ "entities": [entity] }))
+        .await;
+    let graph = node.call_tool("memory", "read_graph", json!({})).await;
     assert!(graph.to_string().contains("wrote the first program"), "{graph:#}");
     assert!(file.is_file(), "the server wrote where its environment told it");
 }
@@ -138,7 +112,9 @@ async fn the_git_server_reports_a_repository() {
     make_repository(&repository);
     node.add_server("git", &git).await;
     assert_eq!(tool_names(&node, "git").await.len(), 12);
-    let result = call(&node, "git", "git_log", json!({ "repo_path": repository })).await;
+    let result = node
+        .call_tool("git", "git_log", json!({ "repo_path": repository }))
+        .await;
     assert!(result.to_string().contains("the first commit"), "{result:#}");
 }
 
@@ -150,27 +126,25 @@ async fn the_sqlite_server_answers_a_query() {
     };
     node.add_server("shop", &sqlite).await;
     assert_eq!(tool_names(&node, "shop").await.len(), 6);
-    call(
-        &node,
+    node.call_tool(
         "shop",
         "create_table",
         json!({ "query": "CREATE TABLE fruit (name TEXT, price INTEGER)" }),
     )
     .await;
-    call(
-        &node,
+    node.call_tool(
         "shop",
         "write_query",
         json!({ "query": "INSERT INTO fruit VALUES ('quince', 7)" }),
     )
     .await;
-    let result = call(
-        &node,
-        "shop",
-        "read_query",
-        json!({ "query": "SELECT name FROM fruit WHERE price = 7" }),
-    )
-    .await;
+    let result = node
+        .call_tool(
+            "shop",
+            "read_query",
+            json!({ "query": "SELECT name FROM fruit WHERE price = 7" }),
+        )
+        .await;
     assert!(result.to_string().contains("quince"), "{result:#}");
 }
 
@@ -183,7 +157,7 @@ async fn a_server_over_http_is_registered_by_its_url() {
     let address = free_address();
     let _server = HttpServer::start(&everything, address.port());
     let url = format!("http://{address}/mcp");
-    eventually("the HTTP server listens", Duration::from_secs(30), async || {
+    eventually("the HTTP server listens", Duration::from_secs(60), async || {
         tokio::net::TcpStream::connect(address).await.ok()
     })
     .await;
@@ -200,7 +174,9 @@ async fn a_server_over_http_is_registered_by_its_url() {
     .ok();
     let detail = node.wait_online("remote").await;
     assert_eq!(detail["transport"], "streamable_http", "{detail:#}");
-    let result = call(&node, "remote", "echo", json!({ "message": "far away" })).await;
+    let result = node
+        .call_tool("remote", "echo", json!({ "message": "far away" }))
+        .await;
     assert!(result.to_string().contains("far away"), "{result:#}");
 }
 
@@ -213,7 +189,7 @@ async fn a_server_of_the_older_http_transport_is_called_and_found_again_after_it
     let address = lasting_address();
     let server = HttpServer::start(&everything, address.port());
     let listens = async || tokio::net::TcpStream::connect(address).await.ok();
-    eventually("the HTTP server listens", Duration::from_secs(30), listens).await;
+    eventually("the HTTP server listens", Duration::from_secs(60), listens).await;
     let url = format!("http://{address}/sse");
     let add = async |name: &str, options: &[&str]| {
         let command = [&["server", "add", name, "--url", &url], options].concat();
@@ -224,7 +200,9 @@ async fn a_server_of_the_older_http_transport_is_called_and_found_again_after_it
     // It answers POSTs to this address with 404, so the older transport is tried.
     assert_eq!(add("found", &[]).await["transport"], "streamable_http");
     let echo = async |name: &str| {
-        let result = call(&node, name, "echo", json!({ "message": "far away" })).await;
+        let result = node
+            .call_tool(name, "echo", json!({ "message": "far away" }))
+            .await;
         assert!(result.to_string().contains("far away"), "{result:#}");
     };
     echo("said").await;
@@ -232,7 +210,7 @@ async fn a_server_of_the_older_http_transport_is_called_and_found_again_after_it
 
     drop(server);
     let _server = HttpServer::start(&everything, address.port());
-    eventually("the HTTP server listens again", Duration::from_secs(30), listens).await;
+    eventually("the HTTP server listens again", Duration::from_secs(60), listens).await;
     for name in ["said", "found"] {
         let path = format!("/api/v1/servers/{name}/tools/echo/call");
         let again = json!({ "arguments": { "message": "again" } });
@@ -240,7 +218,7 @@ async fn a_server_of_the_older_http_transport_is_called_and_found_again_after_it
             let answer = node.api.post(&path, &again).await;
             (answer.status == 200 && answer.text.contains("again")).then_some(())
         };
-        eventually("it is found again", Duration::from_secs(30), answers).await;
+        eventually("it is found again", Duration::from_secs(60), answers).await;
     }
 }
 
@@ -317,7 +295,7 @@ async fn a_server_that_does_not_start_is_offline_with_its_reason() {
     .ok();
     let detail = node.wait_status("broken", "offline").await;
     assert!(detail["last_error"].to_string().len() > 2, "{detail:#}");
-    eventually("its stderr in its log", Duration::from_secs(10), async || {
+    eventually("its stderr in its log", Duration::from_secs(60), async || {
         let log = node.api.get("/api/v1/servers/broken/log").await.ok();
         log.to_string().contains("out of ink").then_some(())
     })

@@ -110,10 +110,7 @@ async fn next(response: &mut Response, text: &mut String) -> Option<Value> {
 #[tokio::test]
 async fn a_legacy_client_begins_tasks_at_a_modern_server_answers_for_them_and_sees_its_own_alone() {
     let node = Node::start().await;
-    let fixture = Fixture::start(FIXTURE, "modern").await;
-    let server = json!({ "name": "jobs", "url": fixture.url });
-    node.api.post("/api/v1/servers", &server).await.ok();
-    node.wait_online("jobs").await;
+    let _fixture = Fixture::start_at(&node, "jobs", FIXTURE, "modern").await;
     let session = Session::open(&node.api).await;
 
     let listed = session.ask("tools/list", json!({})).await;

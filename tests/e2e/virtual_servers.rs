@@ -263,7 +263,7 @@ async fn a_virtual_server_outlives_the_node_where_it_was_made() {
     cluster.kill(0).await;
     for era in Era::BOTH {
         let node = &cluster.nodes[1];
-        let listed = eventually("the tool at another node", Duration::from_secs(30), async || {
+        let listed = eventually("the tool at another node", Duration::from_secs(60), async || {
             let client = node.mcp("/mcp/virtual/desk", era).await;
             let tools = tool_names(&client).await;
             client.cancel().await.unwrap();

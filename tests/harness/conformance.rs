@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::node::Node;
 use crate::parts::CommandLine;
 
 /// A whole run, on a machine with other work.
@@ -26,6 +27,15 @@ pub struct Fixture {
 }
 
 impl Fixture {
+    /// Starts it, and registers it at a node under this name.
+    pub async fn start_at(node: &Node, name: &str, program: &str, eras: &str) -> Self {
+        let fixture = Self::start(program, eras).await;
+        let server = json!({ "name": name, "url": fixture.url });
+        node.api.post("/api/v1/servers", &server).await.ok();
+        node.wait_online(name).await;
+        fixture
+    }
+
     /// Starts it. `program` is `env!("CARGO_BIN_EXE_conformance-server")`; `eras` is `both`, `legacy` or `modern`.
     pub async fn start(program: &str, eras: &str) -> Self {
         let mut process = Command::new(program)

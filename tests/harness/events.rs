@@ -6,7 +6,7 @@ use reqwest::Response;
 use serde_json::Value;
 
 /// How long a message may take that must come.
-const COMES_WITHIN: Duration = Duration::from_secs(20);
+const COMES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The messages of an event stream as they come. Dropped, it closes the connection.
 pub struct Events {

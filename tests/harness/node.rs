@@ -18,7 +18,7 @@ use crate::wait::eventually;
 use crate::{binary, process};
 
 /// Generous: a debug build on a machine with other work. What is promised is asserted in `budgets.rs`.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A real server starts an interpreter and imports its packages; with other work on two cores that takes seconds.
 const ONLINE_WITHIN: Duration = Duration::from_secs(60);
 const LOG_LINES_SHOWN: usize = 120;
@@ -219,6 +219,22 @@ impl Node {
         self.cli(&arguments).await.ok();
         self.wait_online(name).await;
         self.wait_tools(name).await;
+    }
+
+    /// What a tool answers, called over the API.
+    pub async fn call_tool(&self, server: &str, tool: &str, arguments: Value) -> Value {
+        let path = format!("/api/v1/servers/{server}/tools/{tool}/call");
+        let answer = self
+            .api
+            .post(&path, &json!({ "arguments": arguments }))
+            .await
+            .ok();
+        assert_ne!(answer["result"]["isError"], true, "{answer:#}");
+        assert!(
+            answer["correlation_id"].is_string() && answer["duration_ms"].is_number(),
+            "{answer:#}"
+        );
+        answer["result"].clone()
     }
 
     /// Waits until the prober reports the server online; answers its detail.

@@ -231,9 +231,7 @@ async fn the_key_of_a_node_goes_with_it_and_no_other() {
 }
 
 async fn soon(condition: impl Fn() -> bool) {
-    testkit::eventually(Duration::from_secs(5), condition)
-        .await
-        .unwrap();
+    testkit::eventually(testkit::PATIENCE, condition).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

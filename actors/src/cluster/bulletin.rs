@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     fn soon() -> Deadline {
-        Deadline::within(Duration::from_secs(5))
+        Deadline::within(crate::runtime::testkit::PATIENCE)
     }
 
     fn keys(page: &Page) -> Vec<&str> {

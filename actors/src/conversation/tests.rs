@@ -22,7 +22,7 @@ use crate::router::planner::Arguments;
 use crate::router::planner::rules::RulesPlanner;
 use crate::router::sources::{LiveServer, ToolChange};
 use crate::router::{RouterServices, ToolSource};
-use crate::runtime::testkit::{self, Crash, eventually};
+use crate::runtime::testkit::{self, Crash, PATIENCE, eventually};
 use crate::runtime::{Root, System, SystemConfig};
 use crate::store::Store;
 use crate::upstream::tests::bed::alone;
@@ -136,7 +136,7 @@ async fn node_of(store: &Store, script: &Arc<Script>, cluster: ClusterHandle) ->
     let (conversations, spec) =
         ConversationsHandle::build(&system, ActorPath::new("node/conversations"), services).unwrap();
     let root = testkit::start(&system, vec![router_spec, spec]).await.unwrap();
-    eventually(Duration::from_secs(5), || router.status().servers == 2)
+    eventually(PATIENCE, || router.status().servers == 2)
         .await
         .unwrap();
     Node {
@@ -164,7 +164,7 @@ fn text(text: &str) -> Value {
 }
 
 fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(10))
+    Deadline::within(PATIENCE)
 }
 
 fn scripted(answers: Vec<Result<Value, CallFailure>>) -> Arc<Script> {
@@ -317,7 +317,7 @@ async fn cancelling_stops_the_call() {
     let busy = node.conversations.say(id, question, &ada()).await.unwrap_err();
     assert_eq!(busy.code(), Code::TurnInProgress);
     assert!(node.conversations.cancel(id, &ada()).await.unwrap());
-    eventually(Duration::from_secs(5), || *script.dropped.lock() == 1)
+    eventually(PATIENCE, || *script.dropped.lock() == 1)
         .await
         .unwrap();
     let history = node.conversations.get(id, &ada()).await.unwrap().history;
@@ -360,13 +360,13 @@ async fn after_a_crash_a_harmless_call_is_made_again_and_another_is_reported() {
             )
             .await
             .unwrap();
-        eventually(Duration::from_secs(5), || script.calls.lock().len() == 1)
+        eventually(PATIENCE, || script.calls.lock().len() == 1)
             .await
             .unwrap();
         script.answers.lock().push_back(Ok(text("done")));
         testkit::crash(&node.system, actor_id(&node, id).await, Crash::Panic).unwrap();
         let mut events = node.conversations.subscribe(id, &ada()).unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(20), async {
+        let ended = tokio::time::timeout(PATIENCE, async {
             loop {
                 if let Ok(ConversationEvent::TurnEnded { turn }) = events.recv().await {
                     return turn;
@@ -472,7 +472,7 @@ async fn a_conversation_is_had_on_any_node_and_run_on_its_own() {
             }
         }
     };
-    let heard = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, ended).await.unwrap();
     assert_eq!(heard.id, answer.turn.id);
 
     let renamed = first
@@ -491,7 +491,7 @@ async fn a_conversation_is_had_on_any_node_and_run_on_its_own() {
             .iter()
             .any(|summary| summary.id == id && summary.title == "Clocks")
     };
-    eventually(Duration::from_secs(5), listed).await.unwrap();
+    eventually(PATIENCE, listed).await.unwrap();
 
     first.delete(id, &ada()).await.unwrap();
     assert_eq!(

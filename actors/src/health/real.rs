@@ -62,7 +62,7 @@ async fn becomes(health: &HealthHandle, server: &str, status: HealthStatus) {
             .report(&name(server))
             .is_some_and(|report| report.status == status)
     };
-    let came = testkit::eventually(Duration::from_secs(10), is_so).await;
+    let came = testkit::eventually(testkit::PATIENCE, is_so).await;
     assert!(came.is_ok(), "{server}: {:?}", health.report(&name(server)));
 }
 

@@ -18,7 +18,7 @@ use super::planner::rules::RulesPlanner;
 use super::sources::LiveServer;
 use super::*;
 use crate::runtime::SystemConfig;
-use crate::runtime::testkit::{eventually, start};
+use crate::runtime::testkit::{PATIENCE, eventually, start};
 
 /// Servers that come and go as a test says.
 struct Servers {
@@ -100,7 +100,7 @@ async fn the_index_follows_the_servers() {
         "time",
         &[("get_current_time", "Get current time in a specific timezone")],
     );
-    eventually(Duration::from_secs(5), || router.status().tools == built_in + 1)
+    eventually(PATIENCE, || router.status().tools == built_in + 1)
         .await
         .unwrap();
     let deadline = Deadline::within(Duration::from_secs(5));
@@ -128,7 +128,7 @@ async fn the_index_follows_the_servers() {
             ("alarm", "Wake somebody"),
         ],
     );
-    eventually(Duration::from_secs(5), || router.status().tools == built_in + 2)
+    eventually(PATIENCE, || router.status().tools == built_in + 2)
         .await
         .unwrap();
     assert_eq!(
@@ -137,7 +137,7 @@ async fn the_index_follows_the_servers() {
     );
 
     servers.remove("time");
-    eventually(Duration::from_secs(5), || router.status().tools == built_in)
+    eventually(PATIENCE, || router.status().tools == built_in)
         .await
         .unwrap();
     let route = router

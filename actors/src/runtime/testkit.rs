@@ -84,6 +84,10 @@ pub async fn start(system: &System, children: Vec<ChildSpec>) -> Result<Root, Ac
         .await
 }
 
+/// How long tests wait for what must happen. Patience costs nothing where it does happen, and a machine that is busy
+/// with other things, or slow, must not be taken for a defect: what is to happen *soon* is measured by benchmarks.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until a condition holds, looking every few milliseconds.
 ///
 /// # Errors

@@ -163,9 +163,7 @@ async fn a_session_that_moves_closes_its_stream_and_finishes_its_calls() {
     }
     assert!((5..=35).contains(&moved), "{moved} of 40");
     let taken_over = || nodes[1].open_count() == moved && nodes[0].open_count() == 40 - moved;
-    testkit::eventually(Duration::from_secs(5), taken_over)
-        .await
-        .unwrap();
+    testkit::eventually(testkit::PATIENCE, taken_over).await.unwrap();
 }
 
 #[tokio::test]
@@ -178,7 +176,7 @@ async fn sessions_outlive_a_restart_of_the_node_and_ended_ones_do_not() {
     assert!(is_there(&before, &session.id, "ann").await);
     drop(before);
     let after = table_of(&store, alone()).await;
-    testkit::eventually(Duration::from_secs(5), || after.open_count() == 1)
+    testkit::eventually(testkit::PATIENCE, || after.open_count() == 1)
         .await
         .unwrap();
     assert!(is_there(&after, &session.id, "ann").await);

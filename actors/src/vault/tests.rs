@@ -265,7 +265,7 @@ async fn a_secret_that_is_put_at_one_node_is_known_at_the_other() {
     there.put(name("token"), "beta".into()).await.unwrap();
     assert_eq!(resolve(here, "${secret:token}").await.unwrap(), "beta");
     there.remove(&name("token")).await.unwrap();
-    testkit::eventually(Duration::from_secs(5), || !here.contains(&name("token")))
+    testkit::eventually(testkit::PATIENCE, || !here.contains(&name("token")))
         .await
         .unwrap();
     let error = resolve(here, "${secret:token}").await.unwrap_err();

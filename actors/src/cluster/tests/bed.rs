@@ -22,13 +22,22 @@ use crate::cluster::dispatcher::{Owned, encode};
 use crate::cluster::identity::{
     Applicant, EnrolDesk, EnrolGrant, JoinString, KeyFingerprint, NodeRecord, Refusal, TokenHash,
 };
-use crate::cluster::link::{LinkContext, LinkService, LinksHandle, NodePort, Peer, Service};
+use crate::cluster::lease::LeaseTiming;
+use crate::cluster::link::{LinkContext, LinkService, LinkSettings, LinksHandle, NodePort, Peer, Service};
+use crate::cluster::log::LogSettings;
+use crate::cluster::membership::DetectionTiming;
 use crate::cluster::{
     ClusterError, ClusterHandle, ClusterParts, ClusterSettings, EntityContext, EntityHost, ServiceError,
     start,
 };
+use crate::runtime::testkit::PATIENCE;
 use crate::runtime::{Deadline, Root, SupervisorSpec, System, SystemConfig};
 use crate::store::{Store, StoreError};
+
+/// For what is to be answered, however long a busy machine takes.
+pub fn soon() -> Deadline {
+    Deadline::within(PATIENCE)
+}
 
 /// How many addresses there are.
 pub const KEYS: usize = 24;
@@ -37,10 +46,41 @@ pub fn address(key: usize) -> Address {
     Address::new(EntityKind::Conversation, format!("k{key}"))
 }
 
+/// All times three times as long as those of a node: a machine that is busy for a second is no failure here. How soon real
+/// nodes notice one is measured end to end.
+fn unhurried() -> ClusterSettings {
+    ClusterSettings {
+        link: LinkSettings {
+            silence_ms_max: 1_500,
+            ..LinkSettings::default()
+        },
+        log: LogSettings {
+            heartbeat_ms: 300,
+            election_min_ms: 900,
+            election_max_ms: 1_800,
+            leaderless_ms_max: 7_500,
+            ..LogSettings::default()
+        },
+        lease: LeaseTiming {
+            lasts: Duration::from_millis(3_300),
+            renew_every: Duration::from_millis(700),
+            round_serves: Duration::from_millis(120),
+            silence_before_election: Duration::from_millis(1_800),
+            ..LeaseTiming::default()
+        },
+        detection: DetectionTiming {
+            silent_after: Duration::from_millis(2_700),
+            silent_after_link_end: Duration::from_millis(1_000),
+            deaf_after: Duration::from_millis(4_500),
+            ..DetectionTiming::default()
+        },
+    }
+}
+
 /// Waits until something holds; says after how long.
-pub async fn wait_until(within: Duration, holds: impl Fn() -> bool) -> Option<Duration> {
+pub async fn wait_until(holds: impl Fn() -> bool) -> Option<Duration> {
     let began = Instant::now();
-    while began.elapsed() < within {
+    while began.elapsed() < PATIENCE {
         if holds() {
             return Some(began.elapsed());
         }
@@ -194,7 +234,7 @@ async fn open_store(folder: PathBuf) -> Store {
         let folder = folder.clone();
         let opened = tokio::task::spawn_blocking(move || Store::open(&folder));
         match opened.await.unwrap() {
-            Err(StoreError::InUse { .. }) if began.elapsed() < Duration::from_secs(5) => {
+            Err(StoreError::InUse { .. }) if began.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             opened => return opened.unwrap(),
@@ -218,18 +258,13 @@ impl Bed {
     }
 
     pub async fn join(&mut self, name: &str) {
-        assert!(
-            self.node(0)
-                .cluster
-                .ready(Deadline::within(Duration::from_secs(5)))
-                .await
-        );
+        assert!(self.node(0).cluster.ready(soon()).await);
         let join = self.invitation(0).await;
         self.start(name, Some(join)).await.unwrap();
     }
 
     pub async fn invitation(&self, node: usize) -> String {
-        let within = Deadline::within(Duration::from_secs(5));
+        let within = soon();
         let invited = self.node(node).cluster.invite(within).await.unwrap();
         invited.join.expose_secret().to_owned()
     }
@@ -267,7 +302,7 @@ impl Bed {
             edge_address: "127.0.0.1:1".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             join,
-            settings: ClusterSettings::default(),
+            settings: unhurried(),
         };
         let started = start(parts).await.map_err(|error| error.to_string())?;
         let host = Host {
@@ -324,7 +359,7 @@ impl Bed {
                 up.count() == members && node.cluster.holds_lease()
             })
         };
-        let waited = wait_until(Duration::from_secs(15), is_up).await;
+        let waited = wait_until(is_up).await;
         assert!(waited.is_some(), "{}", self.describe().await);
     }
 
@@ -340,7 +375,7 @@ impl Bed {
                 voting.count() == voters
             })
         };
-        let waited = wait_until(Duration::from_secs(15), votes).await;
+        let waited = wait_until(votes).await;
         assert!(waited.is_some(), "{}", self.describe().await);
         // The log's own configuration follows the roles.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -357,9 +392,7 @@ impl Bed {
     /// Until every address has somebody who acts for it.
     pub async fn settle_in(&self) {
         for key in 0..KEYS {
-            self.ask(0, key, Deadline::within(Duration::from_secs(5)))
-                .await
-                .unwrap();
+            self.ask(0, key, soon()).await.unwrap();
         }
     }
 
@@ -370,10 +403,7 @@ impl Bed {
     /// A key that the node owns.
     pub async fn key_of(&self, number: usize) -> usize {
         for key in 0..KEYS {
-            let owner = self
-                .ask(number, key, Deadline::within(Duration::from_secs(5)))
-                .await
-                .unwrap();
+            let owner = self.ask(number, key, soon()).await.unwrap();
             if owner == self.node(number).id() {
                 return key;
             }
@@ -425,7 +455,7 @@ impl Bed {
                     if is_over.load(Ordering::Relaxed) {
                         break;
                     }
-                    let within = Deadline::within(Duration::from_secs(5));
+                    let within = soon();
                     let answer: Result<NodeId, _> = cluster.ask(&address(key), &(), within).await;
                     match answer {
                         Ok(_) => answered.fetch_add(1, Ordering::Relaxed),

@@ -372,7 +372,7 @@ async fn what_the_registry_says_is_followed() {
     bed.becomes("a", Online).await;
     let mut events = bed.board.subscribe();
     bed.world.remove("a");
-    testkit::eventually(Duration::from_secs(5), || bed.status("a").is_none())
+    testkit::eventually(testkit::PATIENCE, || bed.status("a").is_none())
         .await
         .unwrap();
     let last = std::iter::from_fn(|| events.try_recv().ok()).last().unwrap();

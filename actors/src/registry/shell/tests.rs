@@ -83,7 +83,7 @@ impl Bed {
         let system = System::new(SystemConfig::default());
         let (spec, registry) = child(&system, &store, Arc::clone(&sealer) as _).unwrap();
         let root = testkit::start(&system, vec![spec]).await.unwrap();
-        testkit::eventually(Duration::from_secs(10), || system.directory().all_started())
+        testkit::eventually(testkit::PATIENCE, || system.directory().all_started())
             .await
             .unwrap();
         Self {
@@ -388,7 +388,7 @@ impl TwoNodes {
             let system = System::new(SystemConfig::default());
             let (spec, registry) = child(&system, store, Arc::clone(&sealer) as _).unwrap();
             let root = testkit::start(&system, vec![spec]).await.unwrap();
-            testkit::eventually(Duration::from_secs(10), || system.directory().all_started())
+            testkit::eventually(testkit::PATIENCE, || system.directory().all_started())
                 .await
                 .unwrap();
             nodes.push((registry, root, system));
@@ -411,7 +411,7 @@ impl TwoNodes {
             let view = self.registry(node).view();
             view.entries().map(|entry| (**entry).clone()).collect::<Vec<_>>()
         };
-        testkit::eventually(Duration::from_secs(5), || shown(0) == shown(1))
+        testkit::eventually(testkit::PATIENCE, || shown(0) == shown(1))
             .await
             .unwrap();
     }

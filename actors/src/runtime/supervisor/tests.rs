@@ -11,7 +11,7 @@ use troupe_protocol::observe::{ActorCommand, ActorStatus, DeadLetterReason, Exit
 use troupe_protocol::trace::Outcome;
 
 use super::*;
-use crate::runtime::testkit::{Crash, crash, eventually, start};
+use crate::runtime::testkit::{Crash, PATIENCE, crash, eventually, start};
 use crate::runtime::{Root, SendError, System, SystemConfig};
 
 /// Counts; how far it got survives its lives only in `total`.
@@ -106,7 +106,7 @@ async fn bench(messages_max: u32) -> Bench {
 }
 
 fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(5))
+    Deadline::within(PATIENCE)
 }
 
 fn status_of(system: &System, mailbox: &Mailbox<Count>) -> ActorStatus {
@@ -145,11 +145,9 @@ async fn who_asked_a_crashing_actor_is_told_at_once() {
     counter.tell(Count::WaitForGate).unwrap();
     let question = counter.ask(Count::Read, Deadline::within(Duration::from_secs(3600)));
     let id = system.directory().find(counter.path()).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Busy
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Busy)
+        .await
+        .unwrap();
     // The question waits behind the message in hand, so it survives the kill and is answered by the next life.
     system.directory().command(id, ActorCommand::Kill).unwrap();
     assert_eq!(question.await, Ok(0));
@@ -166,11 +164,9 @@ async fn a_full_mailbox_answers_overloaded_at_once() {
         ..
     } = bench(3).await;
     counter.tell(Count::WaitForGate).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Busy
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Busy)
+        .await
+        .unwrap();
     for _ in 0..3 {
         counter.tell(Count::Add(1)).unwrap();
     }
@@ -193,11 +189,9 @@ async fn a_full_mailbox_answers_overloaded_at_once() {
         DeadLetterReason::Overloaded
     );
     gate.add_permits(1);
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Idle
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Idle)
+        .await
+        .unwrap();
     assert_eq!(counter.ask(Count::Read, soon()).await, Ok(3));
 }
 
@@ -222,11 +216,9 @@ async fn a_busy_actor_is_observed_and_a_dead_one_too() {
     );
 
     counter.tell(Count::WaitForGate).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Busy
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Busy)
+        .await
+        .unwrap();
     let busy = directory
         .detail(id, Deadline::within(Duration::from_millis(50)))
         .await
@@ -241,11 +233,9 @@ async fn a_busy_actor_is_observed_and_a_dead_one_too() {
     gate.add_permits(1);
 
     directory.command(id, ActorCommand::Drain).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Stopped
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Stopped)
+        .await
+        .unwrap();
     let dead = directory.detail(id, soon()).await.unwrap();
     assert_eq!(
         dead.snapshot,
@@ -276,11 +266,9 @@ async fn suspended_messages_wait_and_drained_ones_are_finished() {
     assert_eq!(status_of(&system, &counter), ActorStatus::Suspended);
     directory.command(id, ActorCommand::Drain).unwrap();
     directory.command(id, ActorCommand::Resume).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Stopped
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Stopped)
+        .await
+        .unwrap();
     // The expired question was not put to the actor any more.
     assert_eq!(
         system.dead_letters().read().items[0].reason,
@@ -288,11 +276,9 @@ async fn suspended_messages_wait_and_drained_ones_are_finished() {
     );
 
     directory.command(id, ActorCommand::Restart).unwrap();
-    eventually(Duration::from_secs(1), || {
-        status_of(&system, &counter) == ActorStatus::Idle
-    })
-    .await
-    .unwrap();
+    eventually(PATIENCE, || status_of(&system, &counter) == ActorStatus::Idle)
+        .await
+        .unwrap();
     assert_eq!(counter.ask(Count::Read, soon()).await, Ok(1));
 }
 
@@ -376,7 +362,7 @@ async fn one_for_all_restarts_the_siblings_too() {
         let id = system.directory().find(mailbox.path()).unwrap();
         system.directory().report(id).unwrap().restarts
     };
-    eventually(Duration::from_secs(5), || restarts(&a) == 1 && restarts(&b) == 1)
+    eventually(PATIENCE, || restarts(&a) == 1 && restarts(&b) == 1)
         .await
         .unwrap();
     assert_eq!(b.ask(Count::Read, soon()).await, Ok(1));

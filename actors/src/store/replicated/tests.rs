@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use troupe_protocol::error::{Code, Coded};
@@ -11,7 +9,7 @@ use crate::runtime::Deadline;
 use crate::store::{Change, KEY_BYTES_MAX, RawChange, Store, StoreError};
 
 fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(5))
+    Deadline::within(crate::runtime::testkit::PATIENCE)
 }
 
 fn put<V: Serialize + DeserializeOwned + Send + Sync + 'static>(

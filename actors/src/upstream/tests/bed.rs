@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -89,7 +88,7 @@ pub fn name(text: &str) -> ServerName {
 }
 
 pub fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(10))
+    Deadline::within(testkit::PATIENCE)
 }
 
 pub fn raw(value: serde_json::Value) -> Option<Box<RawValue>> {
@@ -99,8 +98,8 @@ pub fn raw(value: serde_json::Value) -> Option<Box<RawValue>> {
 impl Bed {
     pub async fn new() -> Self {
         Self::with(UpstreamSettings {
-            probe_timeout_ms: 500,
-            stop_timeout_ms: 300,
+            probe_timeout_ms: 10_000,
+            stop_timeout_ms: 10_000,
             ..UpstreamSettings::default()
         })
         .await
@@ -109,8 +108,8 @@ impl Bed {
     /// On a node of a cluster.
     pub async fn within(cluster: ClusterHandle) -> Self {
         let settings = UpstreamSettings {
-            probe_timeout_ms: 500,
-            stop_timeout_ms: 300,
+            probe_timeout_ms: 10_000,
+            stop_timeout_ms: 10_000,
             ..UpstreamSettings::default()
         };
         Self::build(settings, cluster).await
@@ -206,7 +205,7 @@ impl Bed {
 
     /// Waits until the script has written this.
     pub async fn logged(&self, text: &str) {
-        let seen = testkit::eventually(Duration::from_secs(5), || self.log().contains(text)).await;
+        let seen = testkit::eventually(testkit::PATIENCE, || self.log().contains(text)).await;
         assert!(
             seen.is_ok(),
             "{text:?} was not written; the log is {:?}",

@@ -267,7 +267,7 @@ async fn a_legacy_server_gets_a_session_and_keeps_it() {
     );
 
     bed.disable("web");
-    testkit::eventually(Duration::from_secs(5), || {
+    testkit::eventually(testkit::PATIENCE, || {
         fake.seen("DELETE  version=2025-11-25 session=s1") == 1
     })
     .await
@@ -337,13 +337,11 @@ async fn giving_up_closes_the_stream_of_a_modern_server_and_tells_a_legacy_one()
         assert_eq!(error.code(), Code::UpstreamTimeout, "{error}");
         let fake = &server.fake;
         let closed = || fake.dropped.load(Ordering::Relaxed) == 1;
-        testkit::eventually(Duration::from_secs(5), closed).await.unwrap();
+        testkit::eventually(testkit::PATIENCE, closed).await.unwrap();
         let told = usize::from(era == Era::Legacy);
-        testkit::eventually(Duration::from_secs(5), || {
-            fake.seen("notifications/cancelled") == told
-        })
-        .await
-        .unwrap();
+        testkit::eventually(testkit::PATIENCE, || fake.seen("notifications/cancelled") == told)
+            .await
+            .unwrap();
     }
 }
 
@@ -353,7 +351,7 @@ async fn calls_wait_for_a_server_that_is_being_restarted() {
     bed.register_url("web", &server.url());
     bed.call("web", "hello").await.unwrap();
     let in_flight = background(&bed, "web", "late");
-    testkit::eventually(Duration::from_secs(5), || server.fake.seen("\"late\"") == 1)
+    testkit::eventually(testkit::PATIENCE, || server.fake.seen("\"late\"") == 1)
         .await
         .unwrap();
     let port = server.port;

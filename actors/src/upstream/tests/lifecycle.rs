@@ -35,9 +35,7 @@ async fn a_server_that_was_disabled_and_enabled_again_is_started_anew() {
         assert!(bed.call("shell", "pid").await.is_ok());
         bed.disable("shell");
         let stopped = || matches!(bed.upstreams.state(&name("shell")), UpstreamState::Idle);
-        testkit::eventually(Duration::from_secs(5), stopped)
-            .await
-            .unwrap();
+        testkit::eventually(testkit::PATIENCE, stopped).await.unwrap();
     }
     assert_eq!(bed.log().matches("end ").count(), 3);
     assert_eq!(
@@ -60,7 +58,7 @@ async fn a_crash_of_the_actor_disturbs_no_call() {
         .find(&ActorPath::new("node/upstreams/shell"))
         .unwrap();
     testkit::crash(&bed.system, id, Crash::Panic).unwrap();
-    testkit::eventually(Duration::from_secs(5), || {
+    testkit::eventually(testkit::PATIENCE, || {
         bed.system.directory().report(id).is_some_and(|r| r.restarts == 1)
     })
     .await

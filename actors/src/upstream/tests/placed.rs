@@ -134,7 +134,7 @@ async fn progress_comes_before_the_answer_and_lists_are_kept_until_they_change()
     );
 
     let heard = || nodes.beds[1].upstreams.state(&name(&server)) == UpstreamState::Ready;
-    testkit::eventually(Duration::from_secs(5), heard).await.unwrap();
+    testkit::eventually(testkit::PATIENCE, heard).await.unwrap();
     for _ in 0..3 {
         let tools = upstream.list(ListKind::Tools, soon()).await.unwrap();
         assert!(tools[0].raw.get().contains("123456789012345678901234567890"));
@@ -142,7 +142,7 @@ async fn progress_comes_before_the_answer_and_lists_are_kept_until_they_change()
     assert_eq!(nodes.log().matches("tools/list").count(), 1);
     let mut events = nodes.beds[1].upstreams.subscribe();
     nodes.beds[1].call(&server, "changed").await.unwrap();
-    let event = tokio::time::timeout(Duration::from_secs(5), events.recv())
+    let event = tokio::time::timeout(testkit::PATIENCE, events.recv())
         .await
         .unwrap()
         .unwrap();
@@ -161,13 +161,13 @@ async fn calls_in_flight_are_listed_at_both_ends_and_cancelled_at_either() {
         let called = server.clone();
         let call = tokio::spawn(async move { bed.call(&called, "hang").await });
         let listed = || nodes.beds.iter().all(|bed| bed.upstreams.calls().len() == 1);
-        testkit::eventually(Duration::from_secs(5), listed).await.unwrap();
+        testkit::eventually(testkit::PATIENCE, listed).await.unwrap();
         let upstreams = &nodes.beds[canceller].upstreams;
         upstreams.cancel(upstreams.calls()[0].id).unwrap();
         let error = call.await.unwrap().unwrap_err();
         assert_eq!(error.code(), Code::CallCancelled, "{error}");
         let gone = || nodes.beds.iter().all(|bed| bed.upstreams.calls().is_empty());
-        testkit::eventually(Duration::from_secs(5), gone).await.unwrap();
+        testkit::eventually(testkit::PATIENCE, gone).await.unwrap();
     }
     nodes.beds[0].logged("notifications/cancelled").await;
 }
@@ -199,7 +199,7 @@ async fn a_server_that_moves_takes_no_new_calls_finishes_those_in_flight_and_goe
         in_flight.await.unwrap().is_ok(),
         "the call in flight was finished"
     );
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     assert_eq!(text(&nodes.beds[1].call(&server, "pid").await.unwrap()), second);
     let log = nodes.log();
     let (end, start) = (log.rfind("end ").unwrap(), log.rfind("start ").unwrap());
@@ -235,7 +235,7 @@ async fn when_the_owner_dies_calls_in_flight_say_so_lists_are_read_again_and_the
             .iter()
             .all(|bed| bed.upstreams.state(&name(&server)) == UpstreamState::Ready)
     };
-    testkit::eventually(Duration::from_secs(5), heard).await.unwrap();
+    testkit::eventually(testkit::PATIENCE, heard).await.unwrap();
     let (bed, called) = (Arc::clone(&nodes.beds[1]), server.clone());
     let in_flight = tokio::spawn(async move { bed.call(&called, "hang").await });
     nodes.beds[0].logged(r#""name":"hang""#).await;
@@ -265,15 +265,13 @@ async fn a_server_in_use_is_started_by_its_new_owner_before_anybody_calls() {
     let server = nodes.register_at(0, LEGACY);
     nodes.beds[0].call(&server, "pid").await.unwrap();
     let heard = || nodes.beds[1].upstreams.state(&name(&server)) == UpstreamState::Ready;
-    testkit::eventually(Duration::from_secs(5), heard).await.unwrap();
+    testkit::eventually(testkit::PATIENCE, heard).await.unwrap();
     nodes.net.kill(0);
     nodes.beds[0].shutdown().await;
     nodes.net.up(&[1]).await;
     let started = || starts(&nodes.log()) == 2;
-    testkit::eventually(Duration::from_secs(5), started)
-        .await
-        .unwrap();
-    testkit::eventually(Duration::from_secs(5), heard).await.unwrap();
+    testkit::eventually(testkit::PATIENCE, started).await.unwrap();
+    testkit::eventually(testkit::PATIENCE, heard).await.unwrap();
 }
 
 #[tokio::test]
@@ -309,14 +307,20 @@ async fn without_a_lease_servers_stand_still_at_once_even_when_the_starter_is_bu
     let node = nodes.net.node(0);
     let settling = tokio::spawn(async move { node.settle().await });
     let stands_still = || slot.is_suspended();
-    testkit::eventually(Duration::from_millis(500), stands_still)
+    testkit::eventually(Duration::from_secs(5), stands_still)
         .await
         .unwrap();
     settling.abort();
 }
 
-/// Calls the tool that asks for a form, for a client that fills in forms, which answers `{"action":"accept"}`.
-async fn call_and_answer(bed: &Bed, server: &str) -> serde_json::Value {
+/// A call of the tool that asks for a form, for a client that fills in forms; and where it asks.
+async fn ask_for_a_form(
+    bed: &Bed,
+    server: &str,
+) -> (
+    impl Future<Output = Result<RawReply, UpstreamError>> + use<>,
+    mpsc::Receiver<Question>,
+) {
     let forms = RawValue::from_string(r#"{"elicitation":{}}"#.to_owned()).unwrap();
     let profile = Profile::of(&ClientCapabilities::new(forms));
     let upstream = bed.upstreams.get(&name(server), soon()).await.unwrap();
@@ -325,12 +329,19 @@ async fn call_and_answer(bed: &Bed, server: &str) -> serde_json::Value {
         .for_clients(upstream, profile, soon())
         .await
         .unwrap();
-    let (to, mut questions) = QuestionsTo::channel(profile);
+    let (to, questions) = QuestionsTo::channel(profile);
     let options = CallOptions {
         questions: Some(to),
         ..CallOptions::own(soon())
     };
     let params = raw(serde_json::json!({ "name": "ask", "arguments": {} }));
+    let request = async move { upstream.request(method::TOOLS_CALL, params, options).await };
+    (request, questions)
+}
+
+/// Calls the tool that asks for a form, for a client that fills in forms, which answers `{"action":"accept"}`.
+async fn call_and_answer(bed: &Bed, server: &str) -> serde_json::Value {
+    let (request, mut questions) = ask_for_a_form(bed, server).await;
     let answering = async {
         let question = questions.recv().await.unwrap();
         assert_eq!(question.method, "elicitation/create");
@@ -343,7 +354,7 @@ async fn call_and_answer(bed: &Bed, server: &str) -> serde_json::Value {
         question.answer(&RawReply::Result(answer));
         questions
     };
-    let (reply, _questions) = tokio::join!(upstream.request(method::TOOLS_CALL, params, options), answering);
+    let (reply, _questions) = tokio::join!(request, answering);
     let RawReply::Result(result) = reply.unwrap() else {
         panic!("an error")
     };
@@ -378,28 +389,14 @@ async fn a_server_whose_client_has_not_answered_moves_at_once_with_all_its_proce
         nodes.net.up(&[0]).await;
         server
     };
-    let forms = RawValue::from_string(r#"{"elicitation":{}}"#.to_owned()).unwrap();
-    let profile = Profile::of(&ClientCapabilities::new(forms));
-    let bed = &nodes.beds[0];
-    let upstream = bed.upstreams.get(&name(&server), soon()).await.unwrap();
-    let upstream = bed
-        .upstreams
-        .for_clients(upstream, profile, soon())
-        .await
-        .unwrap();
-    let (to, mut questions) = QuestionsTo::channel(profile);
-    let options = CallOptions {
-        questions: Some(to),
-        ..CallOptions::own(soon())
-    };
-    let params = raw(serde_json::json!({ "name": "ask", "arguments": {} }));
-    let waiting = tokio::spawn(async move { upstream.request(method::TOOLS_CALL, params, options).await });
+    let (request, mut questions) = ask_for_a_form(&nodes.beds[0], &server).await;
+    let waiting = tokio::spawn(request);
     let unanswered = questions.recv().await.unwrap();
     let began = Instant::now();
     nodes.net.up(&[0, 1]).await;
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.is_retryable(), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     drop(unanswered);
     nodes.beds[1].call(&server, "pid").await.unwrap();
     let log = nodes.log();

@@ -32,6 +32,8 @@ struct Fake {
     sessions: AtomicU64,
     streams: Mutex<HashMap<u64, Stream>>,
     initialized: AtomicUsize,
+    /// Calls that it has taken and does not answer.
+    hanging: AtomicUsize,
     cancelled: AtomicUsize,
     pongs: AtomicUsize,
     unauthorized: AtomicUsize,
@@ -111,7 +113,9 @@ async fn take(
             fake.cancelled.fetch_add(1, Ordering::SeqCst);
         }
         "tools/call" => match message["params"]["name"].as_str().unwrap_or_default() {
-            "hang" => {}
+            "hang" => {
+                fake.hanging.fetch_add(1, Ordering::SeqCst);
+            }
             "refused" => return (StatusCode::BAD_GATEWAY, "no").into_response(),
             tool => {
                 say(result(json!({"content": [{"type": "text", "text": tool}]})));
@@ -152,7 +156,7 @@ async fn answers_come_on_the_stream_and_find_their_callers() {
         (Era::Legacy, "2024-11-05")
     );
     let fake = &server.fake;
-    testkit::eventually(Duration::from_secs(5), || fake.pongs.load(Ordering::SeqCst) == 1)
+    testkit::eventually(testkit::PATIENCE, || fake.pongs.load(Ordering::SeqCst) == 1)
         .await
         .unwrap();
     assert_eq!(fake.initialized.load(Ordering::SeqCst), 1);
@@ -172,17 +176,9 @@ async fn a_lost_stream_and_a_forgotten_session_are_made_anew() {
     bed.call("old", "a").await.unwrap();
     let waiting = background(&bed, "old", "hang");
     let fake = &server.fake;
-    let calls_in_flight = || {
-        bed.upstreams
-            .calls()
-            .iter()
-            .any(|call| call.method == "tools/call")
-    };
-    testkit::eventually(Duration::from_secs(5), calls_in_flight)
-        .await
-        .unwrap();
+    let is_sent = || fake.hanging.load(Ordering::SeqCst) == 1;
+    testkit::eventually(testkit::PATIENCE, is_sent).await.unwrap();
     // What was sent is lost with the stream, and its caller hears of it at once.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     fake.streams.lock().clear();
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Code::UpstreamDied, "{error}");
@@ -208,13 +204,11 @@ async fn a_cancelled_call_is_told_to_the_server() {
             .find(|call| call.method == "tools/call")
             .map(|call| call.id)
     };
-    testkit::eventually(Duration::from_secs(5), || id().is_some())
-        .await
-        .unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let is_sent = || server.fake.hanging.load(Ordering::SeqCst) == 1;
+    testkit::eventually(testkit::PATIENCE, is_sent).await.unwrap();
     bed.upstreams.cancel(id().unwrap()).unwrap();
     assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::CallCancelled);
-    testkit::eventually(Duration::from_secs(5), || {
+    testkit::eventually(testkit::PATIENCE, || {
         server.fake.cancelled.load(Ordering::SeqCst) == 1
     })
     .await

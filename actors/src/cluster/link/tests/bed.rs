@@ -18,7 +18,7 @@ use ulid::Ulid;
 
 use crate::cluster::identity::ClusterIdentity;
 use crate::cluster::link::*;
-use crate::runtime::testkit::{self, eventually};
+use crate::runtime::testkit::{self, PATIENCE, eventually};
 use crate::runtime::{Deadline, Root, System, SystemConfig, trace};
 
 pub fn id(number: u128) -> NodeId {
@@ -192,7 +192,7 @@ impl Node {
 
     pub async fn is_linked_to(&self, number: u128) {
         let is_up = || self.links.is_up(id(number));
-        if eventually(Duration::from_secs(10), is_up).await.is_err() {
+        if eventually(PATIENCE, is_up).await.is_err() {
             panic!(
                 "no link from {} to {}: {:?}",
                 self.id,
@@ -204,13 +204,13 @@ impl Node {
 
     pub async fn is_not_linked_to(&self, number: u128) {
         let is_down = || !self.links.is_up(id(number));
-        eventually(Duration::from_secs(10), is_down).await.unwrap();
+        eventually(PATIENCE, is_down).await.unwrap();
     }
 
     /// Waits until the link's last error says something.
     pub async fn complains(&self, number: u128, says: &str) {
         let complains = || self.error_of(number).is_some_and(|error| error.contains(says));
-        if eventually(Duration::from_secs(10), complains).await.is_err() {
+        if eventually(PATIENCE, complains).await.is_err() {
             panic!("no {says:?} in {:?}", self.links.status());
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::bed::{Bed, Node, Wire, id, within_s};
 use crate::cluster::link::*;
 use crate::runtime::Deadline;
-use crate::runtime::testkit::eventually;
+use crate::runtime::testkit::{PATIENCE, eventually};
 
 fn in_flight(node: &Node) -> u64 {
     node.links.status()[0].in_flight_bytes
@@ -55,7 +55,7 @@ async fn a_peer_that_takes_nothing_holds_no_more_than_the_window() {
     wire.release();
     assert_eq!(one.ask(2, "hello").await.unwrap(), "hello");
     let small_rest = || in_flight(&one) <= 128 * 1024;
-    eventually(Duration::from_secs(5), small_rest).await.unwrap();
+    eventually(PATIENCE, small_rest).await.unwrap();
 }
 
 async fn median_of_asks(node: &Node, count: usize) -> Duration {

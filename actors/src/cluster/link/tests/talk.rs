@@ -19,7 +19,7 @@ use crate::cluster::identity::{
     TokenHash,
 };
 use crate::cluster::link::*;
-use crate::runtime::testkit::eventually;
+use crate::runtime::testkit::{PATIENCE, eventually};
 use crate::runtime::{Deadline, trace};
 
 #[tokio::test]
@@ -31,9 +31,7 @@ async fn nodes_ask_and_tell_each_other_both_ways() {
     two.links
         .tell(id(1), Service::Bench, Bytes::from_static(b"news"))
         .unwrap();
-    let told = tokio::time::timeout(Duration::from_secs(5), one.told.recv())
-        .await
-        .unwrap();
+    let told = tokio::time::timeout(PATIENCE, one.told.recv()).await.unwrap();
     assert_eq!(told.unwrap(), (id(2), Bytes::from_static(b"news")));
     let context = TraceContext {
         correlation_id: trace::new_correlation_id(),
@@ -79,7 +77,7 @@ async fn three_nodes_are_linked_pairwise_and_report_it() {
             let status = node.links.status();
             status.len() == 2 && status.iter().all(|link| link.round_trip_us.is_some())
         };
-        eventually(Duration::from_secs(5), measured).await.unwrap();
+        eventually(PATIENCE, measured).await.unwrap();
         for link in node.links.status() {
             assert_eq!(
                 (link.state, link.wire_version, link.opened),
@@ -140,7 +138,7 @@ async fn every_ask_ends() {
     let late = one.ask_within(2, "never", soon).await;
     assert!(matches!(late, Err(LinkError::DeadlineExceeded { .. })));
     let gone = || two.seen.dropped.load(Ordering::SeqCst) == 1;
-    eventually(Duration::from_secs(5), gone).await.unwrap();
+    eventually(PATIENCE, gone).await.unwrap();
 }
 
 #[tokio::test]
@@ -149,16 +147,14 @@ async fn an_ask_that_is_dropped_is_dropped_there_too() {
     let (one, two) = bed.pair().await;
     {
         let asking = one.ask_within(2, "never", within_s(3_600));
-        let begun = eventually(Duration::from_secs(5), || {
-            two.seen.begun.load(Ordering::SeqCst) == 1
-        });
+        let begun = eventually(PATIENCE, || two.seen.begun.load(Ordering::SeqCst) == 1);
         tokio::select! {
             _ = asking => panic!("an answer to never"),
             begun = begun => begun.unwrap(),
         }
     }
     let dropped = || two.seen.dropped.load(Ordering::SeqCst) == 1;
-    eventually(Duration::from_secs(5), dropped).await.unwrap();
+    eventually(PATIENCE, dropped).await.unwrap();
 }
 
 async fn read(mut stream: LinkStream) -> (Vec<Bytes>, Result<Bytes, LinkError>) {
@@ -218,7 +214,7 @@ async fn a_stream_that_nobody_reads_stops_its_sender_and_nobody_else() {
         .await
         .unwrap();
     let some_sent = || two.seen.parts.load(Ordering::SeqCst) >= 20;
-    eventually(Duration::from_secs(5), some_sent).await.unwrap();
+    eventually(PATIENCE, some_sent).await.unwrap();
     for _ in 0..50 {
         let large = one.ask(2, "give 100000").await.unwrap();
         assert_eq!(large.len(), 100_000, "others are not held up");

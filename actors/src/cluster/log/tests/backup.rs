@@ -6,7 +6,7 @@ use troupe_protocol::error::{Code, Coded};
 use troupe_protocol::time::Timestamp;
 
 use super::super::*;
-use super::world::{World, within};
+use super::world::{World, unhurried, within};
 use crate::store::RecordBatch;
 
 fn now() -> Timestamp {
@@ -15,7 +15,7 @@ fn now() -> Timestamp {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhere() {
-    let world = World::of(1, LogSettings::default()).await;
+    let world = World::of(1, unhurried()).await;
     let node = &world.nodes[&1];
     for number in 0..300 {
         node.put(&format!("fixed-{number:03}"), &"x".repeat(2_000))
@@ -50,7 +50,7 @@ async fn a_backup_made_under_load_is_of_one_position_and_can_be_restored_elsewhe
     let header = header.unwrap();
     assert_eq!(inspect_backup(&mut file).unwrap(), header);
 
-    let other = World::of(3, LogSettings::default()).await;
+    let other = World::of(3, unhurried()).await;
     let target = &other.nodes[&2];
     target.put("fixed-000", "other").await.unwrap();
     target.put("superfluous", "value").await.unwrap();

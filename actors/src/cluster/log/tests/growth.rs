@@ -5,12 +5,12 @@ use std::time::Duration;
 use troupe_protocol::cluster::{MemberState, Role};
 
 use super::super::*;
-use super::world::{World, eventually, id, within};
+use super::world::{World, eventually, id, unhurried, within};
 use crate::runtime::Deadline;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_possible_at_every_node_and_seen_at_all() {
-    let world = World::of(4, LogSettings::default()).await;
+    let world = World::of(4, unhurried()).await;
     for (number, node) in &world.nodes {
         node.put(&format!("from-{number}"), "value").await.unwrap();
         assert_eq!(node.get(&format!("from-{number}")).as_deref(), Some("value"));
@@ -30,7 +30,7 @@ async fn a_member_that_is_far_behind_gets_a_snapshot() {
     let settings = LogSettings {
         snapshot_every_entries: 100,
         keep_entries: 20,
-        ..LogSettings::default()
+        ..unhurried()
     };
     let mut world = World::of(1, settings).await;
     let large = "x".repeat(40_000);
@@ -55,13 +55,13 @@ async fn a_member_that_is_far_behind_gets_a_snapshot() {
     world.stop(2).await;
     world.nodes[&1].put("meanwhile", "value").await.unwrap();
     world.start(2).await;
-    world.nodes[&2].log.linearize(within(10)).await.unwrap();
+    world.nodes[&2].log.linearize(within(60)).await.unwrap();
     assert_eq!(world.same_everywhere().await.len(), 261);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can() {
-    let mut world = World::of(3, LogSettings::default()).await;
+    let mut world = World::of(3, unhurried()).await;
     let leader = world.leader().await;
     let mut others = (1..=3).filter(|number| *number != leader);
     let (unwanted, lost) = (others.next().unwrap(), others.next().unwrap());
@@ -74,19 +74,19 @@ async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can
     };
     for (number, state) in [(lost, MemberState::Down), (unwanted, MemberState::Draining)] {
         let command = set_state(number, MemberState::Up, state);
-        log.change(command, within(10)).await.unwrap();
+        log.change(command, within(60)).await.unwrap();
     }
-    log.demote(id(unwanted), within(10)).await.unwrap();
+    log.demote(id(unwanted), within(60)).await.unwrap();
     let soon = Deadline::within(Duration::from_millis(500));
     let needed = log.is_done_without(id(unwanted), soon).await.unwrap_err();
     assert_eq!(needed, LogError::VoteNeeded(id(unwanted)));
     world.nodes[&leader].put("meanwhile", "value").await.unwrap();
     world.start(lost).await;
     let up = set_state(lost, MemberState::Down, MemberState::Up);
-    log.change(up, within(10)).await.unwrap();
-    log.is_done_without(id(unwanted), within(10)).await.unwrap();
+    log.change(up, within(60)).await.unwrap();
+    log.is_done_without(id(unwanted), within(60)).await.unwrap();
     let remove = MemberCommand::Remove { id: id(unwanted) };
-    log.change(remove, within(10)).await.unwrap();
+    log.change(remove, within(60)).await.unwrap();
     world.stop(unwanted).await;
     world.nodes[&leader].put("afterwards", "value").await.unwrap();
 }
@@ -95,7 +95,7 @@ async fn a_voter_that_the_others_cannot_do_without_keeps_its_vote_until_they_can
 async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
     let settings = LogSettings {
         replace_voter_after: Duration::from_millis(500),
-        ..LogSettings::default()
+        ..unhurried()
     };
     let mut world = World::of(4, settings).await;
     let leader = world.leader().await;
@@ -118,7 +118,7 @@ async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
         from: MemberState::Up,
         state: MemberState::Down,
     };
-    log.change(down, within(10)).await.unwrap();
+    log.change(down, within(60)).await.unwrap();
     let voters = || {
         let membership = world.nodes[&leader].log.membership().borrow().clone();
         let is_voter = |member: &&troupe_protocol::cluster::Member| member.role == Role::Voter;
@@ -132,7 +132,7 @@ async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
     })
     .await;
     let remove = MemberCommand::Remove { id: id(lost) };
-    log.change(remove, within(10)).await.unwrap();
+    log.change(remove, within(60)).await.unwrap();
     eventually("it is in the log's configuration no more", || {
         let metrics = log.core.raft.metrics();
         let metrics = metrics.borrow();
@@ -148,11 +148,11 @@ async fn a_voter_that_stays_down_is_replaced_and_one_that_is_removed_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_can_be_demoted_and_removed() {
-    let mut world = World::of(4, LogSettings::default()).await;
+    let mut world = World::of(4, unhurried()).await;
     let leader = world.leader().await;
     world.nodes[&leader]
         .log
-        .demote(id(leader), within(10))
+        .demote(id(leader), within(60))
         .await
         .unwrap();
     let other = *world.nodes.keys().find(|number| **number != leader).unwrap();
@@ -166,7 +166,7 @@ async fn the_leader_can_be_demoted_and_removed() {
         .await
         .unwrap();
     let remove = MemberCommand::Remove { id: id(leader) };
-    world.nodes[&other].log.change(remove, within(10)).await.unwrap();
+    world.nodes[&other].log.change(remove, within(60)).await.unwrap();
     eventually("it knows that it is gone", || {
         let membership = world.nodes[&leader].log.membership().borrow().clone();
         !membership.members.contains_key(&id(leader))
@@ -197,15 +197,13 @@ async fn an_idle_cluster_says_little() {
     assert!(messages < 100, "{messages} messages/s");
     assert!(bytes < 4_000, "{bytes} B/s");
     let leader = world.leader().await;
-    let confirmed = world.nodes[&leader]
-        .log
-        .confirm_leadership(Deadline::within(Duration::from_secs(1)));
+    let confirmed = world.nodes[&leader].log.confirm_leadership(within(60));
     confirmed.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_steps_down_is_followed_within_a_second_and_no_write_fails() {
-    let world = World::of(3, LogSettings::default()).await;
+    let world = World::of(3, unhurried()).await;
     let leader = world.leader().await;
     let other = *world.nodes.keys().find(|number| **number != leader).unwrap();
     let began = std::time::Instant::now();

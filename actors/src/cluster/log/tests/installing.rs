@@ -9,7 +9,7 @@ use super::super::receive::Receiver;
 use super::super::snapshot::Snapshots;
 use super::super::wire::{SnapshotAnswer, SnapshotPart};
 use super::super::*;
-use super::world::{World, eventually, id, open_when_free};
+use super::world::{World, eventually, id, open_when_free, unhurried};
 use crate::store::replicated::LogIndex;
 use crate::store::{Store, StoreError};
 
@@ -20,7 +20,7 @@ async fn world_with_a_snapshot() -> (World, Snapshot) {
     let settings = LogSettings {
         snapshot_every_entries: 100,
         keep_entries: 20,
-        ..LogSettings::default()
+        ..unhurried()
     };
     let world = World::of(1, settings).await;
     let large = "x".repeat(40_000);

@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::world::{World, within};
+use super::world::{World, unhurried, within};
 
 const FOLDER_VARIABLE: &str = "TROUPE_LOG_KILL_FOLDER";
 const MEMBERS_VARIABLE: &str = "TROUPE_LOG_KILL_MEMBERS";
@@ -22,7 +22,7 @@ fn settings() -> LogSettings {
     LogSettings {
         snapshot_every_entries: 80,
         keep_entries: 20,
-        ..LogSettings::default()
+        ..unhurried()
     }
 }
 
