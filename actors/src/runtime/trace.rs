@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 
+use futures::future::Either;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -28,10 +29,13 @@ pub fn current() -> Option<TraceContext> {
 }
 
 /// Runs a future as the given step, or as no step at all.
-pub async fn within<F: Future>(context: Option<TraceContext>, future: F) -> F::Output {
+pub fn within<F: Future>(
+    context: Option<TraceContext>,
+    future: F,
+) -> impl Future<Output = F::Output> + use<F> {
     match context {
-        Some(context) => CURRENT.scope(context, future).await,
-        None => future.await,
+        Some(context) => Either::Left(CURRENT.scope(context, future)),
+        None => Either::Right(future),
     }
 }
 

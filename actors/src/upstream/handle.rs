@@ -158,7 +158,7 @@ impl UpstreamsHandle {
             });
         }
         if self.shared.is_placed(name) {
-            let placed = PlacedServer::open(&self.shared, name, deadline).await?;
+            let placed = Box::pin(PlacedServer::open(&self.shared, name, deadline)).await?;
             return Ok(UpstreamHandle {
                 target: Target::Placed(placed),
             });
@@ -461,8 +461,8 @@ impl UpstreamHandle {
     ) -> Result<RawReply, UpstreamError> {
         match &self.target {
             Target::Live { slot, .. } => slot.request(method, params.as_deref(), options).await,
-            Target::Placed(placed) => placed.request(method, params.as_deref(), options).await,
-            Target::Builtin(builtin) => builtin.request(method, params.as_deref(), &options).await,
+            Target::Placed(placed) => Box::pin(placed.request(method, params.as_deref(), options)).await,
+            Target::Builtin(builtin) => Box::pin(builtin.request(method, params.as_deref(), &options)).await,
         }
     }
 

@@ -15,7 +15,7 @@ use reqwest::header::HeaderMap;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{Era, header, method};
+use troupe_protocol::mcp::{Era, method};
 use url::Url;
 
 use super::endpoint::{Endpoint, UpstreamSettings};
@@ -26,15 +26,18 @@ use super::wires::Wires;
 mod answer;
 pub(crate) mod client;
 mod exchange;
+mod kept;
 mod listen;
 mod mirror;
+mod response;
 mod sse;
+mod way;
 
-use client::Target;
-use exchange::Shared;
+use exchange::{PROTOCOL_VERSION, SESSION_ID, Shared};
 pub use mirror::ParamHeaders;
 pub(super) use mirror::{Mirror, check, check_call, headers_for, mirrors_of};
 pub(super) use sse::SseLink;
+use way::Target;
 
 /// How long the farewell to a server may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,10 +87,9 @@ impl HttpLink {
         settings: &UpstreamSettings,
         wires: &Arc<Wires>,
     ) -> Result<Self, Failure> {
-        let (target, headers) = target_of(endpoint)?;
+        let target = target_of(endpoint)?;
         let shared = Arc::new_cyclic(|itself| Shared {
             target,
-            headers,
             message_bytes_max: settings.message_bytes_max,
             wires: Arc::clone(wires),
             dialect: RwLock::new(Dialect::MODERN),
@@ -178,20 +180,23 @@ impl HttpLink {
         drop(self.listening.lock().take());
         drop(self.listening_to_resources.lock().take());
         if let Some(session) = self.shared.session.swap(None) {
-            let request = self
-                .shared
-                .request(Method::DELETE)
-                .header(header::SESSION_ID, session.id.clone());
-            let request = request.header(header::PROTOCOL_VERSION, self.shared.version());
+            let target = &self.shared.target;
+            let headers = || {
+                let mut headers = target.headers();
+                headers.append(SESSION_ID, session.id.clone());
+                headers.append(PROTOCOL_VERSION, self.shared.version());
+                headers
+            };
+            let farewell = target.send(Method::DELETE, headers, Bytes::new());
             // A server need not support this; there is nothing to be done about a failure.
-            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, request.send()).await;
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
         }
         self.shared.wires.lost("the connection was closed");
     }
 }
 
-/// The server's address, and the headers that its entry gives.
-fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
+/// The server, with the headers that its entry gives.
+fn target_of(endpoint: &Endpoint) -> Result<Target, Failure> {
     let (Endpoint::StreamableHttp { url, headers, bearer } | Endpoint::Sse { url, headers, bearer }) =
         endpoint
     else {
@@ -204,8 +209,6 @@ fn target_of(endpoint: &Endpoint) -> Result<(Target, HeaderMap), Failure> {
             url.scheme()
         )));
     }
-    let client = client::for_address(&url).map_err(Failure::NotSent)?;
     let headers = client::headers_of(headers).map_err(Failure::NotSent)?;
-    let (url, bearer) = (Arc::new(url), bearer.clone());
-    Ok((Target { client, url, bearer }, headers))
+    Target::new(url, headers, bearer.clone())
 }

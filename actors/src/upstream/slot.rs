@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -342,7 +343,8 @@ impl Slot {
             client: &options.client,
             wants_progress,
         };
-        let work = self.call(call, outgoing, options.deadline);
+        // By reference: what is passed on by value is there twice, in who passes and in who takes.
+        let work = pin!(self.call(call, outgoing, options.deadline));
         traced(&self.system, self.mailbox.path(), method, name.as_deref(), work).await
     }
 

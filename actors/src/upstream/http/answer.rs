@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
-use reqwest::Response;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use sse_stream::{Sse, SseByteStream};
 
 use crate::upstream::error::Failure;
 
-use super::client::in_words;
+use super::response::Response;
 
 /// Bytes of an error body that are repeated to people.
 const REFUSAL_BYTES_MAX: usize = 300;
@@ -32,17 +31,18 @@ pub(super) fn body_of(response: &Response) -> Body {
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" => Body::Json,
-        "text/event-stream" => Body::Events,
-        other if other.ends_with("+json") => Body::Json,
-        _ => Body::Other,
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let ends_with = |suffix: &str| {
+        let at = essence.len().checked_sub(suffix.len());
+        at.and_then(|at| essence.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    if essence.eq_ignore_ascii_case("application/json") || ends_with("+json") {
+        Body::Json
+    } else if essence.eq_ignore_ascii_case("text/event-stream") {
+        Body::Events
+    } else {
+        Body::Other
     }
 }
 
@@ -58,22 +58,24 @@ pub(super) fn needs_login(response: &Response) -> bool {
 
 /// The whole body, if it is not larger than the bound.
 pub(super) async fn whole(mut response: Response, bytes_max: usize) -> Result<Bytes, Failure> {
-    if response
-        .content_length()
-        .is_some_and(|length| length > bytes_max as u64)
-    {
+    let expected = response.bytes_expected();
+    if expected.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(Failure::TooLarge(bytes_max));
     }
-    let lost = |error: reqwest::Error| Failure::Lost(in_words(&error));
-    let Some(first) = response.chunk().await.map_err(lost)? else {
+    let Some(first) = response.chunk().await.map_err(Failure::Lost)? else {
         return Ok(Bytes::new());
     };
-    let Some(second) = response.chunk().await.map_err(lost)? else {
+    if expected == Some(first.len() as u64) {
+        return Ok(first);
+    }
+    let Some(second) = response.chunk().await.map_err(Failure::Lost)? else {
         return Ok(first);
     };
-    let mut body = BytesMut::from(first);
+    let announced = expected.and_then(|bytes| usize::try_from(bytes).ok());
+    let mut body = BytesMut::with_capacity(announced.unwrap_or(2 * (first.len() + second.len())));
+    body.extend_from_slice(&first);
     body.extend_from_slice(&second);
-    while let Some(chunk) = response.chunk().await.map_err(lost)? {
+    while let Some(chunk) = response.chunk().await.map_err(Failure::Lost)? {
         if body.len() + chunk.len() > bytes_max {
             return Err(Failure::TooLarge(bytes_max));
         }
@@ -122,9 +124,7 @@ pub(super) fn events(
 ) -> Events<impl Stream<Item = Result<Sse, sse_stream::Error>> + Send + Unpin> {
     let since_last = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&since_last);
-    let bytes = response
-        .bytes_stream()
-        .map_err(|error| StreamError::Broken(in_words(&error)));
+    let bytes = response.into_stream().map_err(StreamError::Broken);
     // The parser buffers an event until it is whole, so what comes in between events is bounded here.
     let bounded = bytes.and_then(move |chunk| {
         let total = counter.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();

@@ -1,26 +1,23 @@
 //! HTTP clients for servers, shared by all connections so that pools and TLS settings exist once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::Client;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
-use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
-use crate::upstream::error::Failure;
-use crate::upstream::oauth::Bearer;
-
-use super::answer;
-
+/// How Troupe calls itself.
+pub(super) const AGENT: &str = concat!("troupe/", env!("CARGO_PKG_VERSION"));
 /// How long it may take to connect, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Redirects followed within one origin: servers answer `/mcp` with `/mcp/`.
 const REDIRECTS_MAX: usize = 3;
 /// How long an idle connection is kept. Shorter than what servers commonly allow.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// The client for a server at this address.
 ///
@@ -39,7 +36,7 @@ fn build(adjust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) 
     // The provider is the process's; a second installation fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
-        .user_agent(concat!("troupe/", env!("CARGO_PKG_VERSION")))
+        .user_agent(AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_nodelay(true)
@@ -62,7 +59,7 @@ fn within_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-fn is_on_this_machine(url: &Url) -> bool {
+pub(super) fn is_on_this_machine(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -105,37 +102,4 @@ pub(crate) fn headers_of(given: &BTreeMap<String, SecretString>) -> Result<Heade
         headers.insert(name, value);
     }
     Ok(headers)
-}
-
-/// A client together with the address it is for.
-#[derive(Clone)]
-pub(super) struct Target {
-    pub client: Client,
-    pub url: Arc<Url>,
-    /// The token of a login, unless the entry itself says what requests carry.
-    pub bearer: Option<Arc<Bearer>>,
-}
-
-impl Target {
-    /// A request to this address of the server, with the headers that its entry gives and the token.
-    pub fn request(&self, method: Method, url: Url, headers: &HeaderMap) -> RequestBuilder {
-        let request = self.client.request(method, url).headers(headers.clone());
-        match self.bearer.as_ref().and_then(|bearer| bearer.header()) {
-            Some(token) => request.header(AUTHORIZATION, token),
-            None => request,
-        }
-    }
-
-    /// Whether the server asks for a login that can be had: one whose entry says itself what requests carry does not.
-    pub fn wants_login(&self, response: &Response, headers: &HeaderMap) -> bool {
-        !headers.contains_key(AUTHORIZATION) && answer::needs_login(response)
-    }
-
-    /// What is to be done about an answer that asks for a login: the token is renewed, if there is one.
-    pub fn challenged(&self) -> Failure {
-        if let Some(bearer) = &self.bearer {
-            bearer.challenge();
-        }
-        Failure::NeedsLogin
-    }
 }

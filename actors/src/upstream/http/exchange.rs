@@ -6,8 +6,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,9 +23,16 @@ use crate::upstream::wires::{Notice, Wires, reply_of};
 
 use super::Outgoing;
 use super::answer::{self, Body};
-use super::client::{Target, in_words};
+use super::kept::Failed;
 use super::listen;
 use super::mirror::header_value;
+use super::response::Response;
+use super::way::Target;
+
+pub(super) const SESSION_ID: HeaderName = HeaderName::from_static(header::SESSION_ID);
+pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static(header::PROTOCOL_VERSION);
+const METHOD: HeaderName = HeaderName::from_static(header::METHOD);
+const NAME: HeaderName = HeaderName::from_static(header::NAME);
 
 /// How often the stream of one request is taken up again.
 const RESUMPTIONS_MAX: usize = 1_000;
@@ -45,8 +52,6 @@ pub(super) struct Session {
 /// What a link and its streams share.
 pub(super) struct Shared {
     pub target: Target,
-    /// The headers that the entry gives; some hold secrets.
-    pub headers: HeaderMap,
     pub message_bytes_max: usize,
     pub wires: Arc<Wires>,
     pub dialect: RwLock<Dialect>,
@@ -60,11 +65,6 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn request(&self, http_method: Method) -> RequestBuilder {
-        let url = self.target.url.as_ref().clone();
-        self.target.request(http_method, url, &self.headers)
-    }
-
     pub fn version(&self) -> HeaderValue {
         HeaderValue::from_static(self.dialect.read().version.as_str())
     }
@@ -74,33 +74,38 @@ impl Shared {
         outgoing: &Outgoing<'_>,
         session: Option<&Session>,
     ) -> Result<Response, Failure> {
-        let mut request = self.request(Method::POST);
-        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        request = request.header(
-            ACCEPT,
-            HeaderValue::from_static("application/json, text/event-stream"),
-        );
-        if let Some(session) = session {
-            request = request.header(header::SESSION_ID, session.id.clone());
-        }
-        if outgoing.method != method::INITIALIZE {
-            request = request.header(header::PROTOCOL_VERSION, self.version());
-        }
-        if self.dialect.read().era() == Era::Modern {
-            request = request.header(header::METHOD, header_value(outgoing.method));
-            if let Some(name) = outgoing.name {
-                request = request.header(header::NAME, header_value(name));
+        let dialect = *self.dialect.read();
+        let headers = || {
+            let mut headers = self.target.headers();
+            headers.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.append(
+                ACCEPT,
+                HeaderValue::from_static("application/json, text/event-stream"),
+            );
+            if let Some(session) = session {
+                headers.append(SESSION_ID, session.id.clone());
             }
-            request = request.headers(outgoing.mirrored.clone());
-        }
-        request.body(outgoing.line.clone()).send().await.map_err(|error| {
-            let words = in_words(&error);
-            if !error.is_connect() {
-                return Failure::Lost(words);
+            if outgoing.method != method::INITIALIZE {
+                let version = HeaderValue::from_static(dialect.version.as_str());
+                headers.append(PROTOCOL_VERSION, version);
             }
-            // Whoever owns the connection makes a new one; this request is free to wait for it.
-            self.wires.lost(&words);
-            Failure::NotSent(words)
+            if dialect.era() == Era::Modern {
+                headers.append(METHOD, header_value(outgoing.method));
+                if let Some(name) = outgoing.name {
+                    headers.append(NAME, header_value(name));
+                }
+                headers.extend(outgoing.mirrored.clone());
+            }
+            headers
+        };
+        let sent = self.target.send(Method::POST, headers, outgoing.line.clone());
+        sent.await.map_err(|failed| match failed {
+            Failed::Broken(words) => Failure::Lost(words),
+            Failed::NotConnected(words) => {
+                // Whoever owns the connection makes a new one; this request is free to wait for it.
+                self.wires.lost(&words);
+                Failure::NotSent(words)
+            }
         })
     }
 
@@ -110,6 +115,16 @@ impl Shared {
         if response.status() != StatusCode::NOT_FOUND || session.is_none() {
             return self.read_answer(outgoing, response).await;
         }
+        Box::pin(self.call_again(outgoing, response, session)).await
+    }
+
+    /// A call within a session was answered with 404.
+    async fn call_again(
+        &self,
+        outgoing: &Outgoing<'_>,
+        response: Response,
+        session: Option<Arc<Session>>,
+    ) -> Result<RawReply, Failure> {
         // Either the session is forgotten, or the server has its own idea of which errors are 404.
         let body = answer::whole(response, self.message_bytes_max).await?;
         let ours = Message::parse_within(&body, self.message_bytes_max)
@@ -138,7 +153,7 @@ impl Shared {
 
     pub async fn initialize(&self, outgoing: &Outgoing<'_>) -> Result<RawReply, Failure> {
         let response = self.post(outgoing, None).await?;
-        let session = response.headers().get(header::SESSION_ID).cloned();
+        let session = response.headers().get(SESSION_ID).cloned();
         let reply = self.read_answer(outgoing, response).await?;
         if matches!(reply, RawReply::Result(_)) {
             self.session.store(session.map(|id| Arc::new(Session { id })));
@@ -190,7 +205,7 @@ impl Shared {
 
     async fn read_answer(&self, outgoing: &Outgoing<'_>, response: Response) -> Result<RawReply, Failure> {
         match (response.status().is_success(), answer::body_of(&response)) {
-            (true, Body::Events) => self.read_events(outgoing, response).await,
+            (true, Body::Events) => Box::pin(self.read_events(outgoing, response)).await,
             (true, Body::Json) => {
                 let body = answer::whole(response, self.message_bytes_max).await?;
                 let message = Message::parse_within(&body, self.message_bytes_max)
@@ -204,7 +219,7 @@ impl Shared {
                     "HTTP {status} with neither JSON nor an event stream"
                 )))
             }
-            (false, _) if self.target.wants_login(&response, &self.headers) => Err(self.target.challenged()),
+            (false, _) if self.target.wants_login(&response) => Err(self.target.challenged()),
             (false, _) => {
                 let status = response.status().as_u16();
                 let body = answer::whole(response, self.message_bytes_max).await?;

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::ACCEPT;
-use reqwest::{Method, Response, StatusCode};
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, HeaderValue};
+use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 use troupe_protocol::jsonrpc::Message;
 use troupe_protocol::mcp::header;
 
 use super::Outgoing;
 use super::answer::{self, Body};
-use super::exchange::Shared;
+use super::exchange::{PROTOCOL_VERSION, SESSION_ID, Shared};
+use super::response::Response;
 
 /// The pauses before the stream is opened again.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -60,15 +62,21 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
 
 /// Opens a legacy server's stream, or takes one up again after the event with this id.
 pub(super) async fn open(shared: &Shared, last_event_id: Option<&str>) -> Option<Response> {
-    let mut request = shared.request(Method::GET).header(ACCEPT, "text/event-stream");
-    request = request.header(header::PROTOCOL_VERSION, shared.version());
-    if let Some(session) = shared.session.load_full() {
-        request = request.header(header::SESSION_ID, session.id.clone());
-    }
-    if let Some(id) = last_event_id {
-        request = request.header(header::LAST_EVENT_ID, id);
-    }
-    request.send().await.ok()
+    let session = shared.session.load_full();
+    let after = last_event_id.map(HeaderValue::from_str).transpose().ok()?;
+    let headers = || {
+        let mut headers = shared.target.headers();
+        headers.append(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.append(PROTOCOL_VERSION, shared.version());
+        if let Some(session) = &session {
+            headers.append(SESSION_ID, session.id.clone());
+        }
+        if let Some(id) = &after {
+            headers.append(header::LAST_EVENT_ID, id.clone());
+        }
+        headers
+    };
+    shared.target.send(Method::GET, headers, Bytes::new()).await.ok()
 }
 
 async fn read(shared: &Shared, response: Response, last_event_id: &mut Option<String>) {

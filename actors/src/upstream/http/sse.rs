@@ -9,10 +9,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
 use reqwest::Method;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use sse_stream::Sse;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -28,7 +29,9 @@ use crate::upstream::wires::Wires;
 
 use super::FAREWELL_TIMEOUT;
 use super::answer::{self, Body, Events};
-use super::client::{Target, in_words};
+use super::kept::Failed;
+use super::response::Response;
+use super::way::Target;
 
 /// How long the server may take to name its endpoint once the stream is open.
 const ENDPOINT_WITHIN: Duration = Duration::from_secs(10);
@@ -45,7 +48,6 @@ pub(in crate::upstream) struct SseLink {
 /// What the link and its stream share.
 struct Shared {
     target: Target,
-    headers: HeaderMap,
     /// Where messages are POSTed to.
     endpoint: Url,
     message_bytes_max: usize,
@@ -66,16 +68,18 @@ impl SseLink {
         settings: &UpstreamSettings,
         wires: &Arc<Wires>,
     ) -> Result<Self, Failure> {
-        let (target, headers) = super::target_of(endpoint)?;
+        let target = super::target_of(endpoint)?;
         let message_bytes_max = settings.message_bytes_max;
-        let request = target
-            .request(Method::GET, target.url.as_ref().clone(), &headers)
-            .header(ACCEPT, HeaderValue::from_static("text/event-stream"));
-        let response = request
-            .send()
-            .await
-            .map_err(|error| Failure::NotSent(in_words(&error)))?;
-        if target.wants_login(&response, &headers) {
+        let mut headers = target.headers();
+        headers.append(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let asked = target.send_generally(Method::GET, target.url.clone(), headers, Bytes::new());
+        let response = asked.await.map_err(|failed| match failed {
+            Failed::NotConnected(words) | Failed::Broken(words) => Failure::NotSent(words),
+        })?;
+        // A redirect within the origin may have led elsewhere; relative addresses are relative to there.
+        let base = response.url().clone();
+        let response = Response::General(response);
+        if target.wants_login(&response) {
             return Err(target.challenged());
         }
         if !response.status().is_success() {
@@ -86,8 +90,6 @@ impl SseLink {
                 "its answer to GET is not an event stream".to_owned(),
             ));
         }
-        // A redirect within the origin may have led elsewhere; relative addresses are relative to there.
-        let base = response.url().clone();
         let mut events = answer::events(response, message_bytes_max);
         let endpoint = timeout(ENDPOINT_WITHIN, endpoint_of(&mut events, &base)).await;
         let endpoint = endpoint.unwrap_or_else(|_| {
@@ -98,7 +100,6 @@ impl SseLink {
         })?;
         let shared = Arc::new_cyclic(|itself| Shared {
             target,
-            headers,
             endpoint,
             message_bytes_max,
             wires: Arc::clone(wires),
@@ -158,23 +159,25 @@ impl Shared {
         if line.len() > self.message_bytes_max {
             return Err(Failure::TooLarge(self.message_bytes_max));
         }
-        let request = self
+        let mut headers = self.target.headers();
+        headers.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let endpoint = self.endpoint.clone();
+        let sent = self
             .target
-            .request(Method::POST, self.endpoint.clone(), &self.headers)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let response = request.body(line).send().await.map_err(|error| {
-            let words = in_words(&error);
-            if !error.is_connect() {
-                return Failure::Lost(words);
+            .send_generally(Method::POST, endpoint, headers, line.into());
+        let response = sent.await.map_err(|failed| match failed {
+            Failed::Broken(words) => Failure::Lost(words),
+            Failed::NotConnected(words) => {
+                self.wires.lost(&words);
+                Failure::NotSent(words)
             }
-            self.wires.lost(&words);
-            Failure::NotSent(words)
         })?;
+        let response = Response::General(response);
         let status = response.status();
         if status.is_success() {
             return Ok(());
         }
-        if self.target.wants_login(&response, &self.headers) {
+        if self.target.wants_login(&response) {
             return Err(self.target.challenged());
         }
         let refusal = answer::refusal(response).await;
