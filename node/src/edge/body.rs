@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -79,9 +80,15 @@ impl std::ops::Deref for WholeBody {
 /// `BodyTooLarge` (413), `RequestTimeout` (408), `TooManyRequests` (429) when the budget is spent, or `MalformedJson`
 /// (400) when the body ends too early.
 pub async fn read_body(request: Request, limits: &BodyLimits<'_>) -> ApiResult<WholeBody> {
-    let announced = content_length(request.headers());
-    let waits_for_permission = request.headers().contains_key(header::EXPECT);
-    let mut chunks = request.into_body().into_data_stream();
+    let (parts, body) = request.into_parts();
+    read_body_of(&parts.headers, body, limits).await
+}
+
+/// As [`read_body`], where the headers are needed afterwards.
+pub async fn read_body_of(headers: &HeaderMap, body: Body, limits: &BodyLimits<'_>) -> ApiResult<WholeBody> {
+    let announced = content_length(headers);
+    let waits_for_permission = headers.contains_key(header::EXPECT);
+    let mut chunks = body.into_data_stream();
     let mut bytes = Kept::Nothing;
     let mut held = Held::default();
     let is_announced_too_large = announced.is_some_and(|length| length > limits.bytes_max as u64);
@@ -235,7 +242,6 @@ async fn drain(mut chunks: axum::body::BodyDataStream) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use axum::body::Body;
     use futures::stream;
 
     fn limits(budget: &BodyBudget) -> BodyLimits<'_> {

@@ -68,15 +68,40 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault
     Ok(Some(text.trim()))
 }
 
-/// The `_meta` of a message, if it has one.
-pub fn meta_of<'a>(message: &Message<'a>) -> Option<&'a RawValue> {
-    edit::member(message.params?, "_meta")
+/// What is looked at of a request's `params._meta`. It is read once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Meta<'a> {
+    version: Option<&'a RawValue>,
+    capabilities: Option<&'a RawValue>,
+    /// The token under which the client wants to hear of progress.
+    pub progress_token: Option<&'a RawValue>,
+    /// From which level on the client wants log messages.
+    pub log_level: Option<&'a RawValue>,
+}
+
+/// The `_meta` of a message, empty if it has none.
+pub fn meta_of<'a>(message: &Message<'a>) -> Meta<'a> {
+    let Some(meta) = message.params.and_then(|params| edit::member(params, "_meta")) else {
+        return Meta::default();
+    };
+    let keys = [
+        meta::PROTOCOL_VERSION,
+        meta::CLIENT_CAPABILITIES,
+        meta::PROGRESS_TOKEN,
+        meta::LOG_LEVEL,
+    ];
+    let [version, capabilities, progress_token, log_level] = edit::find(meta, keys);
+    Meta {
+        version,
+        capabilities,
+        progress_token,
+        log_level,
+    }
 }
 
 /// The era of a message.
-pub fn era_of(headers: &McpHeaders<'_>, message: &Message<'_>, meta: Option<&RawValue>) -> Era {
-    let declares_version = meta.is_some_and(|meta| edit::member(meta, meta::PROTOCOL_VERSION).is_some());
-    if declares_version {
+pub fn era_of(headers: &McpHeaders<'_>, message: &Message<'_>, meta: &Meta<'_>) -> Era {
+    if meta.version.is_some() {
         return Era::Modern;
     }
     match (message.method(), headers.known_version()) {
@@ -98,11 +123,12 @@ pub fn era_of(headers: &McpHeaders<'_>, message: &Message<'_>, meta: Option<&Raw
 pub fn check_modern(
     headers: &McpHeaders<'_>,
     message: &Message<'_>,
-    meta: Option<&RawValue>,
+    meta: &Meta<'_>,
 ) -> Result<ClientCapabilities, Fault> {
     check_version(headers, meta)?;
-    let capabilities = meta.and_then(|meta| edit::member(meta, meta::CLIENT_CAPABILITIES));
-    let capabilities = capabilities.filter(|capabilities| capabilities.get().starts_with('{'));
+    let capabilities = meta
+        .capabilities
+        .filter(|capabilities| capabilities.get().starts_with('{'));
     let capabilities = capabilities.ok_or_else(|| {
         Fault::malformed_meta(format!(
             "params._meta[{:?}] is required and is an object",
@@ -114,9 +140,8 @@ pub fn check_modern(
     Ok(ClientCapabilities::new(capabilities.to_owned()))
 }
 
-fn check_version(headers: &McpHeaders<'_>, meta: Option<&RawValue>) -> Result<(), Fault> {
-    let in_meta = meta.and_then(|meta| edit::member(meta, meta::PROTOCOL_VERSION));
-    let Some(in_meta) = in_meta else {
+fn check_version(headers: &McpHeaders<'_>, meta: &Meta<'_>) -> Result<(), Fault> {
+    let Some(in_meta) = meta.version else {
         if let Some(unknown) = headers
             .protocol_version
             .filter(|_| headers.known_version().is_none())
@@ -240,14 +265,14 @@ mod tests {
     fn era(pairs: &[(&str, &str)], body: &str) -> Era {
         let headers = headers(pairs);
         let message = Message::parse_str(body).unwrap();
-        era_of(&McpHeaders::read(&headers).unwrap(), &message, meta_of(&message))
+        era_of(&McpHeaders::read(&headers).unwrap(), &message, &meta_of(&message))
     }
 
     fn check(pairs: &[(&str, &str)], body: &str) -> Result<ClientCapabilities, (u16, i64)> {
         let headers = headers(pairs);
         let message = Message::parse_str(body).unwrap();
         let read = McpHeaders::read(&headers).map_err(|fault| (fault.status.as_u16(), fault.code))?;
-        check_modern(&read, &message, meta_of(&message)).map_err(|fault| (fault.status.as_u16(), fault.code))
+        check_modern(&read, &message, &meta_of(&message)).map_err(|fault| (fault.status.as_u16(), fault.code))
     }
 
     #[test]

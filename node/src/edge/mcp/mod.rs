@@ -42,7 +42,7 @@ use troupe_protocol::server::ServerName;
 use self::era::McpHeaders;
 use self::fault::Fault;
 use self::negotiation::Accepts;
-use super::body::{BodyLimits, WholeBody, read_body};
+use super::body::{BodyLimits, WholeBody, read_body_of};
 use super::problem::ApiError;
 use super::{Caller, EdgeState, Proof};
 pub use first_revision::OpenStreams;
@@ -211,9 +211,9 @@ async fn receive(
     let mut context = Context::new(&state, endpoint, caller, headers, accepts);
     context.body = Some(Arc::clone(&body));
     let meta = era::meta_of(&message);
-    let received = match era::era_of(&context.headers, &message, meta) {
+    let received = match era::era_of(&context.headers, &message, &meta) {
         Era::Legacy => legacy::receive(&context, &message, &parts.headers).await,
-        Era::Modern => modern::receive(&context, &message, meta, &parts.headers).await,
+        Era::Modern => modern::receive(&context, &message, &meta, &parts.headers).await,
     };
     received.map_err(|fault| fault.of(message.id))
 }
@@ -226,9 +226,7 @@ async fn read_message(state: &EdgeState, parts: &Parts, body: axum::body::Body) 
         because: "mcp.body_bytes_max",
         budget: &state.bodies,
     };
-    let mut request = Request::new(body);
-    *request.headers_mut() = parts.headers.clone();
-    read_body(request, &limits)
+    read_body_of(&parts.headers, body, &limits)
         .await
         .map_err(|error: ApiError| Fault::of_problem(error.problem()))
 }

@@ -12,7 +12,7 @@ use troupe_protocol::jsonrpc::{Kind, Message, edit};
 use troupe_protocol::mcp::{ClientCapabilities, Era, ProtocolVersion, meta, method};
 
 use super::Context;
-use super::era;
+use super::era::{self, Meta};
 use super::event_stream::{self, NoticeStream, PendingCall, frame};
 use super::fault::Fault;
 use super::forward;
@@ -23,7 +23,7 @@ use super::reply::{ReplyTo, accepted};
 pub(super) async fn receive(
     context: &Context<'_>,
     message: &Message<'_>,
-    meta: Option<&RawValue>,
+    meta: &Meta<'_>,
     headers: &HeaderMap,
 ) -> Result<Response, Fault> {
     match message.kind {
@@ -95,12 +95,11 @@ fn discover_result(introduction: &Introduction) -> String {
 async fn call(
     context: &Context<'_>,
     message: &Message<'_>,
-    meta: Option<&RawValue>,
+    meta: &Meta<'_>,
     headers: &HeaderMap,
     capabilities: ClientCapabilities,
 ) -> Response {
-    let wants = |key: &str| meta.is_some_and(|meta| edit::member(meta, key).is_some());
-    let wants_notifications = wants(meta::PROGRESS_TOKEN) || wants(meta::LOG_LEVEL);
+    let wants_notifications = meta.progress_token.is_some() || meta.log_level.is_some();
     let (notifications, received) = (context.accepts.event_stream && wants_notifications)
         .then(|| mpsc::channel(NOTIFICATIONS_MAX))
         .map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
