@@ -157,7 +157,8 @@ fn everything_acknowledged_survives_200_kills() {
 /// Starts the writer, kills it, and notes the last step that each lane was told is safe.
 fn run_and_kill(folder: &Path, dies_early: bool, lives: Duration, acknowledged: &mut [u64; LANES as usize]) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::test_kill::writer", "--ignored", "--nocapture"])
+        // on one core the name of the test would come first on the line
+        .args(["--exact", "store::test_kill::writer", "--ignored", "--nocapture", "--test-threads=2"])
         .env(FOLDER_VARIABLE, folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

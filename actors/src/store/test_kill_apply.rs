@@ -105,6 +105,7 @@ fn what_is_applied_and_its_position_agree_after_60_kills() {
                 "store::test_kill_apply::writer",
                 "--ignored",
                 "--nocapture",
+                "--test-threads=2", // on one core the name of the test would come first on the line
             ])
             .env(FOLDER_VARIABLE, folder.path())
             .stdout(Stdio::piped())

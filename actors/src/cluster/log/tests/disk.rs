@@ -71,6 +71,7 @@ async fn a_full_disk_is_reported_and_costs_nothing_that_was_acknowledged() {
                 "--exact",
                 "--ignored",
                 "--nocapture",
+                "--test-threads=2", // on one core the name of the test would come first on the line
                 "cluster::log::tests::disk::filled",
             ])
             .env(FOLDER_VARIABLE, path)

@@ -67,6 +67,7 @@ fn run_and_kill(folder: PathBuf, members: u128, round: u32, lives: Duration) -> 
             "--exact",
             "--ignored",
             "--nocapture",
+            "--test-threads=2", // on one core the name of the test would come first on the line
             "cluster::log::tests::kill::killed",
         ])
         .env(FOLDER_VARIABLE, folder)
