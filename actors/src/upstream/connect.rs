@@ -21,6 +21,7 @@ use super::stdio::StdioLink;
 use super::stdio::process::SpawnError;
 use super::wires::{OnNotice, Wires};
 use crate::openapi::{Access, Document, OpenApiServer};
+use crate::runtime::Deadline;
 
 /// Lines about what of a document cannot be used.
 const NOTES_MAX: usize = 50;
@@ -68,26 +69,21 @@ pub(super) async fn connect(
     time_max: Duration,
 ) -> Result<Connection, ConnectFailure> {
     ground.log.redact(endpoint.secrets());
+    if let Some(bearer) = endpoint.bearer() {
+        bearer.redact_in(&ground.log);
+    }
     let limit = time_max.min(Duration::from_millis(ground.settings.start_timeout_ms));
+    let connecting = connect_in_either_era(endpoint, ground, hint);
     let connecting = async {
-        match try_connect(endpoint, ground, hint).await {
-            // It may have changed its era since, or may not survive a question that it does not know.
-            Err(Attempt {
-                era: Some(tried),
-                failure: ConnectFailure::Other(failure),
-            }) if is_worth_another(&failure) => {
-                let other = if tried == Era::Legacy {
-                    Era::Modern
-                } else {
-                    Era::Legacy
-                };
-                tracing::debug!(server = %ground.calls.server(), %other, reason = failure.reason(), "trying the other era");
-                // The first failure explains more than that of a guess.
-                try_connect(endpoint, ground, Some(other))
-                    .await
-                    .map_err(|_| ConnectFailure::Other(failure))
+        let token = endpoint.bearer().and_then(|bearer| bearer.header());
+        match (connecting.await, endpoint.bearer()) {
+            // While connecting only this attempt holds the token, so it has to wait for a new one itself.
+            (Err(ConnectFailure::Other(Failure::NeedsLogin)), Some(bearer))
+                if bearer.renewed(token.as_ref(), Deadline::within(limit)).await =>
+            {
+                connect_in_either_era(endpoint, ground, hint).await
             }
-            outcome => outcome.map_err(|attempt| attempt.failure),
+            (outcome, _) => outcome,
         }
     };
     let connected = timeout(limit, connecting).await.unwrap_or_else(|_| {
@@ -103,6 +99,32 @@ pub(super) async fn connect(
         ConnectFailure::Other(failure) => failure.cleaned(&ground.log).into(),
         not_found @ ConnectFailure::CommandNotFound { .. } => not_found,
     })
+}
+
+async fn connect_in_either_era(
+    endpoint: &Endpoint,
+    ground: &Ground,
+    hint: Option<Era>,
+) -> Result<Connection, ConnectFailure> {
+    match try_connect(endpoint, ground, hint).await {
+        // It may have changed its era since, or may not survive a question that it does not know.
+        Err(Attempt {
+            era: Some(tried),
+            failure: ConnectFailure::Other(failure),
+        }) if is_worth_another(&failure) => {
+            let other = if tried == Era::Legacy {
+                Era::Modern
+            } else {
+                Era::Legacy
+            };
+            tracing::debug!(server = %ground.calls.server(), %other, reason = failure.reason(), "trying the other era");
+            // The first failure explains more than that of a guess.
+            try_connect(endpoint, ground, Some(other))
+                .await
+                .map_err(|_| ConnectFailure::Other(failure))
+        }
+        outcome => outcome.map_err(|attempt| attempt.failure),
+    }
 }
 
 fn is_worth_another(failure: &Failure) -> bool {

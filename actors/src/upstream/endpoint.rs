@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::oauth::Bearer;
@@ -49,8 +51,17 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The values that must not appear in logs: each whole, and without the scheme before it (`Bearer …`), as servers
-    /// repeat a token without that.
+    /// The token of a login, where requests carry one.
+    pub(super) fn bearer(&self) -> Option<&Arc<Bearer>> {
+        match self {
+            Self::StreamableHttp { bearer, .. } | Self::Sse { bearer, .. } => bearer.as_ref(),
+            Self::Stdio { .. } | Self::OpenApi { .. } => None,
+        }
+    }
+
+    /// The values that must not appear in logs: each whole, without the scheme before it (`Bearer …`), as servers
+    /// repeat a token without that, and user and password of a service as they travel. The token of a login looks after
+    /// itself: it changes.
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let (values, more) = match self {
             Self::Stdio { env, .. } => (env, None),
@@ -61,12 +72,19 @@ impl Endpoint {
             let (_scheme, credential) = value.expose_secret().split_once(' ')?;
             Some(SecretString::from(credential.trim()))
         };
-        let more = more.into_iter().flat_map(BTreeMap::values);
+        let more: Vec<&SecretString> = more.into_iter().flat_map(BTreeMap::values).collect();
+        let as_basic = |value: &&SecretString| {
+            let text = value.expose_secret();
+            text.contains(':')
+                .then(|| SecretString::from(STANDARD.encode(text)))
+        };
+        let encoded: Vec<SecretString> = more.iter().filter_map(as_basic).collect();
         values
             .values()
             .chain(more)
             .flat_map(move |value| [Some(value.clone()), credential(value)])
             .flatten()
+            .chain(encoded)
     }
 }
 

@@ -31,7 +31,7 @@ use super::error::UpstreamError;
 use super::http::{self, ParamHeaders};
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamEvent, UpstreamMessage, connect_error};
-use super::oauth::{LoginError, Logins};
+use super::oauth::{Bearers, LoginError, Logins};
 use super::placed::{self, Elsewhere, PlacedServer, UpstreamsHost};
 use super::shared::Shared;
 use super::slot::Slot;
@@ -101,6 +101,7 @@ impl UpstreamsHandle {
             settings: Arc::new(settings),
             servers,
             logins: Logins::new(Arc::clone(&secrets)),
+            bearers: Arc::new(Bearers::new(Arc::clone(&secrets), cluster.clone())),
             secrets,
             supervisor: supervisor.handle(),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -229,7 +230,8 @@ impl UpstreamsHandle {
         let log = Arc::new(LogRing::default());
         let mut connected_within = Duration::ZERO;
         let trying = async {
-            let resolved = sources::resolve(name, transport, &self.shared.secrets, deadline).await;
+            let (secrets, bearers) = (&*self.shared.secrets, &*self.shared.bearers);
+            let resolved = sources::resolve(name, transport, secrets, bearers, deadline).await;
             let endpoint = resolved.map_err(|failure| UpstreamError::Secret {
                 server: name.clone(),
                 reason: failure.reason,

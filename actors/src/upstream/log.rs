@@ -13,11 +13,16 @@ pub const LOG_LINE_BYTES_MAX: usize = 4_096;
 /// Shorter secrets are not searched for: they would blot out ordinary words.
 const REDACTED_SECRET_BYTES_MIN: usize = 6;
 
+/// Tokens of one server that are blotted out, the newest and some before it.
+const TOKENS_MAX: usize = 4;
+
 /// A bounded log in which no secret of the server appears in clear.
 #[derive(Default)]
 pub struct LogRing {
     lines: Mutex<VecDeque<LogLine>>,
     secrets: Mutex<Vec<SecretString>>,
+    /// Tokens, which change; the last is the newest.
+    tokens: Mutex<VecDeque<SecretString>>,
 }
 
 impl LogRing {
@@ -30,10 +35,23 @@ impl LogRing {
         *self.secrets.lock() = secrets;
     }
 
+    /// Blots out a token, too, and the one before it: the oldest of them are good no more.
+    pub(super) fn redact_also(&self, token: SecretString) {
+        let mut tokens = self.tokens.lock();
+        let is_known = |known: &SecretString| known.expose_secret() == token.expose_secret();
+        if token.expose_secret().len() < REDACTED_SECRET_BYTES_MIN || tokens.iter().any(is_known) {
+            return;
+        }
+        if tokens.len() == TOKENS_MAX {
+            tokens.pop_front();
+        }
+        tokens.push_back(token);
+    }
+
     /// The text without the server's secrets.
     pub(super) fn clean(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for secret in self.secrets.lock().iter() {
+        for secret in self.secrets.lock().iter().chain(self.tokens.lock().iter()) {
             if text.contains(secret.expose_secret()) {
                 text = text.replace(secret.expose_secret(), "[secret]");
             }
@@ -118,6 +136,19 @@ mod tests {
         ring.redact([SecretString::from("hunter2hunter2"), SecretString::from("abc")]);
         ring.push(LogSource::Stderr, None, "using hunter2hunter2 for abc");
         assert_eq!(ring.lines()[0].text, "using [secret] for abc");
+    }
+
+    #[test]
+    fn tokens_are_blotted_out_whatever_other_secrets_there_are() {
+        let ring = LogRing::default();
+        for number in 0..TOKENS_MAX + 1 {
+            ring.redact_also(SecretString::from(format!("token-{number}")));
+        }
+        ring.redact([SecretString::from("hunter2hunter2")]);
+        assert_eq!(
+            ring.clean("token-4 after token-3, not token-0, hunter2hunter2"),
+            "[secret] after [secret], not token-0, [secret]"
+        );
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub use watch::{Watch, WatchError};
 use connect::{Ground, connect};
 use connection::Connection;
 use messages::{UpstreamMessage, connect_error};
+use oauth::Bearers;
 use placed::UpstreamNews;
 use slot::{Pause, Slot, SlotState};
 use state::{Do, Lifecycle, Phase};
@@ -81,6 +82,7 @@ use wires::Notice;
 struct UpstreamActor {
     slot: Arc<Slot>,
     secrets: Arc<dyn SecretSource>,
+    bearers: Arc<Bearers>,
     events: broadcast::Sender<UpstreamEvent>,
     lifecycle: Lifecycle,
     last_error: Option<UpstreamError>,
@@ -90,6 +92,7 @@ impl UpstreamActor {
     fn new(
         slot: Arc<Slot>,
         secrets: Arc<dyn SecretSource>,
+        bearers: Arc<Bearers>,
         events: broadcast::Sender<UpstreamEvent>,
     ) -> Self {
         let pause_max = Duration::from_millis(slot.settings.backoff_ms_max);
@@ -99,6 +102,7 @@ impl UpstreamActor {
         Self {
             slot,
             secrets,
+            bearers,
             events,
             lifecycle,
             last_error: None,
@@ -143,6 +147,7 @@ impl UpstreamActor {
         ctx: &Context<Self>,
     ) -> impl Future<Output = UpstreamMessage> + Send + use<> {
         let (slot, secrets) = (Arc::clone(&self.slot), Arc::clone(&self.secrets));
+        let bearers = Arc::clone(&self.bearers);
         let mailbox = ctx.mailbox().clone();
         async move {
             if !slot.may_run() {
@@ -151,7 +156,8 @@ impl UpstreamActor {
             }
             let limit = Duration::from_millis(slot.settings.start_timeout_ms);
             let transport = slot.transport.lock().clone();
-            let resolved = sources::resolve(&slot.name, &transport, &secrets, Deadline::within(limit)).await;
+            let deadline = Deadline::within(limit);
+            let resolved = sources::resolve(&slot.name, &transport, &*secrets, &bearers, deadline).await;
             let endpoint = match resolved {
                 Ok(endpoint) => endpoint,
                 Err(SecretFailure { code, reason }) => {

@@ -13,7 +13,7 @@ use super::builtin::Builtin;
 use super::endpoint::UpstreamSettings;
 use super::error::UpstreamError;
 use super::messages::{StarterMessage, UpstreamEvent};
-use super::oauth::Logins;
+use super::oauth::{Bearers, Logins};
 use super::placed::{self, Elsewhere, Remote};
 use super::slot::Slot;
 use super::sources::{SecretSource, ServerSource};
@@ -32,6 +32,7 @@ pub(super) struct Shared {
     pub servers: Arc<dyn ServerSource>,
     pub secrets: Arc<dyn SecretSource>,
     pub logins: Logins,
+    pub bearers: Arc<Bearers>,
     pub supervisor: SupervisorHandle,
     pub events: broadcast::Sender<UpstreamEvent>,
     pub slots: ArcSwap<HashMap<ServerName, Arc<Slot>>>,

@@ -15,7 +15,7 @@ use crate::openapi::Access;
 use crate::runtime::Deadline;
 
 use super::endpoint::Endpoint;
-use super::oauth::{Bearer, bearer_for};
+use super::oauth::{Bearer, Bearers};
 
 /// What a connection needs to know of a registered server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,11 +70,13 @@ pub trait SecretSource: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// Keeps a login, in place of an earlier one.
+    /// Keeps a login: in place of this one and of no other, whose failure has the code [`Code::WriteConflict`], or in place
+    /// of whatever there is.
     fn keep_login<'a>(
         &'a self,
         server: &'a ServerName,
         _login: SecretString,
+        _in_place_of: Option<SecretString>,
     ) -> BoxFuture<'a, Result<(), SecretFailure>> {
         let failure = SecretFailure {
             code: Code::StoreUnavailable,
@@ -101,7 +103,8 @@ pub trait SecretSource: Send + Sync + 'static {
 pub(super) async fn resolve(
     server: &ServerName,
     transport: &Transport,
-    secrets: &Arc<dyn SecretSource>,
+    secrets: &dyn SecretSource,
+    bearers: &Bearers,
     deadline: Deadline,
 ) -> Result<Endpoint, SecretFailure> {
     let templates = match transport {
@@ -110,7 +113,7 @@ pub(super) async fn resolve(
         | Transport::Sse { headers, .. }
         | Transport::OpenApi { headers, .. } => headers,
     };
-    let values = resolve_all(templates, &**secrets, deadline).await?;
+    let values = resolve_all(templates, secrets, deadline).await?;
     Ok(match transport.clone() {
         Transport::Stdio {
             command, args, cwd, ..
@@ -121,12 +124,12 @@ pub(super) async fn resolve(
             env: values,
         },
         Transport::StreamableHttp { url, .. } => Endpoint::StreamableHttp {
-            bearer: bearer_unless_given(server, &url, &values, secrets).await?,
+            bearer: bearer_unless_given(server, &url, &values, bearers, deadline).await?,
             url,
             headers: values,
         },
         Transport::Sse { url, .. } => Endpoint::Sse {
-            bearer: bearer_unless_given(server, &url, &values, secrets).await?,
+            bearer: bearer_unless_given(server, &url, &values, bearers, deadline).await?,
             url,
             headers: values,
         },
@@ -139,7 +142,7 @@ pub(super) async fn resolve(
             let access = Access {
                 base_url: Some(base_url),
                 headers: values,
-                security: resolve_all(&security, &**secrets, deadline).await?,
+                security: resolve_all(&security, secrets, deadline).await?,
             };
             let text = match document.text {
                 Some(text) => text,
@@ -158,7 +161,8 @@ async fn bearer_unless_given(
     server: &ServerName,
     url: &str,
     headers: &BTreeMap<String, SecretString>,
-    secrets: &Arc<dyn SecretSource>,
+    bearers: &Bearers,
+    deadline: Deadline,
 ) -> Result<Option<Arc<Bearer>>, SecretFailure> {
     let is_given = headers
         .keys()
@@ -166,7 +170,7 @@ async fn bearer_unless_given(
     if is_given {
         Ok(None)
     } else {
-        bearer_for(server, url, secrets).await
+        bearers.get(server, url, deadline).await
     }
 }
 

@@ -116,11 +116,12 @@ impl Starter {
         let of_actor = (
             Arc::clone(&slot),
             Arc::clone(&shared.secrets),
+            Arc::clone(&shared.bearers),
             shared.events.clone(),
         );
         let child = ChildSpec::actor(mailbox, move || {
-            let (slot, secrets, events) = of_actor.clone();
-            UpstreamActor::new(slot, secrets, events)
+            let (slot, secrets, bearers, events) = of_actor.clone();
+            UpstreamActor::new(slot, secrets, bearers, events)
         });
         let started = self.start(child.stop_within(STOP_WITHIN)).await;
         started.map_err(|error| UpstreamError::Unreachable {

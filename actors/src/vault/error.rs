@@ -30,6 +30,12 @@ pub enum VaultError {
         /// Its size.
         bytes: usize,
     },
+    /// It is another value's place by now.
+    #[error("secret `{name}` was changed or removed meanwhile: what was to take its place is not kept")]
+    Changed {
+        /// Its name.
+        name: SecretName,
+    },
     /// No room for another.
     #[error("the vault holds {SECRETS_MAX} secrets, which is the most: remove some")]
     Full,
@@ -122,7 +128,7 @@ impl Coded for VaultError {
             | Self::Tampered { .. } => Code::VaultSealed,
             Self::PassphraseShort => Code::InvalidSetting,
             Self::Crypto { .. } => Code::Internal,
-            Self::KeyContended => Code::WriteConflict,
+            Self::KeyContended | Self::Changed { .. } => Code::WriteConflict,
             Self::Store(error) => error.code(),
             Self::Write(error) => error.code(),
             Self::Ask(error) => error.code(),

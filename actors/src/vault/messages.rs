@@ -27,6 +27,17 @@ pub enum VaultMessage {
         /// The answer.
         reply: Reply<Result<SecretInfo, VaultError>>,
     },
+    /// Seal and keep, if the value so far is the expected one.
+    Replace {
+        /// Under this name.
+        name: SecretName,
+        /// The clear text that is expected.
+        expected: SecretString,
+        /// The clear text that takes its place.
+        value: SecretString,
+        /// The answer.
+        reply: Reply<Result<SecretInfo, VaultError>>,
+    },
     /// Forget.
     Remove {
         /// Which.
@@ -114,6 +125,28 @@ impl VaultHandle {
                 Deadline::within(WRITE_WITHIN),
             )
             .await?
+    }
+
+    /// Seals a secret and keeps it in place of this value, and of no other. It is durable when this returns.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), and [`VaultError::Changed`] when another value, or none, is there.
+    pub async fn replace(
+        &self,
+        name: SecretName,
+        expected: SecretString,
+        value: SecretString,
+    ) -> Result<SecretInfo, VaultError> {
+        let replaced = self.mailbox.ask(
+            |reply| VaultMessage::Replace {
+                name,
+                expected,
+                value,
+                reply,
+            },
+            Deadline::within(WRITE_WITHIN),
+        );
+        replaced.await?
     }
 
     /// Seals a secret and gives the records that keep it, to be written in one batch with what refers to it. Until then

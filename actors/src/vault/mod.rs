@@ -133,6 +133,17 @@ impl Actor for Vault {
                 }
                 Err(error) => reply.send(Err(error)),
             },
+            VaultMessage::Replace {
+                name,
+                expected,
+                value,
+                reply,
+            } => match self.replacement(&name, &expected, &value) {
+                Ok(batch) => {
+                    self.write(ctx, batch, |written| VaultMessage::Kept { name, written, reply });
+                }
+                Err(error) => reply.send(Err(error)),
+            },
             VaultMessage::Kept { name, written, reply } => {
                 self.catch_up().await?;
                 reply.send(written.map_err(VaultError::from).and_then(|()| {
@@ -249,6 +260,28 @@ impl Vault {
         let key = state::record_key(&secret.name);
         self.secrets
             .put_into(&mut batch, &key, &VaultRecord::Secret(secret))?;
+        Ok(batch)
+    }
+
+    /// The sealed secret, to be written if what is there now is still there then.
+    fn replacement(
+        &self,
+        name: &SecretName,
+        expected: &SecretString,
+        value: &SecretString,
+    ) -> Result<RecordBatch, VaultError> {
+        let changed = || VaultError::Changed { name: name.clone() };
+        let key = state::record_key(name);
+        let there = self.secrets.get_versioned(&key)?.ok_or_else(changed)?;
+        let VaultRecord::Secret(secret) = there.value else {
+            return Err(changed());
+        };
+        let clear = cipher::open(self.key.master(), name.as_str(), &secret.sealed)?;
+        if clear.as_str() != expected.expose_secret() {
+            return Err(changed());
+        }
+        let mut batch = self.seal(name.clone(), value)?;
+        self.secrets.guard_into(&mut batch, &key, Some(there.version));
         Ok(batch)
     }
 

@@ -122,6 +122,26 @@ async fn secrets_and_their_use_survive_a_restart_of_the_node_and_of_the_actor() 
 }
 
 #[tokio::test]
+async fn a_secret_takes_the_place_of_the_expected_one_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (vault, root, _) = started(folder.path(), KeySource::File).await.unwrap();
+    vault.put(name("token"), "alpha".into()).await.unwrap();
+    let replace = |expected: &str, value: &str| {
+        let (vault, expected, value) = (vault.clone(), expected.into(), value.into());
+        async move { vault.replace(name("token"), expected, value).await }
+    };
+    replace("alpha", "beta").await.unwrap();
+    let changed = replace("alpha", "gamma").await.unwrap_err();
+    assert_eq!(changed.code(), Code::WriteConflict, "{changed}");
+    assert_eq!(resolve(&vault, "${secret:token}").await.unwrap(), "beta");
+    vault.remove(&name("token")).await.unwrap();
+    let removed = replace("beta", "gamma").await.unwrap_err();
+    assert_eq!(removed.code(), Code::WriteConflict, "{removed}");
+    assert!(!vault.contains(&name("token")));
+    let _ = root.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let (vault, root, _) = started(folder.path(), KeySource::File).await.unwrap();

@@ -86,9 +86,14 @@ impl SecretSource for KeptSecrets {
         &'a self,
         server: &'a ServerName,
         login: SecretString,
+        in_place_of: Option<SecretString>,
     ) -> BoxFuture<'a, Result<(), SecretFailure>> {
         Box::pin(async move {
-            let put = self.vault.put(login_secret(server)?, login).await;
+            let name = login_secret(server)?;
+            let put = match in_place_of {
+                Some(expected) => self.vault.replace(name, expected, login).await,
+                None => self.vault.put(name, login).await,
+            };
             put.map(drop).map_err(|error| failure(&error))
         })
     }

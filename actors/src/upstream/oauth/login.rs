@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use troupe_protocol::upstream::LoginGrant;
 
+use super::schedule::Validity;
+
 /// Who gives tokens, and where: what a login gave is sent nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Authority {
@@ -23,6 +25,9 @@ pub(super) struct Authority {
 pub(super) struct Login {
     /// The server's address: the tokens are for no other.
     pub server_url: String,
+    /// Drawn when somebody logs in, and the same for all tokens that follow.
+    #[serde(default)]
+    pub lineage: u64,
     authority: Authority,
     grant: LoginGrant,
     client_id: String,
@@ -107,6 +112,7 @@ impl Login {
         let credentials = store.load().await.ok()??;
         Some(Self {
             server_url: server_url.to_owned(),
+            lineage: fastrand::u64(1..),
             authority,
             grant,
             client_id: client.client_id,
@@ -145,22 +151,32 @@ impl Login {
         self.credentials.token_received_at.unwrap_or_default()
     }
 
-    /// For how long the token is still good; nothing when it was not said.
-    pub fn remaining(&self) -> Option<Duration> {
-        let lifetime_s = self.token()["expires_in"].as_u64()?;
+    /// For how long the token is good; nothing when it was not said. Some say 0 for that.
+    pub fn validity(&self) -> Option<Validity> {
+        let lifetime_s = self.token()["expires_in"]
+            .as_u64()
+            .filter(|lifetime_s| *lifetime_s > 0)?;
         let now_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        Some(Duration::from_secs(
-            self.received_at_s()
-                .saturating_add(lifetime_s)
-                .saturating_sub(now_s),
-        ))
+        let ends_at_s = self.received_at_s().saturating_add(lifetime_s);
+        Some(Validity {
+            lifetime: Duration::from_secs(lifetime_s),
+            remaining: Duration::from_secs(ends_at_s.saturating_sub(now_s)),
+        })
     }
 
-    /// A login with a new token.
+    /// The same login with a new token.
     pub async fn renewed(&self) -> Result<Self, AuthError> {
+        let renewed = self.with_new_token().await?;
+        Ok(Self {
+            lineage: self.lineage,
+            ..renewed
+        })
+    }
+
+    async fn with_new_token(&self) -> Result<Self, AuthError> {
         let (mut manager, store, authority) = manager(&self.server_url).await?;
         if authority != self.authority {
             return Err(AuthError::AuthorizationFailed(format!(

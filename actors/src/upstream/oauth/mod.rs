@@ -1,8 +1,8 @@
 //! Logins at servers that ask for OAuth: found out, begun, completed, refreshed.
 //!
 //! What a login gave is sealed in the vault and so replicated: every node uses it. Each node that has a connection keeps
-//! its token fresh ([`Bearer`]): it takes what another node has refreshed meanwhile, and refreshes itself in time, at a
-//! moment of its own so that nodes seldom do it at once. The protocol itself is rmcp's `AuthorizationManager`: discovery
+//! its token fresh ([`Bearer`]): nodes take turns, so one refreshes it and the others take that; `schedule` says when.
+//! A refresh token is used once: many authorization servers end a login of which they see one twice. The protocol itself is rmcp's `AuthorizationManager`: discovery
 //! (RFC 9728, RFC 8414), registration of the client, PKCE, the check of the issuer, resource indicators. It reaches
 //! private addresses only for servers that have one.
 //!
@@ -24,9 +24,15 @@ use troupe_protocol::upstream::{LoginGrant, ServerLogin, ServerLoginStarted, Ser
 use super::sources::{SecretFailure, SecretSource};
 
 mod bearer;
+mod bearers;
 mod login;
+mod schedule;
+#[cfg(test)]
+mod tests;
 
-pub(super) use bearer::{Bearer, bearer_for};
+pub(super) use bearer::Bearer;
+pub(super) use bearers::Bearers;
+use bearers::Ground;
 use login::{Authority, Login};
 
 /// How long somebody has to log in once that was begun.
@@ -68,6 +74,13 @@ impl Coded for LoginError {
     }
 }
 
+/// What a foreign server said may be as long as it likes.
+const REASON_CHARS_MAX: usize = 300;
+
+fn in_short(error: &dyn std::fmt::Display) -> String {
+    error.to_string().chars().take(REASON_CHARS_MAX).collect()
+}
+
 /// A login that waits for its person.
 struct Begun {
     server: ServerName,
@@ -103,7 +116,7 @@ impl Logins {
     ) -> Result<ServerLoginStarted, LoginError> {
         let refused = |error: &dyn std::fmt::Display| LoginError::Refused {
             server: server.clone(),
-            reason: error.to_string(),
+            reason: in_short(error),
         };
         let (mut manager, store, authority) = login::manager(server_url)
             .await
@@ -200,7 +213,7 @@ impl Logins {
         if let Err(error) = exchanged {
             let refused = LoginError::Refused {
                 server: begun.server.clone(),
-                reason: error.to_string(),
+                reason: in_short(&error),
             };
             // A forged answer must not end the login of who began it; a code is good for one attempt all the same.
             self.remember(state.to_owned(), begun);
@@ -224,7 +237,7 @@ impl Logins {
     }
 
     async fn keep(&self, server: &ServerName, login: &Login) -> Result<(), LoginError> {
-        let kept = self.secrets.keep_login(server, login.sealed()).await;
+        let kept = self.secrets.keep_login(server, login.sealed(), None).await;
         kept.map_err(|SecretFailure { reason, .. }| LoginError::NotKept(reason))
     }
 }

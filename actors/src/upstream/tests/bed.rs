@@ -8,11 +8,12 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use troupe_protocol::access::SecretTemplate;
+use troupe_protocol::error::Code;
 use troupe_protocol::jsonrpc::RawReply;
 use troupe_protocol::mcp::method;
 use troupe_protocol::server::{ServerName, Transport};
@@ -63,8 +64,15 @@ impl SecretSource for Book {
         &'a self,
         server: &'a ServerName,
         login: SecretString,
+        in_place_of: Option<SecretString>,
     ) -> BoxFuture<'a, Result<(), SecretFailure>> {
-        self.logins.lock().insert(server.clone(), login);
+        let mut logins = self.logins.lock();
+        let kept = logins.get(server).map(|kept| kept.expose_secret().to_owned());
+        if in_place_of.is_some_and(|expected| kept.as_deref() != Some(expected.expose_secret())) {
+            let (code, reason) = (Code::WriteConflict, "another login is kept".to_owned());
+            return async move { Err(SecretFailure { code, reason }) }.boxed();
+        }
+        logins.insert(server.clone(), login);
         async move { Ok(()) }.boxed()
     }
 }
