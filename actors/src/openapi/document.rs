@@ -5,6 +5,8 @@ use serde_json::Value;
 use troupe_protocol::error::{Code, Coded};
 use url::Url;
 
+use super::bounded::value_of_yaml;
+
 /// The most bytes of a document.
 pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The most references that are followed to reach what is meant.
@@ -84,7 +86,7 @@ impl Document {
         let read = if is_json {
             serde_json::from_str::<Value>(text).map_err(|error| error.to_string())
         } else {
-            yaml_serde::from_str::<Value>(text).map_err(|error| error.to_string())
+            value_of_yaml(text)
         };
         let root = read.map_err(DocumentError::Unreadable)?;
         let version = match (&root["openapi"], &root["swagger"]) {

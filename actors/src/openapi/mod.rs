@@ -15,6 +15,7 @@
 //! Sources: the OpenAPI Specification 3.0.4 and 3.1.1; RFC 6570 for the styles of parameters.
 
 mod answer;
+mod bounded;
 mod document;
 mod kept;
 mod prepare;

@@ -13,6 +13,11 @@ const INLINED_DEPTH_MAX: usize = 6;
 const INLINED_MAX: usize = 400;
 /// Schemas that one tool's schema may be made of at all; what is beyond admits anything.
 const SCHEMAS_MAX: usize = 5_000;
+/// The most bytes of one tool's schema, about; what is beyond is left out. The same text can be referred to from many
+/// places, and each has a copy.
+pub(super) const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+/// What a value takes beside its text, about.
+const VALUE_BYTES: usize = 32;
 
 /// Keywords whose value is a schema.
 const SCHEMA: [&str; 10] = [
@@ -34,10 +39,23 @@ const BY_NAME: [&str; 3] = ["properties", "patternProperties", "dependentSchemas
 /// Keywords of OpenAPI that mean nothing to clients.
 const OPENAPI_ONLY: [&str; 4] = ["discriminator", "xml", "externalDocs", "$comment"];
 
+/// Keywords that may refuse more when parts of them, or of what is beside them, are missing.
+const REFUSING_IN_PART: [&str; 7] = [
+    "additionalProperties",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+    "not",
+    "if",
+    "anyOf",
+    "oneOf",
+];
+
 /// The schemas of one tool.
 pub(super) struct Schemas<'a> {
     document: &'a Document,
     count: usize,
+    /// Bytes that may still be copied.
+    bytes_left: usize,
     /// What each reference that is kept is called under `$defs`.
     names: HashMap<&'a str, String>,
     /// Kept references whose schemas are still to be read.
@@ -45,10 +63,12 @@ pub(super) struct Schemas<'a> {
 }
 
 impl<'a> Schemas<'a> {
-    pub fn new(document: &'a Document) -> Self {
+    /// Of at most so many bytes, about.
+    pub fn new(document: &'a Document, bytes_max: usize) -> Self {
         Self {
             document,
             count: 0,
+            bytes_left: bytes_max,
             names: HashMap::new(),
             waiting: Vec::new(),
         }
@@ -59,8 +79,37 @@ impl<'a> Schemas<'a> {
         self.at(schema, &mut Vec::new())
     }
 
+    /// How many bytes were not needed; none when something had to be left out.
+    pub fn bytes_left(&self) -> usize {
+        self.bytes_left
+    }
+
+    /// Whether so many more bytes may be copied. Once they may not, nothing may.
+    fn takes(&mut self, bytes: usize) -> bool {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes + VALUE_BYTES);
+        self.bytes_left > 0
+    }
+
+    /// A copy, if there is room for it.
+    fn copied(&mut self, value: &Value) -> Option<Value> {
+        self.has_room_for(value).then(|| value.clone())
+    }
+
+    fn has_room_for(&mut self, value: &Value) -> bool {
+        match value {
+            Value::String(text) => self.takes(text.len()),
+            Value::Array(list) => self.takes(0) && list.iter().all(|item| self.has_room_for(item)),
+            Value::Object(members) => {
+                let mut members = members.iter();
+                self.takes(0)
+                    && members.all(|(name, value)| self.takes(name.len()) && self.has_room_for(value))
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => self.takes(0),
+        }
+    }
+
     /// What the schemas so far refer to under `$defs`.
-    pub fn definitions(mut self) -> Map<String, Value> {
+    pub fn definitions(&mut self) -> Map<String, Value> {
         let mut definitions = Map::new();
         while let Some(reference) = self.waiting.pop() {
             let schema = self.document.find(reference);
@@ -80,7 +129,7 @@ impl<'a> Schemas<'a> {
             };
         };
         self.count += 1;
-        if self.count > SCHEMAS_MAX {
+        if self.count > SCHEMAS_MAX || !self.takes(0) {
             return json!({});
         }
         let Some(reference) = members.get("$ref").and_then(Value::as_str) else {
@@ -99,8 +148,8 @@ impl<'a> Schemas<'a> {
         // Version 3.1 allows other keywords beside a reference; only those that say something to people matter.
         if let Value::Object(inlined) = &mut inlined {
             for member in ["description", "default"] {
-                if let Some(value) = members.get(member) {
-                    inlined.insert(member.to_owned(), value.clone());
+                if let Some(value) = members.get(member).and_then(|value| self.copied(value)) {
+                    inlined.insert(member.to_owned(), value);
                 }
             }
         }
@@ -114,21 +163,44 @@ impl<'a> Schemas<'a> {
             if OPENAPI_ONLY.contains(&keyword) || keyword.starts_with("x-") {
                 continue;
             }
+            if !self.takes(keyword.len()) {
+                break;
+            }
             let read = match value {
                 Value::Object(_) if SCHEMA.contains(&keyword) => self.at(value, within),
                 Value::Array(list) if LIST.contains(&keyword) => {
-                    list.iter().map(|schema| self.at(schema, within)).collect()
+                    let mut read = Vec::new();
+                    for schema in list {
+                        if self.bytes_left == 0 {
+                            break;
+                        }
+                        read.push(self.at(schema, within));
+                    }
+                    Value::Array(read)
                 }
                 Value::Object(named) if BY_NAME.contains(&keyword) => {
-                    let read = named
-                        .iter()
-                        .filter(|(_, schema)| !is_read_only(self.document, schema))
-                        .map(|(name, schema)| (name.clone(), self.at(schema, within)));
-                    Value::Object(read.collect())
+                    let mut read = Map::new();
+                    for (name, schema) in named {
+                        if is_read_only(self.document, schema) {
+                            continue;
+                        }
+                        if !self.takes(name.len()) {
+                            break;
+                        }
+                        read.insert(name.clone(), self.at(schema, within));
+                    }
+                    Value::Object(read)
                 }
-                value => value.clone(),
+                value => match self.copied(value) {
+                    Some(value) => value,
+                    None => break,
+                },
             };
             object.insert(keyword.to_owned(), read);
+        }
+        if self.bytes_left == 0 {
+            // What is described in part must not refuse what the whole admits.
+            object.retain(|keyword, _| !REFUSING_IN_PART.contains(&keyword.as_str()));
         }
         self.without_read_only(members, &mut object);
         if self.document.is_3_0() {

@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::document::Document;
 use super::style::Place;
 
+/// The most sets of schemes that an operation can be called with, and schemes of a set: each operation has a copy.
+const ALTERNATIVES_MAX: usize = 32;
+
 /// What an operation demands: one of several sets of schemes, all of a set. No sets: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Demands(Vec<Vec<String>>);
@@ -19,9 +22,12 @@ impl Demands {
         let sets = security.as_array().map_or(&[][..], Vec::as_slice);
         let names = |set: &Value| {
             let schemes = set.as_object().into_iter().flatten();
-            schemes.map(|(name, _)| name.clone()).collect()
+            schemes
+                .map(|(name, _)| name.clone())
+                .take(ALTERNATIVES_MAX)
+                .collect()
         };
-        Self(sets.iter().map(names).collect())
+        Self(sets.iter().map(names).take(ALTERNATIVES_MAX).collect())
     }
 }
 

@@ -485,3 +485,72 @@ async fn documents_are_kept_in_pieces_and_forgotten() {
     assert_eq!(documents.get(&two, &short).unwrap(), "short");
     let _ = Arc::new(store);
 }
+
+#[test]
+fn a_small_text_that_stands_for_much_is_refused() {
+    let many = |what: &str, count: usize| vec![what; count].join(",");
+    let head = "openapi: 3.0.3\npaths: {}\n";
+    let values = format!(
+        "{head}a: &a [{}]\nb: [{}]\n",
+        many("0", 1_000),
+        many("*a", 60_000)
+    );
+    let error = Document::read(&values).unwrap_err();
+    assert!(error.to_string().contains("aliases followed"), "{error}");
+    let text = format!(
+        "{head}a: &a {}\nb: [{}]\n",
+        "x".repeat(100_000),
+        many("*a", 60_000)
+    );
+    let error = Document::read(&text).unwrap_err();
+    assert!(error.to_string().contains("aliases followed"), "{error}");
+    // Those that stand for little are in order.
+    let little = Document::read(&format!(
+        "{head}x-a: &a [1, 200, true, null, 1.5, ~]\nx-b: *a\n404: y\n"
+    ));
+    little.unwrap();
+}
+
+#[test]
+fn schemas_are_bounded_however_often_one_text_is_referred_to() {
+    let properties: serde_json::Map<String, Value> = (0..400)
+        .map(|number| {
+            (
+                format!("p{number}"),
+                json!({ "$ref": "#/components/schemas/Large" }),
+            )
+        })
+        .collect();
+    let body =
+        json!({ "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Body" } } } });
+    let paths: serde_json::Map<String, Value> = (0..300)
+        .map(|number| (format!("/p{number}"), json!({ "post": { "requestBody": body } })))
+        .collect();
+    let words: Vec<String> = (0..3_000).map(|number| format!("word {number}")).collect();
+    let document = json!({
+        "openapi": "3.0.3", "paths": paths,
+        "components": { "schemas": {
+            "Large": { "type": "string", "enum": words },
+            "Body": { "type": "object", "additionalProperties": false, "properties": properties },
+        } },
+    });
+    let document = Document::read(&document.to_string()).unwrap();
+    let tools = tool::Tools::of(&document).unwrap();
+    assert_eq!(tools.operations.len(), 300);
+    let sizes = tools
+        .operations
+        .iter()
+        .map(|operation| operation.descriptor.raw.get().len());
+    let (largest, all) = (sizes.clone().max().unwrap(), sizes.sum::<usize>());
+    assert!(largest < 512 * 1024, "{largest}");
+    assert!(all < 128 * 1024 * 1024, "{all}");
+    assert!(tools.notes[0].contains("too large"), "{:?}", tools.notes);
+    let first: Value = serde_json::from_str(tools.operations[0].descriptor.raw.get()).unwrap();
+    let described = &first["inputSchema"]["properties"]["body"];
+    assert_eq!(
+        described["additionalProperties"],
+        Value::Null,
+        "members that are not described are admitted"
+    );
+    assert!(described["properties"]["p0"]["enum"].is_array());
+}

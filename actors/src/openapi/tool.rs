@@ -9,12 +9,16 @@ use serde_json::{Map, Value, json};
 use troupe_protocol::mcp::ToolDescriptor;
 
 use super::document::{Document, DocumentError};
-use super::schema::{Schemas, is_bytes};
+use super::schema::{SCHEMA_BYTES_MAX, Schemas, is_bytes};
 use super::security::Demands;
 use super::style::{Place, Style};
 
 /// The most tools of one document.
 const TOOLS_MAX: usize = 2_000;
+/// The most bytes of the schemas of all tools, about.
+const SCHEMAS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most parameters of one operation, and members of a form that are bytes.
+const PARAMETERS_MAX: usize = 500;
 /// The most characters of a tool's name.
 const NAME_CHARS_MAX: usize = 64;
 /// The most bytes of a description.
@@ -79,6 +83,7 @@ impl Tools {
             notes: Vec::new(),
         };
         let mut names = HashSet::new();
+        let mut bytes_left = SCHEMAS_BYTES_MAX;
         for (path, item) in document.paths() {
             let Some(item) = document.meant(item) else {
                 tools.notes.push(format!("{path} is described elsewhere"));
@@ -95,7 +100,16 @@ impl Tools {
                     return Ok(tools);
                 }
                 let reading = Reading { document, path, item };
-                match reading.operation(method, operation, &mut names) {
+                let mut schemas = Schemas::new(document, SCHEMA_BYTES_MAX.min(bytes_left));
+                let bytes_max = schemas.bytes_left();
+                let read = reading.operation(method, operation, &mut schemas, &mut names);
+                bytes_left -= bytes_max - schemas.bytes_left();
+                if schemas.bytes_left() == 0 {
+                    let verb = method.to_uppercase();
+                    let note = format!("{verb} {path}: its schema is too large, and described in part");
+                    tools.notes.push(note);
+                }
+                match read {
                     Ok(operation) => tools.operations.push(operation),
                     Err(why) => tools
                         .notes
@@ -122,9 +136,9 @@ impl<'a> Reading<'a> {
         &self,
         method: &str,
         operation: &'a Value,
+        schemas: &mut Schemas<'a>,
         names: &mut HashSet<String>,
     ) -> Result<Operation, String> {
-        let mut schemas = Schemas::new(self.document);
         let mut properties = Map::new();
         let mut required = Vec::new();
         let mut parameters = Vec::new();
@@ -157,7 +171,7 @@ impl<'a> Reading<'a> {
                 required: is_required,
             });
         }
-        let body = self.body(operation, &mut schemas, &mut properties)?;
+        let body = self.body(operation, schemas, &mut properties)?;
         if let Some(body) = body.as_ref().filter(|body| body.required) {
             required.push(Value::String(body.argument.clone()));
         }
@@ -202,6 +216,9 @@ impl<'a> Reading<'a> {
                 |other: &&Value| other["name"] == parameter["name"] && other["in"] == parameter["in"];
             if !parameters.iter().any(is_said) {
                 parameters.push(parameter);
+            }
+            if parameters.len() > PARAMETERS_MAX {
+                return Err(format!("it has more than {PARAMETERS_MAX} parameters"));
             }
         }
         Ok(parameters)
@@ -257,6 +274,7 @@ impl<'a> Reading<'a> {
             .flatten()
             .filter(|(_, schema)| stands_for_bytes(schema) || is_bytes_list(schema))
             .map(|(name, _)| name.clone())
+            .take(PARAMETERS_MAX)
             .collect();
         let is_opaque = media_type == "application/octet-stream"
             || ["image/", "audio/", "video/"]
