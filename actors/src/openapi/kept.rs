@@ -46,21 +46,27 @@ impl Documents {
         hex::encode(&digest[..16])
     }
 
-    /// Keeps a server's document.
+    /// Keeps a server's document, as far as it is not kept. Answers the guards of what refers to it: another node may
+    /// forget a part of it before that is written.
     ///
     /// # Errors
     /// [`WriteError`] when a majority cannot be reached in time, or the disk fails.
-    pub async fn put(&self, server: &ServerName, text: &str) -> Result<(), WriteError> {
+    pub async fn put(&self, server: &ServerName, text: &str) -> Result<RecordBatch, WriteError> {
         let digest = Self::digest(text);
         let pieces = pieces_of(text);
         let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        let mut guards = RecordBatch::default();
         for (number, piece) in pieces.into_iter().enumerate() {
-            let text = piece.to_owned();
-            self.tree
-                .put(&key(server, &digest, number), &Piece { count, text })
-                .await?;
+            let (key, text) = (key(server, &digest, number), piece.to_owned());
+            let piece = Piece { count, text };
+            let version = self.tree.version_of(&key, &piece);
+            let kept = self.tree.get_versioned(&key)?;
+            if kept.map(|kept| kept.version) != version {
+                self.tree.put(&key, &piece).await?;
+            }
+            self.tree.guard_into(&mut guards, &key, version);
         }
-        Ok(())
+        Ok(guards)
     }
 
     /// A server's document. Reads the disk.
@@ -122,4 +128,37 @@ fn pieces_of(text: &str) -> Vec<&str> {
     }
     pieces.push(rest);
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn what_refers_to_a_document_is_not_written_when_a_part_of_it_was_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (documents, entries) = (Documents::new(&store), store.replicated::<String>("entries", 1));
+        let server: ServerName = "pets".parse().unwrap();
+        let text = "ä".repeat(PIECE_BYTES_MAX);
+        let refer = |guards: RecordBatch| {
+            let (mut batch, store, entries) = (guards, store.clone(), entries.clone());
+            async move {
+                entries
+                    .put_into(&mut batch, "pets", &"refers".to_owned())
+                    .unwrap();
+                store.write_records(batch, Deadline::within(WRITE_WITHIN)).await
+            }
+        };
+        let guards = documents.put(&server, &text).await.unwrap();
+        assert_eq!(guards.guards.len(), 2);
+        // Another node knows of no entry that refers to it.
+        documents.forget_others(&server, None).await.unwrap();
+        let written = refer(guards).await;
+        assert!(matches!(written, Err(WriteError::Conflict(_))), "{written:?}");
+        let guards = documents.put(&server, &text).await.unwrap();
+        refer(guards).await.unwrap();
+        assert_eq!(documents.get(&server, &Documents::digest(&text)).unwrap(), text);
+    }
 }

@@ -19,6 +19,7 @@ use super::error::RegistryError;
 use super::import;
 use super::kept::{Kept, News, Part};
 use super::messages::{MAILBOX_MESSAGES_MAX, RegistryEvent, RegistryHandle, RegistryMessage, Shared};
+use super::record::ServerRecord;
 use super::seal;
 use super::secrets::SecretSealer;
 use super::state::{Change, Registration, RegistryState};
@@ -122,6 +123,14 @@ impl Actor for RegistryActor {
     }
 }
 
+/// The document to which a server's entry refers, by its digest.
+fn digest_of(record: &ServerRecord) -> Option<String> {
+    match record.operation.transport.as_ref()? {
+        Transport::OpenApi { document, .. } => Some(document.digest.clone()),
+        _ => None,
+    }
+}
+
 /// A change, and the secrets that are to be sealed for it.
 struct Decision {
     change: Change,
@@ -131,9 +140,9 @@ struct Decision {
 impl RegistryActor {
     async fn register(&mut self, new: NewServer, owner: String) -> Result<Arc<ServerEntry>, RegistryError> {
         let document = new.openapi.as_ref().and_then(|source| source.document.clone());
+        let is_of_document = document.is_some();
         let draft = Draft::from_new(new)?;
         let name = draft.name.clone();
-        self.keep_document(&name, document.as_deref()).await?;
         let (transport, secrets) = split(&name, draft.transport, None)?;
         let operation = Operation {
             enabled: draft.enabled,
@@ -148,13 +157,15 @@ impl RegistryActor {
             operation,
         };
         let changed = self
-            .change(|state| {
+            .change(document.map(|text| (name.clone(), text)), |state| {
                 let change = state.register(registration.clone(), now())?;
                 let secrets = secrets.clone();
                 Ok(Decision { change, secrets })
             })
             .await;
-        self.forget_documents(&name, &changed).await;
+        if is_of_document {
+            self.forget_documents(&name, &changed).await;
+        }
         changed?;
         self.entry(&name)
     }
@@ -164,47 +175,47 @@ impl RegistryActor {
         name: &ServerName,
         patch: ServerPatch,
     ) -> Result<Arc<ServerEntry>, RegistryError> {
-        let document = patch
-            .openapi
-            .as_ref()
-            .and_then(|source| source.document.as_deref());
-        if document.is_some() {
-            self.refresh().await?;
-            self.state.get(name)?;
-            self.keep_document(name, document).await?;
-        }
+        let document = patch.openapi.as_ref().and_then(|source| source.document.clone());
+        let is_of_document = document.is_some();
+        let mut before = None;
         let changed = self
-            .change(|state| {
+            .change(document.map(|text| (name.clone(), text)), |state| {
                 let record = state.get(name)?;
+                before = digest_of(record);
                 let draft = draft::patched_transport(record.operation.transport.as_ref(), &patch)?;
                 let (transport, secrets) = split(name, draft, Some(record.revision + 1))?;
                 let change = state.update(name, &patch, transport, now())?;
                 Ok(Decision { change, secrets })
             })
             .await;
-        self.forget_documents(name, &changed).await;
+        // Others are not touched: another node may be writing the document of a change of its own.
+        let after = self
+            .state
+            .servers()
+            .get(name)
+            .and_then(|record| digest_of(record));
+        if is_of_document || before != after {
+            self.forget_documents(name, &changed).await;
+        }
         changed?;
         self.entry(name)
     }
 
     async fn remove(&mut self, name: &ServerName) -> Result<(), RegistryError> {
+        let mut before = None;
         let changed = self
-            .change(|state| {
+            .change(None, |state| {
+                before = state.servers().get(name).and_then(|record| digest_of(record));
                 let mut change = state.remove(name, now())?;
                 change.dropped_secrets.push(seal::login_secret(name)?);
                 let secrets = Vec::new();
                 Ok(Decision { change, secrets })
             })
             .await;
-        self.forget_documents(name, &changed).await;
+        if before.is_some() {
+            self.forget_documents(name, &changed).await;
+        }
         changed
-    }
-
-    /// Keeps an OpenAPI document, before there is an entry that refers to it.
-    async fn keep_document(&self, name: &ServerName, document: Option<&str>) -> Result<(), RegistryError> {
-        let Some(text) = document else { return Ok(()) };
-        let kept = self.documents.put(name, text).await;
-        kept.map_err(|error| RegistryError::store(&error))
     }
 
     /// Forgets the documents of a server to which its entry does not refer, or not any more.
@@ -217,20 +228,18 @@ impl RegistryActor {
             return;
         }
         let record = self.state.servers().get(name);
-        let transport = record.and_then(|record| record.operation.transport.as_ref());
-        let kept = transport.and_then(|transport| match transport {
-            Transport::OpenApi { document, .. } => Some(document.digest.as_str()),
-            _ => None,
-        });
-        if let Err(error) = self.documents.forget_others(name, kept).await {
+        let kept = record.and_then(|record| digest_of(record));
+        if let Err(error) = self.documents.forget_others(name, kept.as_deref()).await {
             // They are looked for again with the next change of the server.
             tracing::warn!(server = %name, %error, "an OpenAPI document that is no longer needed was not removed");
         }
     }
 
-    /// Decides on what is registered, and carries it out; again, when another node changed the same meanwhile.
+    /// Decides on what is registered, and carries it out; again, when another node changed the same meanwhile. An OpenAPI
+    /// document to which the change refers is kept before, and is there when the change happens.
     async fn change(
         &mut self,
+        document: Option<(ServerName, String)>,
         mut decide: impl FnMut(&RegistryState) -> Result<Decision, RegistryError>,
     ) -> Result<(), RegistryError> {
         // A refusal is only told when it is true of what all nodes have acknowledged, not just of what this one has seen.
@@ -246,7 +255,15 @@ impl RegistryActor {
                 }
                 decided => decided?,
             };
-            let parts = self.sealed_parts(&change, secrets).await?;
+            let guards = match &document {
+                Some((name, text)) => {
+                    let kept = self.documents.put(name, text).await;
+                    let guards = kept.map_err(|error| RegistryError::store(&error))?;
+                    Some((name.clone(), guards))
+                }
+                None => None,
+            };
+            let parts = self.sealed_parts(&change, secrets, guards).await?;
             let outcome = self.write(parts).await;
             self.refresh().await?;
             match outcome {
@@ -265,7 +282,7 @@ impl RegistryActor {
         for _ in 0..DECISIONS_MAX {
             self.refresh().await?;
             let plan = import::plan(&self.state, read.clone(), owner, now());
-            let parts = self.sealed_parts(&plan.change, plan.secrets).await?;
+            let parts = self.sealed_parts(&plan.change, plan.secrets, None).await?;
             let outcome = self.write(parts).await;
             let told = self
                 .catch_up()
@@ -294,8 +311,13 @@ impl RegistryActor {
     }
 
     /// The parts of a change, with the secrets sealed for it and without those that nothing refers to any more.
-    async fn sealed_parts(&self, change: &Change, secrets: Secrets) -> Result<Vec<Part>, RegistryError> {
-        let mut of_servers: BTreeMap<ServerName, RecordBatch> = BTreeMap::new();
+    async fn sealed_parts(
+        &self,
+        change: &Change,
+        secrets: Secrets,
+        guards: Option<(ServerName, RecordBatch)>,
+    ) -> Result<Vec<Part>, RegistryError> {
+        let mut of_servers: BTreeMap<ServerName, RecordBatch> = guards.into_iter().collect();
         for (name, text) in secrets {
             let text = SecretString::from(text.expose());
             let Some(server) = seal::server_of(&name) else {

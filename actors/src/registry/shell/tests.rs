@@ -66,6 +66,7 @@ impl SecretSealer for OpenSealer {
 
 struct Bed {
     folder: tempfile::TempDir,
+    store: Store,
     system: System,
     root: Root,
     registry: RegistryHandle,
@@ -88,6 +89,7 @@ impl Bed {
             .unwrap();
         Self {
             folder,
+            store,
             system,
             root,
             registry,
@@ -99,12 +101,13 @@ impl Bed {
     async fn restarted(self) -> Self {
         let Self {
             folder,
+            store,
             system,
             root,
             registry,
             sealer,
         } = self;
-        drop(registry);
+        drop((registry, store));
         root.shutdown().await;
         drop(system);
         *sealer.tree.lock() = None;
@@ -503,4 +506,38 @@ async fn changes_of_one_server_at_two_nodes_all_happen() {
     two.agree().await;
     assert_eq!(two.registry(0).view().get("github").unwrap().revision, 41);
     two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_about_something_else_leaves_the_document_of_another_nodes_change() {
+    let bed = Bed::new().await;
+    let pets = json!({ "name": "pets", "openapi": { "document": "openapi: 3.0.3", "base_url": "https://a.example" } });
+    bed.registry
+        .register(serde_json::from_value(pets).unwrap(), &admin())
+        .await
+        .unwrap();
+    let documents = Documents::new(&bed.store);
+    let pets = name("pets");
+    let (own, foreign) = (
+        Documents::digest("openapi: 3.0.3"),
+        Documents::digest("openapi: 3.1.0"),
+    );
+    // Another node is writing a document, to which an entry will refer.
+    documents.put(&pets, "openapi: 3.1.0").await.unwrap();
+    let disabled = patch(json!({ "enabled": false }));
+    bed.registry.update(&pets, disabled).await.unwrap();
+    let nobody = bed.registry.remove(&name("nobody")).await;
+    assert_eq!(nobody.unwrap_err().code(), Code::ServerNotFound);
+    assert!(documents.get(&pets, &foreign).is_ok() && documents.get(&pets, &own).is_ok());
+    // One that nobody refers to any more is forgotten.
+    let newer = patch(json!({ "openapi": { "document": "openapi: 3.1.1" } }));
+    bed.registry.update(&pets, newer).await.unwrap();
+    assert!(documents.get(&pets, &foreign).is_err() && documents.get(&pets, &own).is_err());
+    assert!(documents.get(&pets, &Documents::digest("openapi: 3.1.1")).is_ok());
+    bed.registry.remove(&pets).await.unwrap();
+    assert!(
+        documents
+            .get(&pets, &Documents::digest("openapi: 3.1.1"))
+            .is_err()
+    );
 }
