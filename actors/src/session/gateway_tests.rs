@@ -457,6 +457,21 @@ async fn a_virtual_server_offers_what_was_chosen_as_it_was_described_and_nothing
                 "desk offers no tool",
             ),
             ("prompts/get", json!({ "name": "say" }), "desk offers no prompt"),
+            (
+                "tools/call",
+                json!({ "name": "say", "Name": "delete_all" }),
+                "in case alone",
+            ),
+            (
+                "tools/call",
+                json!({ "name": "say", "arguments": { "LOUD": false } }),
+                "LOUD",
+            ),
+            (
+                "resources/read",
+                json!({ "uri": "docs://b", "URI": "a://c" }),
+                "in case alone",
+            ),
         ] {
             let refused = bed.ask(desk(), era, method, params).await;
             assert_eq!(refused.code, -32602, "{method}: {}", refused.result);

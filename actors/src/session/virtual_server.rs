@@ -3,6 +3,7 @@
 //! Only what was chosen can be listed, called and read here; everything else is unknown. A call takes the same way as
 //! on any other endpoint once its server is found, so questions, progress and cancellation pass.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +141,7 @@ impl Gateway {
         request: ClientRequest,
     ) -> Result<Answer, Refusal> {
         let params = request.params.as_deref();
+        unambiguous(params, &["name", "arguments", "task"])?;
         let name = params.and_then(|params| edit::string_member(params, "name"));
         let name =
             name.ok_or_else(|| Refusal::InvalidParams("params.name is required, a string".to_owned()))?;
@@ -150,12 +152,13 @@ impl Gateway {
             Some(params) => view::arguments(params, item),
             None => Ok(None),
         };
-        let changed = changed.map_err(|refused| Refusal::InvalidParams(refused.to_string()))?;
+        let changed = changed.map_err(not_offered)?;
         self.forward_chosen(server, item, request, changed).await
     }
 
     async fn read_chosen(&self, server: &VirtualServer, request: ClientRequest) -> Result<Answer, Refusal> {
         let params = request.params.as_deref();
+        unambiguous(params, &["uri"])?;
         let uri = params.and_then(|params| edit::string_member(params, "uri"));
         let uri = uri.ok_or_else(|| Refusal::InvalidParams("params.uri is required, a string".to_owned()))?;
         let item = server
@@ -175,6 +178,7 @@ impl Gateway {
         request: ClientRequest,
     ) -> Result<Answer, Refusal> {
         let params = request.params.as_deref();
+        unambiguous(params, &["ref", "argument", "context"])?;
         let reference = params
             .and_then(|params| edit::member(params, "ref"))
             .ok_or_else(no_reference)?;
@@ -203,11 +207,18 @@ impl Gateway {
             return Err(no_reference());
         };
         let argument = params.and_then(|params| edit::member(params, "argument"));
+        unambiguous(argument, &["name", "value"])?;
         let argument = argument.and_then(|argument| edit::string_member(argument, "name"));
-        if let Some(concealed) = argument.filter(|argument| item.conceals(argument)) {
-            return Err(Refusal::InvalidParams(
-                view::NotOffered::Argument(concealed.into_owned()).to_string(),
-            ));
+        let context = params.and_then(|params| edit::member(params, "context"));
+        unambiguous(context, &["arguments"])?;
+        let given = context.and_then(|context| edit::member(context, "arguments"));
+        let given = given.filter(|given| given.get() != "null");
+        let given = given
+            .map_or(Ok(Vec::new()), view::members_of)
+            .map_err(not_offered)?;
+        let mut spoken_of = given.into_iter().chain(argument.map(Cow::into_owned));
+        if let Some(concealed) = spoken_of.find(|argument| view::conceals(item, argument)) {
+            return Err(not_offered(view::NotOffered::Argument(concealed)));
         }
         let changed = with_member(params, "ref", changed);
         self.forward_chosen(server, item, request, changed).await
@@ -278,6 +289,19 @@ impl Gateway {
         }
         (lists, ttl)
     }
+}
+
+fn not_offered(refused: view::NotOffered) -> Refusal {
+    Refusal::InvalidParams(refused.to_string())
+}
+
+/// What some servers would read otherwise than it is read here is refused.
+fn unambiguous(object: Option<&RawValue>, looked_at: &[&str]) -> Result<(), Refusal> {
+    // `null` and absent are the same.
+    let object = object.filter(|object| object.get() != "null");
+    object.map_or(Ok(()), |object| {
+        view::check_members(object, looked_at).map_err(not_offered)
+    })
 }
 
 fn find_in<'a>(lists: &'a Lists, item: &VirtualItem) -> Result<&'a Descriptor, Missing> {

@@ -30,6 +30,9 @@ pub enum NotOffered {
     /// An argument that is fixed or hidden.
     #[error("there is no argument {0:?} here")]
     Argument(String),
+    /// What some servers take for another member, since they do not regard case.
+    #[error("{0:?} differs from a member that is known here in case alone")]
+    Ambiguous(String),
     /// What may hide one.
     #[error("params.arguments must be an object whose keys are text")]
     Unreadable,
@@ -119,6 +122,45 @@ pub fn unknown_arguments(thing: &Descriptor, item: &VirtualItem) -> Vec<String> 
         .collect()
 }
 
+/// A name as servers compare it that do not regard case (those in Go read JSON so, and take the last that fits).
+fn folded(name: &str) -> String {
+    let folded = name.chars().map(|c| if c == 'ſ' { 's' } else { c });
+    folded.flat_map(char::to_lowercase).collect()
+}
+
+/// Whether an argument of this name may be taken for one that is fixed or hidden.
+pub fn conceals(item: &VirtualItem, argument: &str) -> bool {
+    if item.conceals(argument) {
+        return true;
+    }
+    let argument = folded(argument);
+    let mut concealed = item.fixed.keys().chain(&item.hidden);
+    concealed.any(|concealed| folded(concealed) == argument)
+}
+
+/// Refuses an object with a member that some servers take for another of these, which alone was looked at here.
+///
+/// # Errors
+/// [`NotOffered`].
+pub fn check_members(object: &RawValue, looked_at: &[&str]) -> Result<(), NotOffered> {
+    let members = keys_of(object).ok_or(NotOffered::Unreadable)?;
+    let is_ambiguous = |member: &String| {
+        let folded = folded(member);
+        looked_at
+            .iter()
+            .any(|name| folded == *name && member.as_str() != *name)
+    };
+    match members.into_iter().find(is_ambiguous) {
+        Some(member) => Err(NotOffered::Ambiguous(member)),
+        None => Ok(()),
+    }
+}
+
+/// The names of an object's members; nothing if they cannot be read.
+pub fn members_of(object: &RawValue) -> Result<Vec<String>, NotOffered> {
+    keys_of(object).ok_or(NotOffered::Unreadable)
+}
+
 /// The parameters of a tool call or prompt as the server gets them: its own name, and the fixed arguments.
 ///
 /// # Errors
@@ -134,7 +176,7 @@ pub fn arguments(params: &RawValue, item: &VirtualItem) -> Result<Option<Box<Raw
         if let Some(given) = given {
             // What cannot be read here cannot be kept from the server either.
             let keys = keys_of(given).ok_or(NotOffered::Unreadable)?;
-            if let Some(argument) = keys.into_iter().find(|argument| item.conceals(argument)) {
+            if let Some(argument) = keys.into_iter().find(|argument| conceals(item, argument)) {
                 return Err(NotOffered::Argument(argument));
             }
         }
@@ -376,6 +418,31 @@ mod tests {
             let params = format!(r#"{{"name":"find","arguments":{unreadable}}}"#);
             assert_eq!(call(&params).unwrap_err(), NotOffered::Unreadable, "{unreadable}");
         }
+    }
+
+    #[test]
+    fn what_differs_from_concealed_arguments_in_case_alone_is_not_offered_either() {
+        let item = item(json!({ "server": "s", "name": "search", "fixed": { "limit": 3, "mask": 1 } }));
+        for argument in ["LIMIT", "Limit", "ma\u{17f}k", "mas\u{212a}"] {
+            let params = json!({ "name": "search", "arguments": { argument: 99 } }).to_string();
+            assert_eq!(
+                arguments(&raw(&params), &item).unwrap_err(),
+                NotOffered::Argument(argument.to_owned())
+            );
+        }
+        let looked_at = ["name", "arguments"];
+        for wrong in [
+            r#"{"name":"a","Name":"b"}"#,
+            r#"{"name":"a","ARGUMENTS":{}}"#,
+            r#"{"\ud800":1}"#,
+        ] {
+            assert!(check_members(&raw(wrong), &looked_at).is_err(), "{wrong}");
+        }
+        check_members(
+            &raw(r#"{"name":"a","arguments":{},"_meta":{},"other":1e400}"#),
+            &looked_at,
+        )
+        .unwrap();
     }
 
     #[test]
