@@ -58,7 +58,7 @@ impl Alive {
 pub(super) fn follow(core: &Core, leader: NodeId, term: Term) -> Result<Bytes, LogError> {
     let known = core.leader_now();
     let may_follow = known == Some((leader, term)) && !core.alive.is_stuck();
-    if !may_follow || !core.network.voice.follow(term) {
+    if !may_follow || !core.network.voice.follow((term, leader)) {
         let leader = known.map(|(known, _)| known).filter(|known| *known != leader);
         return Err(LogError::NotLeader { leader });
     }
@@ -125,7 +125,7 @@ async fn ask(core: &Core, voter: NodeId, term: Term) -> NodeId {
         if answer.is_ok() {
             // Unless this node has voted for another meanwhile.
             let note = || core.network.quorum.answered(voter, term, sent_at);
-            core.network.voice.unless_voted(term, note);
+            core.network.voice.unless_voted((term, core.own), note);
         }
     }
     voter

@@ -26,7 +26,7 @@ use super::quorum::QuorumClock;
 use super::raft::{LogSettings, Metrics, Raft, RaftNode};
 use super::receive::Receiver;
 use super::transport::RaftTransport;
-use super::voice::Voice;
+use super::voice::{Voice, candidate_of};
 use crate::store::Store;
 
 /// Who leads, if anybody does.
@@ -108,7 +108,7 @@ impl Core {
             term: Term(vote.leader_id.term),
             last: number(state.last_log_id.as_ref()),
         });
-        let voted = vote.map_or(Term::default(), |vote| Term(vote.leader_id.term));
+        let voted = vote.as_ref().map(candidate_of);
         let network = Network {
             own,
             transport,

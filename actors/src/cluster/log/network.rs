@@ -26,7 +26,7 @@ use super::command::Term;
 use super::quorum::QuorumClock;
 use super::raft::{LogId, RaftNode, Snapshot, Types, Vote};
 use super::transport::{RaftTransport, TransportError};
-use super::voice::Voice;
+use super::voice::{Voice, candidate_of};
 use super::wire::{Append, AppendAnswer, Heartbeat, Question, SnapshotAnswer, SnapshotPart, VoteAnswer};
 use crate::runtime::Deadline;
 
@@ -179,7 +179,7 @@ impl Connection {
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             // As with signs of life: not if this node has voted for another meanwhile.
             let note = || self.network.quorum.answered(self.to, term, sent_at);
-            self.network.voice.unless_voted(term, note);
+            self.network.voice.unless_voted((term, self.network.own), note);
         }
     }
 
@@ -292,7 +292,7 @@ impl RaftNetwork<Types> for Connection {
         let deadline = Deadline::within(option.hard_ttl());
         // openraft has a leader that was deposed, or is back, stand sooner than that.
         tokio::time::sleep_until(self.network.quorum.free_at()).await;
-        self.network.voice.stand(Term(rpc.vote.leader_id.term)).await;
+        self.network.voice.stand(candidate_of(&rpc.vote)).await;
         let answer = self.ask(&Question::Vote(rpc), deadline).await;
         let VoteAnswer(answer) = answer.map_err(rpc_error)?;
         Ok(answer)

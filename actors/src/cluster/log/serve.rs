@@ -17,6 +17,7 @@ use super::machine::number;
 use super::propose::Proposed;
 use super::raft::RaftNode;
 use super::stand;
+use super::voice::candidate_of;
 use super::wire::{AppendAnswer, LeaderAnswer, Question, VoteAnswer};
 use crate::runtime::Deadline;
 
@@ -72,7 +73,7 @@ async fn vote(core: &Core, request: VoteRequest<RaftNode>) -> Result<VoteRespons
     if !ballot.is_free() || !core.may_vote() {
         return Ok(core.refusal());
     }
-    ballot.give(Term(request.vote.leader_id.term));
+    ballot.give(candidate_of(&request.vote));
     let answer = core.raft.vote(request).await;
     let answer = answer.map_err(|error| core.fatal(error))?;
     if !answer.vote_granted {
