@@ -15,7 +15,7 @@ use super::bridge;
 use super::endpoint::Endpoint;
 use super::gateway::{Client, ClientRequest, Gateway, owned};
 use super::refusal::{Answer, Refusal};
-use super::session::{SUBSCRIPTIONS_MAX, Session};
+use super::session::{SUBSCRIPTION_URI_BYTES_MAX, SUBSCRIPTIONS_MAX, Session};
 use crate::runtime::Deadline;
 use crate::upstream::{Watch, WatchError};
 
@@ -51,6 +51,7 @@ impl Gateway {
         if request.method == method::RESOURCES_UNSUBSCRIBE {
             session.unsubscribe(&uri);
         } else {
+            check_length(&uri)?;
             if !session.may_subscribe(&uri) {
                 return Err(too_many());
             }
@@ -129,6 +130,7 @@ impl Gateway {
         profile: Profile,
         uri: &str,
     ) -> Result<Result<Watch, Box<serde_json::value::RawValue>>, Refusal> {
+        check_length(uri)?;
         let (server, uri) = self.server_of(endpoint, uri)?;
         if server.as_str() == BUILTIN_SERVER {
             return Err(Refusal::MethodNotFound(method::RESOURCES_SUBSCRIBE.to_owned()));
@@ -182,8 +184,29 @@ impl Gateway {
     }
 }
 
+/// Addresses are kept at several places, for as long as anybody wants to hear of them.
+fn check_length(uri: &str) -> Result<(), Refusal> {
+    if uri.len() <= SUBSCRIPTION_URI_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refusal::InvalidParams(format!(
+        "the address of a resource to subscribe to has at most {SUBSCRIPTION_URI_BYTES_MAX} bytes"
+    )))
+}
+
 fn too_many() -> Refusal {
     Refusal::InvalidParams(format!(
         "the session has {SUBSCRIPTIONS_MAX} subscriptions already"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_addresses_are_not_subscribed_to() {
+        assert!(check_length(&"a".repeat(SUBSCRIPTION_URI_BYTES_MAX)).is_ok());
+        assert!(check_length(&"a".repeat(SUBSCRIPTION_URI_BYTES_MAX + 1)).is_err());
+    }
 }

@@ -139,11 +139,15 @@ impl Connection {
         }
     }
 
-    /// Has a modern server tell of these resources, and of no others any more. Answers those that it agrees to; there are
-    /// none if it does not say so in time.
+    /// Has a modern server tell of these resources, and of no others any more. Answers those that it agrees to; nothing
+    /// if it does not say so in time.
     ///
     /// The former stream ends when the new one has begun, so that nothing is missed in between.
-    pub async fn listen_to_resources(&self, uris: &BTreeSet<String>, deadline: Deadline) -> BTreeSet<String> {
+    pub async fn listen_to_resources(
+        &self,
+        uris: &BTreeSet<String>,
+        deadline: Deadline,
+    ) -> Option<BTreeSet<String>> {
         let id = calls::next_call_id();
         let acknowledged = self.wires.acknowledgement(id);
         let line = watch::listen_params(uris)
@@ -169,7 +173,7 @@ impl Connection {
                 Former::Stream(link.listen_to_resources(outgoing))
             }
             // Only legacy servers are reached the one way, and they have no such request; the others have no resources.
-            Link::Sse(_) | Link::Local(_) => return BTreeSet::new(),
+            Link::Sse(_) | Link::Local(_) => return Some(BTreeSet::new()),
         };
         let within = deadline.remaining().min(ACKNOWLEDGED_WITHIN);
         let agreed = if is_asked {
@@ -183,8 +187,8 @@ impl Connection {
             Former::Stream(stream) => drop(stream),
         }
         match agreed {
-            Ok(Ok(agreed)) => agreed.into_iter().collect(),
-            _ => BTreeSet::new(),
+            Ok(Ok(agreed)) => Some(agreed.into_iter().collect()),
+            _ => None,
         }
     }
 

@@ -11,15 +11,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use troupe_protocol::cluster::MemberState;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::RawReply;
@@ -42,6 +44,15 @@ const RESOURCES_MAX: usize = 10_000;
 const GATHER_TIME: Duration = Duration::from_millis(50);
 /// How long making them may take.
 const MAKE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long the server may take for one of many: it may answer for the others.
+const ONE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How many are made at the same time.
+const AT_ONCE_MAX: usize = 16;
+/// After so long those that are left wait for the next time: whoever wants another one is not to wait for all.
+const ROUND_TIME_MAX: Duration = Duration::from_secs(5);
+/// The pauses before it is tried again to make what could not be made.
+const AGAIN_AFTER_MIN: Duration = Duration::from_secs(2);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(120);
 
 /// Servers' own words for what cannot be subscribed to, by resource: error objects.
 pub(super) type Refused = BTreeMap<String, String>;
@@ -100,6 +111,7 @@ impl Watches {
                 wants: Mutex::default(),
                 made: tokio::sync::Mutex::default(),
                 has_changed: AtomicBool::new(false),
+                failures: AtomicU32::new(0),
                 changed: Arc::clone(&self.changed),
             })
         });
@@ -119,6 +131,8 @@ pub(super) struct OfLane {
     /// Held while it is being made, so that one change is made after the other.
     made: tokio::sync::Mutex<Made>,
     has_changed: AtomicBool,
+    /// How often in a row not all could be made.
+    failures: AtomicU32,
     changed: Arc<Notify>,
 }
 
@@ -133,6 +147,16 @@ impl OfLane {
     pub fn make_soon(&self) {
         self.has_changed.store(true, Ordering::Release);
         self.changed.notify_one();
+    }
+
+    /// Notes whether all that is wanted has been made; if not, how long it is until it is tried again.
+    fn tried(&self, is_all: bool) -> Option<Duration> {
+        if is_all {
+            self.failures.store(0, Ordering::Relaxed);
+            return None;
+        }
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        Some((AGAIN_AFTER_MIN * (1 << failures.min(6))).min(AGAIN_AFTER_MAX))
     }
 }
 
@@ -213,6 +237,35 @@ impl Made {
         (to_make, to_take_back)
     }
 
+    /// A legacy server has answered for one.
+    fn answered(&mut self, uri: String, reply: &RawReply) {
+        if let RawReply::Error(error) = reply {
+            self.refused.insert(uri.clone(), error.get().to_owned());
+        }
+        self.uris.insert(uri);
+    }
+
+    /// A modern server has said what it takes of this, or nothing in time: then it is asked again.
+    fn listened(&mut self, wanted: BTreeSet<String>, taken: Option<BTreeSet<String>>) -> Outcome {
+        let is_answered = taken.is_some();
+        let taken = taken.unwrap_or_default();
+        let refused = wanted.difference(&taken).map(|uri| (uri.clone(), String::new()));
+        self.refused = refused.collect();
+        self.uris = if is_answered { wanted } else { BTreeSet::new() };
+        let outcome = self.outcome(is_answered);
+        if !is_answered {
+            self.refused.clear();
+        }
+        outcome
+    }
+
+    fn outcome(&self, is_all: bool) -> Outcome {
+        Outcome {
+            refused: self.refused.clone(),
+            is_all,
+        }
+    }
+
     fn begin_at(&mut self, at: Where) {
         if self.at != Some(at) {
             *self = Self {
@@ -221,6 +274,22 @@ impl Made {
             };
         }
     }
+}
+
+/// What became of what was to be made.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    refused: Refused,
+    /// Whether nothing is left to be made.
+    is_all: bool,
+}
+
+impl Outcome {
+    /// Where there is no connection; what is wanted is made over the next.
+    const NOTHING: Self = Self {
+        refused: Refused::new(),
+        is_all: true,
+    };
 }
 
 /// Whether a server is started for the sake of subscriptions.
@@ -250,7 +319,10 @@ impl Shared {
             uri: uri.to_owned(),
             lane: Arc::clone(&lane),
         };
-        let refused = self.make(&lane, Connect::IfNeedBe, deadline).await?;
+        let Outcome { refused, is_all } = self.make(&lane, Connect::IfNeedBe, Some(uri), deadline).await?;
+        if !is_all {
+            lane.make_soon();
+        }
         match refused.get(uri) {
             None => Ok(watch),
             Some(error) if error.is_empty() => Err(WatchError::NotOffered(server.clone())),
@@ -274,16 +346,21 @@ impl Shared {
             Connect::IfNeedBe
         };
         lane.wants.lock().set_of_node(node, uris);
-        self.make(&lane, connect, deadline).await
+        let Outcome { refused, is_all } = self.make(&lane, connect, None, deadline).await?;
+        if !is_all {
+            lane.make_soon();
+        }
+        Ok(refused)
     }
 
-    /// Makes what is wanted of a server. Answers what is refused.
+    /// Makes what is wanted of a server, or only this of it where each is asked for by itself.
     async fn make(
         self: &Arc<Self>,
         lane: &Arc<OfLane>,
         connect: Connect,
+        only: Option<&str>,
         deadline: Deadline,
-    ) -> Result<Refused, UpstreamError> {
+    ) -> Result<Outcome, UpstreamError> {
         let (name, profile) = (&lane.name, lane.profile);
         let mut made = tokio::time::timeout_at(deadline.instant(), lane.made.lock())
             .await
@@ -303,20 +380,20 @@ impl Shared {
                 made.refused = watch_remotely(self, name, profile, &wanted, deadline).await?;
                 made.uris = wanted;
             }
-            return Ok(made.refused.clone());
+            return Ok(made.outcome(true));
         }
         let slot = match connect {
             Connect::IfNeedBe => Some(self.slot_for(name, profile, deadline).await?),
             Connect::Never => self.lane(name, profile),
         };
         let Some(slot) = slot else {
-            return Ok(Refused::new());
+            return Ok(Outcome::NOTHING);
         };
         slot.watched_by(lane);
         let connection = match (slot.connection(), connect) {
             (Some(connection), _) => connection,
             (None, Connect::IfNeedBe) => slot.ready(deadline).await?,
-            (None, Connect::Never) => return Ok(Refused::new()),
+            (None, Connect::Never) => return Ok(Outcome::NOTHING),
         };
         made.begin_at(Where::Connection(
             connection.wires.connection,
@@ -324,10 +401,9 @@ impl Shared {
         ));
         let wanted = lane.wants.lock().of_all();
         match connection.info.era {
-            Era::Legacy => subscribe(&slot, made, &wanted, deadline).await?,
-            Era::Modern => listen(&connection, made, wanted, deadline).await,
+            Era::Legacy => subscribe(&slot, made, &wanted, only, deadline).await,
+            Era::Modern => Ok(listen(&connection, made, wanted, deadline).await),
         }
-        Ok(made.refused.clone())
     }
 
     /// Forgets what nodes wanted that are gone.
@@ -346,48 +422,92 @@ impl Shared {
     }
 }
 
-/// Brings the subscriptions at a legacy server to what is wanted.
+/// A legacy server, as it is told what is subscribed to.
+trait Subscribes: Sync {
+    fn ask<'a>(
+        &'a self,
+        method: &'static str,
+        uri: &'a str,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawReply, UpstreamError>>;
+}
+
+impl Subscribes for Arc<Slot> {
+    fn ask<'a>(
+        &'a self,
+        method: &'static str,
+        uri: &'a str,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<RawReply, UpstreamError>> {
+        Box::pin(async move {
+            let params = to_raw_value(&serde_json::json!({ "uri": uri })).ok();
+            let options = CallOptions::own(deadline);
+            self.request(method, params.as_deref(), options).await
+        })
+    }
+}
+
+/// Brings the subscriptions at a legacy server to what is wanted, or makes only this one. What it does not answer in time is
+/// left for the next time, and holds up nothing else.
 async fn subscribe(
-    slot: &Arc<Slot>,
+    server: &dyn Subscribes,
     made: &mut Made,
     wanted: &BTreeSet<String>,
+    only: Option<&str>,
     deadline: Deadline,
-) -> Result<(), UpstreamError> {
-    let ask = async |method: &str, uri: &str| {
-        let params = to_raw_value(&serde_json::json!({ "uri": uri })).ok();
-        slot.request(method, params.as_deref(), CallOptions::own(deadline))
-            .await
-    };
-    let (to_make, to_take_back) = made.difference(wanted);
-    for uri in to_make {
-        match ask(method::RESOURCES_SUBSCRIBE, &uri).await? {
-            RawReply::Result(_) => {}
-            RawReply::Error(error) => drop(made.refused.insert(uri.clone(), error.get().to_owned())),
+) -> Result<Outcome, UpstreamError> {
+    let (mut to_make, to_take_back) = made.difference(wanted);
+    if let Some(uri) = only.filter(|only| to_make.iter().any(|uri| uri == only)) {
+        let reply = server.ask(method::RESOURCES_SUBSCRIBE, uri, deadline).await?;
+        made.answered(uri.to_owned(), &reply);
+    }
+    if only.is_some() {
+        to_make.retain(|uri| Some(uri.as_str()) != only);
+        return Ok(made.outcome(to_make.is_empty() && to_take_back.is_empty()));
+    }
+    let until = Instant::now() + ROUND_TIME_MAX.min(deadline.remaining());
+    let making = to_make.into_iter().map(|uri| -> BoxFuture<'_, _> {
+        Box::pin(async move {
+            // Those that have not begun by then wait for the next time.
+            if Instant::now() >= until {
+                return (uri, None);
+            }
+            let one = Deadline::within(ONE_TIME_MAX.min(deadline.remaining()));
+            let reply = server.ask(method::RESOURCES_SUBSCRIBE, &uri, one).await;
+            (uri, reply.ok())
+        })
+    });
+    let mut is_all = true;
+    let mut making = futures::stream::iter(making).buffer_unordered(AT_ONCE_MAX);
+    while let Some((uri, reply)) = making.next().await {
+        match reply {
+            Some(reply) => made.answered(uri, &reply),
+            None => is_all = false,
         }
-        made.uris.insert(uri);
     }
     for uri in to_take_back {
         // A server that cannot take it back tells too much, which nobody hears.
         if made.refused.remove(&uri).is_none() {
-            let _ = ask(method::RESOURCES_UNSUBSCRIBE, &uri).await;
+            let one = Deadline::within(ONE_TIME_MAX.min(deadline.remaining()));
+            let _ = server.ask(method::RESOURCES_UNSUBSCRIBE, &uri, one).await;
         }
         made.uris.remove(&uri);
     }
-    Ok(())
+    Ok(made.outcome(is_all))
 }
 
 /// Has a modern server tell of what is wanted.
-async fn listen(connection: &Connection, made: &mut Made, wanted: BTreeSet<String>, deadline: Deadline) {
+async fn listen(
+    connection: &Connection,
+    made: &mut Made,
+    wanted: BTreeSet<String>,
+    deadline: Deadline,
+) -> Outcome {
     if wanted == made.uris {
-        return;
+        return made.outcome(true);
     }
     let taken = connection.listen_to_resources(&wanted, deadline).await;
-    made.refused = wanted
-        .iter()
-        .filter(|uri| !taken.contains(*uri))
-        .map(|uri| (uri.clone(), String::new()))
-        .collect();
-    made.uris = wanted;
+    made.listened(wanted, taken)
 }
 
 /// The parameters that ask a modern server to tell of these resources.
@@ -440,11 +560,15 @@ async fn make_again(shared: Arc<Shared>, lane: Arc<OfLane>, is_lost: bool) {
             made.at = None;
         }
     }
-    let made = shared
-        .make(&lane, Connect::Never, Deadline::within(MAKE_TIME_MAX))
-        .await;
-    if let Err(error) = made {
+    let deadline = Deadline::within(MAKE_TIME_MAX);
+    let made = shared.make(&lane, Connect::Never, None, deadline).await;
+    if let Err(error) = &made {
         tracing::debug!(server = %lane.name, %error, "subscriptions could not be made again");
+    }
+    let is_all = made.is_ok_and(|outcome| outcome.is_all);
+    if let Some(pause) = lane.tried(is_all || !lane.is_wanted()) {
+        tokio::time::sleep(pause).await;
+        lane.make_soon();
     }
 }
 
@@ -483,6 +607,80 @@ mod tests {
         }
         assert!(!wants.add("one more"));
         assert!(wants.add("7"), "it is wanted already");
+    }
+
+    /// Does not answer for some, and refuses one.
+    struct Hanging;
+
+    impl Subscribes for Hanging {
+        fn ask<'a>(
+            &'a self,
+            _: &'static str,
+            uri: &'a str,
+            deadline: Deadline,
+        ) -> BoxFuture<'a, Result<RawReply, UpstreamError>> {
+            Box::pin(async move {
+                if uri.starts_with("hang") {
+                    tokio::time::sleep_until(deadline.instant()).await;
+                    return Err(UpstreamError::Stopped("s".parse().unwrap()));
+                }
+                let reply = RawValue::from_string("{}".to_owned()).unwrap();
+                Ok(if uri == "no" {
+                    RawReply::Error(reply)
+                } else {
+                    RawReply::Result(reply)
+                })
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resource_for_which_a_server_does_not_answer_holds_up_no_other() {
+        let mut made = Made::default();
+        let wanted = set(&["a", "hang/1", "hang/2", "no", "z"]);
+        let deadline = Deadline::within(MAKE_TIME_MAX);
+        let outcome = subscribe(&Hanging, &mut made, &wanted, None, deadline)
+            .await
+            .unwrap();
+        assert!(!outcome.is_all);
+        assert_eq!(made.uris, set(&["a", "no", "z"]));
+        assert!(outcome.refused.contains_key("no"));
+        // Whoever wants another one gets it at once.
+        let began = Instant::now();
+        let wanted = set(&["a", "b", "hang/1", "hang/2", "no", "z"]);
+        let outcome = subscribe(&Hanging, &mut made, &wanted, Some("b"), deadline)
+            .await
+            .unwrap();
+        assert!(began.elapsed() < ONE_TIME_MAX && made.uris.contains("b") && !outcome.is_all);
+        let hangs = subscribe(&Hanging, &mut made, &wanted, Some("hang/1"), deadline).await;
+        assert!(hangs.is_err(), "who wants it is told");
+        // What is left is tried again, more and more seldom.
+        let lane = lane();
+        let pauses: Vec<u64> = (0..8)
+            .filter_map(|_| Some(lane.tried(false)?.as_secs()))
+            .collect();
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 120, 120]);
+        assert_eq!(
+            (lane.tried(true), lane.tried(false)),
+            (None, Some(AGAIN_AFTER_MIN))
+        );
+    }
+
+    fn lane() -> Arc<OfLane> {
+        Watches::default().of(&"s".parse().unwrap(), Profile::NONE)
+    }
+
+    #[test]
+    fn a_modern_server_that_acknowledges_too_late_is_asked_again() {
+        let mut made = Made::default();
+        let outcome = made.listened(set(&["a", "b"]), Some(set(&["a"])));
+        assert!(outcome.is_all && outcome.refused.contains_key("b"));
+        assert_eq!(made.difference(&set(&["a", "b"])), (Vec::new(), Vec::new()));
+        let outcome = made.listened(set(&["a", "b"]), None);
+        assert!(!outcome.is_all && outcome.refused.len() == 2);
+        let (to_make, _) = made.difference(&set(&["a", "b"]));
+        assert_eq!(to_make, ["a", "b"]);
+        assert!(made.refused.is_empty(), "nothing was refused");
     }
 
     #[test]
