@@ -27,8 +27,12 @@ const TABLE_TIME_MAX: Duration = Duration::from_secs(5);
 /// What the table does.
 #[derive(strum::IntoStaticStr)]
 pub enum SessionMessage {
-    /// A client has initialised.
-    Open(NewSession, Reply<Result<Arc<Session>, SessionError>>),
+    /// A client has initialised; on a stream whose name its session is to have, if one is given.
+    Open(
+        Option<SessionId>,
+        NewSession,
+        Reply<Result<Arc<Session>, SessionError>>,
+    ),
     /// A client ends its session; the reply says whether there was one.
     Close(Box<str>, Arc<str>, Reply<bool>),
     /// Work that goes on though nobody waits for it any more.
@@ -131,7 +135,7 @@ impl SessionsHandle {
         let deadline = Deadline::within(TABLE_TIME_MAX);
         let opened = self
             .mailbox
-            .ask(|reply| SessionMessage::Open(settled, reply), deadline)
+            .ask(|reply| SessionMessage::Open(None, settled, reply), deadline)
             .await;
         let session = opened??;
         if !self.is_here(session.id.as_str()) {
@@ -139,6 +143,20 @@ impl SessionsHandle {
             self.keep(&session).await;
         }
         Ok(session)
+    }
+
+    /// Opens the session of a stream, and gives it the stream's name: it ends with the stream, and no other node knows of
+    /// it. If there is one, that is it.
+    ///
+    /// # Errors
+    /// If the table does not answer.
+    pub async fn open_bound(&self, id: &str, settled: NewSession) -> Result<Arc<Session>, SessionError> {
+        let id = SessionId::known(id);
+        let deadline = Deadline::within(TABLE_TIME_MAX);
+        let opened = self
+            .mailbox
+            .ask(|reply| SessionMessage::Open(Some(id), settled, reply), deadline);
+        opened.await?
     }
 
     /// The session with this name, if it is this owner's and on this node; that its client is there is noted.

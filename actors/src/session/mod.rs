@@ -130,7 +130,11 @@ impl Actor for SessionsActor {
         let shared = &self.handle.shared;
         let now_ms = shared.now_ms();
         match message {
-            SessionMessage::Open(settled, reply) => {
+            SessionMessage::Open(Some(id), settled, reply) => {
+                let opened = shared.table.write().open_bound(id, settled, now_ms);
+                reply.send(Ok(opened));
+            }
+            SessionMessage::Open(None, settled, reply) => {
                 let opened = self
                     .handle
                     .draw_id()

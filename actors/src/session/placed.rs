@@ -100,6 +100,14 @@ impl SessionsHandle {
         Ok(id)
     }
 
+    /// Whether another node has the session of this name, as far as is known: without a lease it is not.
+    pub fn is_elsewhere(&self, id: &str) -> bool {
+        matches!(
+            self.shared.cluster.whereabouts(&address_of(id)),
+            Whereabouts::At(..)
+        )
+    }
+
     pub(super) fn is_here(&self, id: &str) -> bool {
         matches!(
             self.shared.cluster.whereabouts(&address_of(id)),
@@ -136,6 +144,9 @@ impl SessionsHandle {
     /// It is done with the best effort: where no majority can be reached the session goes on, on this node.
     pub async fn keep(&self, session: &Session) {
         let now_ms = self.shared.now_ms();
+        if session.is_bound() {
+            return;
+        }
         if session.is_kept() || now_ms < session.keep_again_from_ms() || !self.shared.cluster.holds_lease() {
             return;
         }
@@ -190,17 +201,11 @@ impl SessionsHandle {
     /// Lets go of sessions that belong to other nodes now.
     async fn give_away(&self, owned: &Owned) {
         // Without a lease nothing new is answered here; who has the session is known when there is one again.
-        let is_elsewhere = |id: &str| {
-            matches!(
-                self.shared.cluster.whereabouts(&address_of(id)),
-                Whereabouts::At(..)
-            )
-        };
         let foreign: Vec<Arc<Session>> = {
             let table = self.shared.table.read();
             table
                 .all()
-                .filter(|session| !owned(session.id.as_str()) && is_elsewhere(session.id.as_str()))
+                .filter(|session| !owned(session.id.as_str()) && self.is_elsewhere(session.id.as_str()))
                 .cloned()
                 .collect()
         };

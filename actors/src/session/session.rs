@@ -58,6 +58,8 @@ pub struct Session {
     pub settled: NewSession,
     /// What the client can do for servers, in short.
     pub(super) profile: Profile,
+    /// Whether it is one with its stream: no other node could go on with it.
+    is_bound: bool,
     last_used_ms: AtomicU64,
     is_confirmed: AtomicBool,
     streams_open: AtomicU32,
@@ -108,6 +110,7 @@ impl Session {
             id,
             profile: Profile::of(&settled.client_capabilities),
             settled,
+            is_bound: false,
             last_used_ms: now_ms.into(),
             is_confirmed: false.into(),
             streams_open: 0.into(),
@@ -144,6 +147,19 @@ impl Session {
     pub(super) fn within(mut self, budget: &Arc<ReplayBudget>) -> Self {
         self.replay = Mutex::new(Replay::new(fastrand::u32(..), Arc::clone(budget)));
         self
+    }
+
+    /// The same, one with its stream.
+    pub(super) fn bound(self) -> Self {
+        Self {
+            is_bound: true,
+            ..self
+        }
+    }
+
+    /// Whether it is one with its stream.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     pub(super) fn revision(&self) -> u64 {

@@ -87,6 +87,18 @@ impl Sessions {
         session
     }
 
+    /// Opens the session of a stream, under the stream's name; if it is here already, that is it.
+    pub fn open_bound(&mut self, id: SessionId, settled: NewSession, now_ms: u64) -> Arc<Session> {
+        if let Some(known) = self.by_id.get(&id) {
+            return Arc::clone(known);
+        }
+        let session = Session::new(id, settled, now_ms).within(&self.replay_budget);
+        let session = Arc::new(session.bound());
+        self.insert(Arc::clone(&session), now_ms);
+        self.counts.opened += 1;
+        session
+    }
+
     /// Takes up a session that another node had; if it is here already, that is it. Nothing when it is over.
     pub fn resume(&mut self, id: SessionId, record: SessionRecord, now_ms: u64) -> Option<Arc<Session>> {
         if let Some(known) = self.by_id.get(&id) {

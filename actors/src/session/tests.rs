@@ -130,6 +130,24 @@ async fn a_session_is_on_one_node_and_goes_on_at_the_next_when_that_is_gone() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_one_with_its_stream_has_its_name_and_is_known_here_alone() {
+    let (sessions, _folder) = table().await;
+    let name = sessions.draw_id().unwrap();
+    let session = sessions.open_bound(name.as_str(), settled("ann")).await.unwrap();
+    assert_eq!(session.id, name);
+    let again = sessions.open_bound(name.as_str(), settled("ann")).await.unwrap();
+    assert!(Arc::ptr_eq(&session, &again), "it is initialised once");
+    session.subscribe("file://a", None);
+    sessions.keep(&session).await;
+    assert!(is_there(&sessions, &name, "ann").await);
+    assert!(!session.has_record());
+    let stream = session.open_stream();
+    assert!(sessions.close(name.as_str(), "ann").await.unwrap());
+    stream.must_end().await;
+    assert_eq!(sessions.open_count(), 0);
+}
+
+#[tokio::test]
 async fn a_session_that_moves_closes_its_stream_and_finishes_its_calls() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();

@@ -22,7 +22,8 @@ use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::{Interval, Sleep, sleep};
+use tokio::time::{Instant, Interval, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 use troupe_actors::runtime::trace;
 use troupe_actors::session::{
     Answer, CALLS_IN_FLIGHT_MAX, CallInSession, Endpoint, Notice, Notices, Refusal, Session, SessionId,
@@ -62,6 +63,9 @@ pub struct OpenStreams(Mutex<HashMap<SessionId, Arc<ToClient>>>);
 /// The way to a client.
 struct ToClient {
     owner: String,
+    opened_at: Instant,
+    /// The stream has to end.
+    ended: CancellationToken,
     endpoint: Endpoint,
     sender: mpsc::Sender<Said>,
     /// Since it has initialised.
@@ -85,9 +89,11 @@ impl ToClient {
 }
 
 impl OpenStreams {
+    /// Takes a stream up. When there are too many, whoever has the most loses one: one whose client has not initialised,
+    /// else the oldest.
     fn insert(&self, id: SessionId, to_client: Arc<ToClient>) -> Result<(), Fault> {
         let mut open = self.0.lock();
-        if open.len() >= STREAMS_MAX {
+        if open.len() >= STREAMS_MAX && !make_room(&mut open, &to_client.owner) {
             return Err(Fault::unavailable(format!(
                 "{STREAMS_MAX} streams of the first revision are open: use the streamable transport"
             )));
@@ -104,6 +110,28 @@ impl OpenStreams {
     }
 }
 
+/// Ends a stream of who has the most of them, unless that is who wants another one.
+fn make_room(open: &mut HashMap<SessionId, Arc<ToClient>>, for_owner: &str) -> bool {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for to_client in open.values() {
+        *counts.entry(&to_client.owner).or_default() += 1;
+    }
+    let own = counts.get(for_owner).copied().unwrap_or_default();
+    let most = counts.iter().max_by_key(|(_, count)| **count);
+    let Some((owner, _)) = most.filter(|(_, count)| **count > own) else {
+        return false;
+    };
+    let theirs = open.iter().filter(|(_, to_client)| to_client.owner == **owner);
+    let first = theirs.min_by_key(|(_, to_client)| (to_client.session.get().is_some(), to_client.opened_at));
+    let Some(id) = first.map(|(id, _)| id.clone()) else {
+        return false;
+    };
+    if let Some(given_up) = open.remove(&id) {
+        given_up.ended.cancel();
+    }
+    true
+}
+
 /// GET: a client opens its stream.
 async fn open(
     State(state): State<EdgeState>,
@@ -115,9 +143,16 @@ async fn open(
     // A name that this node owns, so that its messages find the way here from every node.
     let id = state.sessions.draw_id();
     let id = id.map_err(|error| Fault::unavailable(error.to_string()))?;
+    if state.sessions.is_elsewhere(id.as_str()) {
+        return Err(Fault::unavailable(
+            "this node has no streams of its own at the moment: try again".to_owned(),
+        ));
+    }
     let (sender, said) = mpsc::channel(WAITING_MAX);
     let to_client = Arc::new(ToClient {
         owner: legacy::owner_of(&context.principal),
+        opened_at: Instant::now(),
+        ended: CancellationToken::new(),
         endpoint: context.endpoint.clone(),
         sender,
         session: OnceLock::new(),
@@ -151,6 +186,12 @@ struct Registered {
     state: EdgeState,
     id: SessionId,
     to_client: Arc<ToClient>,
+}
+
+impl Registered {
+    fn is_elsewhere(&self) -> bool {
+        self.state.sessions.is_elsewhere(self.id.as_str())
+    }
 }
 
 impl Drop for Registered {
@@ -192,10 +233,12 @@ async fn next_event(mut stream: OpenStream) -> Option<(Result<Bytes, Infallible>
     }
     let event = loop {
         let is_waited_for = stream.session.is_none();
+        let ended = stream.registered.to_client.ended.clone();
         tokio::select! {
             biased;
             () = &mut stream.end => return None,
             () = &mut stream.must_end => return None,
+            () = ended.cancelled() => return None,
             said = stream.said.recv() => match said? {
                 Said::Message(message) => break message,
                 Said::Initialized(session) => stream.initialized(session),
@@ -207,7 +250,13 @@ async fn next_event(mut stream: OpenStream) -> Option<(Result<Bytes, Infallible>
                 }
             }
             () = &mut stream.too_late, if is_waited_for => return None,
-            _ = stream.keep_alive.tick() => break Bytes::from_static(KEEP_ALIVE.as_bytes()),
+            // Once the name is another node's, its client's first message would not find the way here.
+            _ = stream.keep_alive.tick() => {
+                if is_waited_for && stream.registered.is_elsewhere() {
+                    return None;
+                }
+                break Bytes::from_static(KEEP_ALIVE.as_bytes());
+            }
         }
     };
     Some((Ok(event), stream))
@@ -278,14 +327,14 @@ async fn take(context: &Context<'_>, message: &Message<'_>, headers: &HeaderMap)
     let id = context.headers.session_id.ok_or_else(|| {
         Fault::invalid_request("the query must have the sessionId that the event `endpoint` gave")
     })?;
-    if let Some(answer) = forward::hand_on(context, Method::POST, headers).await? {
-        return Ok(answer);
-    }
     let owner = legacy::owner_of(&context.principal);
-    let found = context.state.first_revision.find(id, &owner, &context.endpoint);
-    let to_client = found.ok_or_else(Fault::unknown_stream)?;
+    let Some(to_client) = context.state.first_revision.find(id, &owner, &context.endpoint) else {
+        // The stream may be another node's.
+        let answer = forward::hand_on(context, Method::POST, headers).await?;
+        return answer.ok_or_else(Fault::unknown_stream);
+    };
     if message.kind == Kind::Request && message.method() == method::INITIALIZE {
-        return initialize(context, message, &to_client).await;
+        return initialize(context, message, id, &to_client).await;
     }
     let session = to_client.session.get();
     let session = session.ok_or_else(|| Fault::invalid_request("send `initialize` first"))?;
@@ -300,6 +349,7 @@ async fn take(context: &Context<'_>, message: &Message<'_>, headers: &HeaderMap)
 async fn initialize(
     context: &Context<'_>,
     message: &Message<'_>,
+    name: &str,
     to_client: &Arc<ToClient>,
 ) -> Result<Response, Fault> {
     let settled = legacy::settle(context, message)?;
@@ -309,13 +359,23 @@ async fn initialize(
     let answer = match gateway.introduce(&context.endpoint, Era::Legacy).await {
         Err(refusal) => refusal.into_answer(Era::Legacy),
         Ok(introduction) => {
-            let session = context.state.sessions.open(settled).await;
+            let sessions = &context.state.sessions;
+            // Stream and session have one name, and so one node and one end.
+            let session = sessions.open_bound(name, settled).await;
             let session = session.map_err(|error| Fault::unavailable(error.to_string()))?;
             if to_client.session.set(Arc::clone(&session)).is_err() {
                 return Err(Fault::invalid_request("the session is initialised already"));
             }
-            // If the client is gone, so is its session in a moment.
-            let _ = to_client.sender.send(Said::Initialized(session)).await;
+            let initialized = to_client
+                .sender
+                .send(Said::Initialized(Arc::clone(&session)))
+                .await;
+            if initialized.is_err() || sessions.is_elsewhere(name) {
+                // The stream ended meanwhile, or has to.
+                to_client.ended.cancel();
+                let _ = sessions.close(name, &session.settled.owner).await;
+                return Err(Fault::unknown_stream());
+            }
             Answer::Result(legacy::initialize_result(version, &introduction).into())
         }
     };
@@ -382,7 +442,34 @@ async fn deliver(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
+
+    fn stream_of(owner: &str) -> Arc<ToClient> {
+        Arc::new(ToClient {
+            owner: owner.to_owned(),
+            opened_at: Instant::now(),
+            ended: CancellationToken::new(),
+            endpoint: Endpoint::Aggregate,
+            sender: mpsc::channel(1).0,
+            session: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn who_has_the_most_streams_makes_room() {
+        let streams = OpenStreams::default();
+        let of_one: Vec<_> = (0..STREAMS_MAX).map(|_| stream_of("one")).collect();
+        let id = || SessionId::random().expect("randomness");
+        for stream in &of_one {
+            assert!(streams.insert(id(), Arc::clone(stream)).is_ok());
+        }
+        assert!(streams.insert(id(), stream_of("one")).is_err());
+        assert!(of_one.iter().all(|stream| !stream.ended.is_cancelled()));
+        assert!(streams.insert(id(), stream_of("other")).is_ok());
+        assert!(of_one[0].ended.is_cancelled(), "the oldest");
+        assert_eq!(streams.0.lock().len(), STREAMS_MAX);
+    }
 
     #[test]
     fn the_session_is_read_from_the_query() {
