@@ -17,8 +17,9 @@ use crate::{
     tree::{Node, REMOVED, StartError},
 };
 
-/// Libraries that tell of each election and session at the level `info`: heard only when a filter names them.
-const LIBRARIES_FILTER: &str = "openraft=error,ractor=warn,ractor_cluster=warn";
+/// Libraries that tell of each election and session at the level `info`, or at `debug` of what servers answer to a login:
+/// heard only when a filter names them.
+const LIBRARIES_FILTER: &str = "openraft=error,ractor=warn,ractor_cluster=warn,rmcp=info";
 
 #[derive(Debug, Default, Args)]
 pub struct UpArgs {

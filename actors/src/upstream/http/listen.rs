@@ -33,15 +33,18 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
         };
         if let Some(response) = opened {
             let is_stream = response.status().is_success() && answer::body_of(&response) == Body::Events;
-            let will_never_be =
-                response.status().is_client_error() && response.status() != StatusCode::NOT_FOUND;
-            if is_stream {
+            if shared.target.wants_login(&response) {
+                // The token is renewed, or a person logs in; then there is a stream.
+                let _ = shared.target.challenged();
+            } else if is_stream {
                 let opened_at = Instant::now();
                 read(&shared, response, &mut last_event_id).await;
                 if opened_at.elapsed() >= STABLE_AFTER {
                     pause = PAUSE_MIN;
                 }
-            } else if will_never_be || response.status().is_success() {
+            } else if will_never_be(response.status(), shared.target.has_token())
+                || response.status().is_success()
+            {
                 // 405: the server does not talk unasked.
                 return;
             }
@@ -58,6 +61,19 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+}
+
+/// Whether an answer means that there is no such stream, at any time. With a token it may be the token's fault.
+fn will_never_be(status: StatusCode, has_token: bool) -> bool {
+    let is_passing = match status {
+        StatusCode::NOT_FOUND
+        | StatusCode::REQUEST_TIMEOUT
+        | StatusCode::TOO_EARLY
+        | StatusCode::TOO_MANY_REQUESTS => true,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => has_token,
+        _ => false,
+    };
+    status.is_client_error() && !is_passing
 }
 
 /// Opens a legacy server's stream, or takes one up again after the event with this id.
@@ -94,6 +110,28 @@ async fn read(shared: &Shared, response: Response, last_event_id: &mut Option<St
                 .wires
                 .log
                 .note(&format!("an event that is no message was dropped: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_given_up_for_what_does_not_pass() {
+        for (status, has_token, is_final) in [
+            (405, true, true),
+            (400, true, true),
+            (404, false, false),
+            (429, false, false),
+            (503, false, false),
+            (401, true, false),
+            (403, true, false),
+            (401, false, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap_or_default();
+            assert_eq!(will_never_be(status, has_token), is_final, "{status} {has_token}");
         }
     }
 }

@@ -114,6 +114,11 @@ impl Target {
         !self.entry.contains_key(AUTHORIZATION) && answer::needs_login(response)
     }
 
+    /// Whether requests carry the token of a login.
+    pub fn has_token(&self) -> bool {
+        self.bearer.is_some()
+    }
+
     /// What is to be done about an answer that asks for a login: the token is renewed, if there is one.
     pub fn challenged(&self) -> Failure {
         if let Some(bearer) = &self.bearer {
