@@ -147,7 +147,11 @@ impl Question {
 
     /// The id that the server gave it, as text: no two questions of a connection that are open have the same.
     pub fn key(&self) -> String {
-        string_of(&self.id).map_or_else(|| self.id.get().to_owned(), |text| text.into_owned())
+        match string_of(&self.id) {
+            // `1` and `"1"` are two ids.
+            Some(text) if text.parse::<f64>().is_err() => text.into_owned(),
+            _ => self.id.get().to_owned(),
+        }
     }
 
     /// Answers it with what the client answered.
@@ -218,6 +222,18 @@ pub(super) mod tests {
         let message = Message::parse_str(&text).unwrap();
         let question = Question::read(&message, Box::new(move |line| *answer.lock() = Some(line)));
         (question.unwrap(), answered)
+    }
+
+    #[test]
+    fn ids_that_differ_only_in_their_type_have_keys_of_their_own() {
+        let key_of = |id: &str| {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#);
+            let message = Message::parse_str(&text).unwrap();
+            Question::read(&message, Box::new(|_| {})).unwrap().key()
+        };
+        assert_eq!(key_of("1"), "1");
+        assert_eq!(key_of(r#""1""#), r#""1""#);
+        assert_eq!(key_of(r#""one""#), "one");
     }
 
     #[test]

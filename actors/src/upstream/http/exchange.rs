@@ -338,6 +338,9 @@ impl Shared {
                     let _ = timeout(ANSWER_TIMEOUT, answering.answer(line)).await;
                 };
                 answers.spawn_on(answering, &runtime);
+            } else {
+                let words = format!("{ANSWERS_MAX} answers wait for this server: one more was dropped");
+                shared.wires.log.note(&words);
             }
         })
     }
