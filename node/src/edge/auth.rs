@@ -1,7 +1,7 @@
 //! Who is calling, and may they? Key or browser session in, principal out; the rules are in [`super::rules`].
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -55,9 +55,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Middleware: lets a request through to its route, with its [`Caller`], when the rules allow it.
-pub async fn authorize(State(state): State<EdgeState>, mut request: Request, next: Next) -> Response {
-    match admit(&state, &request) {
+/// Lets a request through to its route, with its [`Caller`], when the rules allow it.
+pub async fn authorize(state: &EdgeState, mut request: Request, next: Next) -> Response {
+    match admit(state, &request) {
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);

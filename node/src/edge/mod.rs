@@ -39,8 +39,6 @@ pub mod state;
 mod tests;
 mod trace;
 
-use std::any::Any;
-
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
@@ -49,10 +47,7 @@ use axum::{
     routing::get,
 };
 use http::{Method, Uri};
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove},
-};
+use tower_http::compression::{CompressionLayer, DefaultPredicate, Predicate, predicate::SizeAbove};
 use troupe_protocol::error::Code;
 
 pub use auth::{Caller, Proof};
@@ -82,8 +77,6 @@ pub fn router(state: EdgeState) -> Router {
     compressed
         .merge(mcp::routes())
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(state.clone(), auth::authorize))
-        .layer(CatchPanicLayer::custom(caught_panic))
         .layer(middleware::from_fn_with_state(state.clone(), trace::correlate))
         .with_state(state)
 }
@@ -116,9 +109,4 @@ async fn limit_time(State(state): State<EdgeState>, request: Request, next: Next
             ApiError::new(Code::DeadlineExceeded, detail).into_response()
         }
     }
-}
-
-/// A handler panicked: its request fails, nothing else. The panic itself is in the log.
-fn caught_panic(_: Box<dyn Any + Send>) -> Response {
-    ApiError::new(Code::Internal, "the request's handler panicked").into_response()
 }

@@ -1,22 +1,23 @@
 //! Every request has a correlation id: it opens a trace, is told in `x-correlation-id`, and stands in problem
 //! documents and log lines.
 
-use std::{borrow::Cow, pin::pin};
+use std::{borrow::Cow, panic::AssertUnwindSafe, pin::pin};
 
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use troupe_actors::runtime::trace::{self, new_correlation_id};
 use troupe_protocol::{
-    error::Problem,
+    error::{Code, Problem},
     id::CorrelationId,
     trace::{Outcome, TraceContext},
 };
 
-use super::{headers, state::EdgeState};
+use super::{auth, headers, problem::ApiError, state::EdgeState};
 
 const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 const TRACEPARENT_HEADER: &str = "traceparent";
@@ -31,14 +32,16 @@ pub fn current_id() -> Option<CorrelationId> {
     CORRELATION.try_with(|id| *id).ok()
 }
 
-/// Middleware: opens the request's trace, tells its id in the answer, and adds what all answers say ([`headers`]).
+/// Middleware around all others: opens the request's trace, lets it in or not ([`auth`]), catches panics, tells the id in
+/// the answer, and adds what all answers say ([`headers`]). One for all this, as each costs as much as what it does.
 pub async fn correlate(State(state): State<EdgeState>, request: Request, next: Next) -> Response {
     let is_one_at_a_time = request.version() < Version::HTTP_2;
     let cause = caller_step(request.headers());
     let id = cause.map_or_else(new_correlation_id, |cause| cause.correlation_id);
     let title = title_of(&request);
     // By reference: what is passed on by value is there twice, in who passes and in who takes.
-    let handled = pin!(CORRELATION.scope(id, next.run(request)));
+    let admitted = AssertUnwindSafe(auth::authorize(&state, request, next)).catch_unwind();
+    let handled = pin!(CORRELATION.scope(id, async { admitted.await.unwrap_or_else(|_| panicked()) }));
     let mut response = match title {
         Some(title) => {
             let step = state
@@ -57,6 +60,11 @@ pub async fn correlate(State(state): State<EdgeState>, request: Request, next: N
         of_answer.insert(CORRELATION_HEADER, id);
     }
     response
+}
+
+/// A handler panicked: its request fails, nothing else. The panic itself is in the log.
+fn panicked() -> Response {
+    ApiError::new(Code::Internal, "the request's handler panicked").into_response()
 }
 
 /// The step in a W3C `traceparent` header (`00-TRACE-PARENT-FLAGS`): the trace of the caller, often another node, goes on
