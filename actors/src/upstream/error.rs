@@ -129,6 +129,14 @@ pub enum UpstreamError {
     /// No call with this id is in flight.
     #[error("no call {0} is in flight")]
     CallNotFound(troupe_protocol::upstream::CallId),
+    /// The server has only failed of late and is left alone for a while.
+    #[error("server {server} is left alone for {retry_in_ms} ms more: its last calls have failed")]
+    CircuitOpen {
+        /// The server.
+        server: ServerName,
+        /// When it is tried again, in milliseconds.
+        retry_in_ms: u64,
+    },
 }
 
 impl Coded for UpstreamError {
@@ -150,6 +158,7 @@ impl Coded for UpstreamError {
             Self::NoOwner { code, .. } => *code,
             Self::Stopped(_) => Code::ShuttingDown,
             Self::NeedsLogin(_) => Code::UpstreamNeedsLogin,
+            Self::CircuitOpen { .. } => Code::CircuitOpen,
             Self::CallNotFound(_) => Code::CallNotFound,
         }
     }
@@ -165,7 +174,10 @@ impl UpstreamError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Died { retryable, .. } => *retryable,
-            Self::Overloaded { .. } | Self::Unreachable { .. } | Self::NoOwner { .. } => true,
+            Self::Overloaded { .. }
+            | Self::Unreachable { .. }
+            | Self::NoOwner { .. }
+            | Self::CircuitOpen { .. } => true,
             _ => false,
         }
     }

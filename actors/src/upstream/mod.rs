@@ -8,6 +8,7 @@
 //! - `connect`, `era`: reaching a server, finding out its era, shaking hands
 //! - `connection` over `stdio` or `http`: how requests get there; `frame` writes them, `incoming` reads what comes back
 //! - `placed`: servers of which the whole cluster has one process: those that are child processes
+//! - `circuit`: a server that only fails is left alone for a while; `flood`: a bound on what one says unasked
 //! - `watch`: subscriptions to resources, of all clients together
 //! - [`builtin`](BuiltinServer): servers that are part of the node
 //!
@@ -19,11 +20,13 @@
 
 mod builtin;
 mod calls;
+mod circuit;
 mod connect;
 mod connection;
 mod endpoint;
 mod era;
 mod error;
+mod flood;
 mod frame;
 mod handle;
 mod http;
@@ -334,6 +337,7 @@ impl Actor for UpstreamActor {
             UpstreamMessage::Settled(reply) => reply.send(()),
             UpstreamMessage::Reconfigured(transport) => {
                 *self.slot.transport.lock() = transport;
+                self.slot.circuit.reset();
                 *self.slot.era.lock() = None;
                 let old = self.slot.state();
                 self.lifecycle.set_knocks(!self.slot.is_placed());

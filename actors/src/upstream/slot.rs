@@ -28,6 +28,7 @@ use crate::cluster::{ClusterHandle, Whereabouts};
 use crate::runtime::{Deadline, Mailbox, System, trace};
 
 use super::calls::{CallTable, NewCall, ProgressTo};
+use super::circuit::{Circuit, Sign};
 use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
@@ -85,6 +86,7 @@ pub(super) struct Slot {
     is_moving: AtomicBool,
     /// Whether its process stands still, since this node holds no lease.
     is_suspended: AtomicBool,
+    pub circuit: Circuit,
     made: Instant,
     last_used_ms: AtomicU64,
     /// How often the server had to be given a new session over one connection.
@@ -122,6 +124,7 @@ impl Slot {
             news: Arc::clone(&shared.news),
             is_moving: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
+            circuit: Circuit::default(),
             made: Instant::now(),
             last_used_ms: AtomicU64::new(0),
             sessions_begun: AtomicU64::new(0),
@@ -355,6 +358,13 @@ impl Slot {
         deadline: Deadline,
     ) -> Result<RawReply, UpstreamError> {
         let method = outgoing.method;
+        let leave = self
+            .circuit
+            .enter(self.made.elapsed())
+            .map_err(|wait| UpstreamError::CircuitOpen {
+                server: self.name.clone(),
+                retry_in_ms: millis(wait),
+            })?;
         let mut open = self
             .calls
             .begin(call)
@@ -365,18 +375,25 @@ impl Slot {
             return Err(UpstreamError::Stopped(self.name.clone()));
         }
         let (id, began) = (open.id, open.began);
-        tokio::select! {
+        let (sign, reply) = tokio::select! {
             biased;
             reply = self.send_until_sent(id, &outgoing, deadline) => reply,
             Ok(()) = &mut open.cancelled => {
-                Err(UpstreamError::Cancelled { server: self.name.clone(), method: method.to_owned() })
+                (Sign::Nothing, Err(UpstreamError::Cancelled { server: self.name.clone(), method: method.to_owned() }))
             }
-            () = tokio::time::sleep_until(deadline.instant()) => Err(UpstreamError::DeadlineExceeded {
-                server: self.name.clone(),
-                method: method.to_owned(),
-                waited_ms: millis(began.elapsed()),
-            }),
+            () = tokio::time::sleep_until(deadline.instant()) => {
+                let waited = began.elapsed();
+                (Sign::of_silence(waited), Err(UpstreamError::DeadlineExceeded {
+                    server: self.name.clone(),
+                    method: method.to_owned(),
+                    waited_ms: millis(waited),
+                }))
+            }
+        };
+        if leave.tell(sign, self.made.elapsed(), self.calls.begun()) {
+            self.log.note("its calls fail: it is left alone for a while");
         }
+        reply
     }
 
     /// Sends a request over the connection of the moment, and again over the next one as long as it is certain that
@@ -386,7 +403,7 @@ impl Slot {
         id: u64,
         outgoing: &Unsent<'_>,
         deadline: Deadline,
-    ) -> Result<RawReply, UpstreamError> {
+    ) -> (Sign, Result<RawReply, UpstreamError>) {
         let Unsent {
             method,
             name,
@@ -395,7 +412,10 @@ impl Slot {
             wants_progress,
         } = *outgoing;
         loop {
-            let connection = self.ready(deadline).await?;
+            let connection = match self.ready(deadline).await {
+                Ok(connection) => connection,
+                Err(error) => return (Sign::Nothing, Err(error)),
+            };
             let mirrors = self.mirrors(&connection, method, deadline).await;
             let mirrors = mirrors
                 .as_ref()
@@ -418,9 +438,12 @@ impl Slot {
             let answered = connection.call(&call).await;
             abandon.disarm();
             match answered {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => return (Sign::Works, Ok(reply)),
                 Err(Failure::NotSent(_)) if connection.wires.is_gone() => {}
-                Err(failure) => return Err(failure.into_error(&self.name, method)),
+                Err(failure) => {
+                    let sign = Sign::of(&failure);
+                    return (sign, Err(failure.into_error(&self.name, method)));
+                }
             }
         }
     }

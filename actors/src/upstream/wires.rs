@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use troupe_protocol::jsonrpc::{Message, RawReply};
+use troupe_protocol::jsonrpc::{Kind, Message, RawReply};
 use troupe_protocol::mcp::{ListKind, Profile};
 use troupe_protocol::upstream::LogSource;
 
 use super::calls::CallTable;
+use super::flood::{Flood, NOTIFICATIONS_PER_SECOND_MAX, Passage};
 use super::incoming::{Incoming, decide};
 use super::log::LogRing;
 use super::questions::{AnswerTo, Question};
@@ -46,6 +47,7 @@ pub(super) struct Wires {
     /// What the clients can do for whom the connection is.
     pub profile: Profile,
     on_notice: OnNotice,
+    flood: Flood,
     /// Who waits to hear to which resources the server agrees, by the request's id.
     acknowledgements: Mutex<HashMap<u64, oneshot::Sender<Vec<String>>>>,
     gone: CancellationToken,
@@ -64,6 +66,7 @@ impl Wires {
             log,
             profile,
             on_notice,
+            flood: Flood::default(),
             acknowledgements: Mutex::default(),
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -79,6 +82,9 @@ impl Wires {
         call: Option<u64>,
         answer_to: impl FnOnce() -> AnswerTo,
     ) -> Option<String> {
+        if message.kind == Kind::Notification && self.drops_of_flood() {
+            return None;
+        }
         match decide(message) {
             Incoming::Response(id) => {
                 // Nobody may wait any more: answers cross with cancellations.
@@ -115,6 +121,18 @@ impl Wires {
             Incoming::SubscriptionEnded(_) | Incoming::Ignored => {}
         }
         None
+    }
+
+    /// Whether the server says so much unasked that this is dropped.
+    fn drops_of_flood(&self) -> bool {
+        let passage = self.flood.count();
+        if passage == Passage::Drops {
+            let note = format!(
+                "it sends more than {NOTIFICATIONS_PER_SECOND_MAX} notifications within a second: the rest is dropped"
+            );
+            self.log.note(&note);
+        }
+        passage != Passage::Passes
     }
 
     /// To which resources the server agrees in answer to `subscriptions/listen` with this id, once it says so.
