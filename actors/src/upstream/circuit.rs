@@ -12,9 +12,6 @@ use super::error::Failure;
 
 /// So many failures without a success between them open the circuit.
 const FAILURES_IN_A_ROW_MAX: u32 = 5;
-/// So many failures within [`WINDOW`] do, if they are more than half of all calls.
-const FAILURES_IN_WINDOW_MIN: u64 = 10;
-const WINDOW: Duration = Duration::from_secs(10);
 /// How long the server is left alone, the first time and at most: twice as long after each trial that fails.
 const OPEN_FOR: Duration = Duration::from_secs(2);
 const OPEN_FOR_MAX: Duration = Duration::from_secs(30);
@@ -70,10 +67,9 @@ pub(super) struct Circuit {
 
 #[derive(Debug, Default)]
 struct Failing {
-    window_began_ms: u64,
-    /// Calls that had begun by then.
-    begun_before: u64,
-    failures: u64,
+    /// The last failure that counted. Calls that were under way then and fail too tell of the same event: the end of a
+    /// process ends all its calls.
+    last_at: Option<Duration>,
     /// How often it was opened without being closed.
     opened: u32,
     trials_succeeded: u32,
@@ -83,6 +79,7 @@ struct Failing {
 #[derive(Debug)]
 pub(super) struct Leave<'a> {
     circuit: &'a Circuit,
+    entered_at: Duration,
     is_trial: bool,
     is_told: bool,
 }
@@ -92,20 +89,21 @@ impl Circuit {
     pub fn enter(&self, now: Duration) -> Result<Leave<'_>, Duration> {
         let open_until = Duration::from_millis(self.open_until_ms.load(Ordering::Acquire));
         if open_until.is_zero() {
-            return Ok(self.leave(false));
+            return Ok(self.leave(now, false));
         }
         if now < open_until {
             return Err(open_until - now);
         }
         match self.is_tried.swap(true, Ordering::AcqRel) {
             true => Err(TRIAL_TAKES),
-            false => Ok(self.leave(true)),
+            false => Ok(self.leave(now, true)),
         }
     }
 
-    fn leave(&self, is_trial: bool) -> Leave<'_> {
+    fn leave(&self, entered_at: Duration, is_trial: bool) -> Leave<'_> {
         Leave {
             circuit: self,
+            entered_at,
             is_trial,
             is_told: false,
         }
@@ -123,11 +121,14 @@ impl Circuit {
         self.open_until_ms.store(0, Ordering::Release);
     }
 
-    fn failed(&self, is_trial: bool, now: Duration, begun: u64) {
-        let in_a_row = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+    fn failed(&self, leave: &Leave<'_>, now: Duration) {
         let mut failing = self.failing.lock();
-        let opens = is_trial || (!self.is_open() && failing.note(in_a_row, now, begun));
-        if opens {
+        if failing.last_at.is_some_and(|last_at| leave.entered_at < last_at) {
+            return;
+        }
+        failing.last_at = Some(now);
+        let in_a_row = self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        if leave.is_trial || (!self.is_open() && in_a_row >= FAILURES_IN_A_ROW_MAX) {
             failing.trials_succeeded = 0;
             let doublings = failing.opened.min(8);
             failing.opened = failing.opened.saturating_add(1);
@@ -152,32 +153,14 @@ impl Circuit {
     }
 }
 
-impl Failing {
-    /// Notes a failure; whether it is one too many.
-    fn note(&mut self, in_a_row: u32, now: Duration, begun: u64) -> bool {
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let window_ms = WINDOW.as_millis() as u64;
-        if self.failures == 0 || now_ms.saturating_sub(self.window_began_ms) > window_ms {
-            self.window_began_ms = now_ms;
-            self.begun_before = begun.saturating_sub(1);
-            self.failures = 0;
-        }
-        self.failures += 1;
-        let calls = begun.saturating_sub(self.begun_before);
-        let is_most = self.failures >= FAILURES_IN_WINDOW_MIN && self.failures * 2 > calls;
-        in_a_row >= FAILURES_IN_A_ROW_MAX || is_most
-    }
-}
-
 impl Leave<'_> {
-    /// Says what the call has shown, at this time and after so many calls had begun. Whether the server is left alone from now
-    /// on.
-    pub fn tell(mut self, sign: Sign, now: Duration, begun: u64) -> bool {
+    /// Says what the call has shown. Whether the server is left alone from now on.
+    pub fn tell(mut self, sign: Sign, now: Duration) -> bool {
         self.is_told = true;
         let was_open = self.circuit.is_open();
         match sign {
             Sign::Works => self.circuit.succeeded(self.is_trial),
-            Sign::Fails => self.circuit.failed(self.is_trial, now, begun),
+            Sign::Fails => self.circuit.failed(&self, now),
             Sign::Nothing => {}
         }
         if self.is_trial {
@@ -204,21 +187,16 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn call(circuit: &Circuit, sign: Sign, now: Duration, begun: u64) -> bool {
-        circuit.enter(now).unwrap().tell(sign, now, begun)
+    fn call(circuit: &Circuit, sign: Sign, now: Duration) -> bool {
+        circuit.enter(now).unwrap().tell(sign, now)
     }
 
     fn opened() -> Circuit {
         let circuit = Circuit::default();
-        for number in 1..FAILURES_IN_A_ROW_MAX {
-            assert!(!call(&circuit, Sign::Fails, s(0), u64::from(number)));
+        for _ in 1..FAILURES_IN_A_ROW_MAX {
+            assert!(!call(&circuit, Sign::Fails, s(0)));
         }
-        assert!(call(
-            &circuit,
-            Sign::Fails,
-            s(0),
-            u64::from(FAILURES_IN_A_ROW_MAX)
-        ));
+        assert!(call(&circuit, Sign::Fails, s(0)));
         circuit
     }
 
@@ -228,41 +206,37 @@ mod tests {
         assert_eq!(circuit.enter(s(1)).unwrap_err(), s(1));
         let trial = circuit.enter(s(2)).unwrap();
         assert_eq!(circuit.enter(s(2)).unwrap_err(), TRIAL_TAKES, "one at a time");
-        trial.tell(Sign::Fails, s(3), 6);
+        trial.tell(Sign::Fails, s(3));
         assert_eq!(circuit.enter(s(3)).unwrap_err(), s(4), "twice as long");
         for trial in 1..=TRIALS {
             assert!(circuit.is_open(), "before trial {trial}");
-            call(&circuit, Sign::Works, s(7), 7);
+            call(&circuit, Sign::Works, s(7));
         }
         assert!(!circuit.is_open());
-        assert!(!call(&circuit, Sign::Fails, s(8), 20), "it begins anew");
+        assert!(!call(&circuit, Sign::Fails, s(8)), "it begins anew");
     }
 
     #[test]
     fn a_trial_that_says_nothing_makes_room_for_another() {
         let circuit = opened();
         drop(circuit.enter(s(2)).unwrap());
-        call(&circuit, Sign::Nothing, s(2), 6);
+        call(&circuit, Sign::Nothing, s(2));
         assert!(circuit.enter(s(2)).is_ok());
         circuit.reset();
         assert!(!circuit.is_open());
     }
 
     #[test]
-    fn failures_among_successes_count_when_they_are_most() {
+    fn calls_that_end_together_fail_once_and_a_success_makes_up_for_all() {
         let circuit = Circuit::default();
-        let mut begun = 0;
-        for _ in 0..40 {
-            begun += 2;
-            assert!(!call(&circuit, Sign::Fails, s(1), begun), "half of them fail");
-            call(&circuit, Sign::Works, s(1), begun);
+        let together: Vec<Leave<'_>> = (0..20).map(|_| circuit.enter(s(1)).unwrap()).collect();
+        for leave in together {
+            assert!(!leave.tell(Sign::Fails, s(2)));
         }
-        let opened = (0..40).any(|number| {
-            begun += 1;
-            let sign = if number % 4 == 0 { Sign::Works } else { Sign::Fails };
-            call(&circuit, sign, s(20), begun)
-        });
-        assert!(opened, "three of four fail");
+        for _ in 0..40 {
+            assert!(!call(&circuit, Sign::Fails, s(3)));
+            call(&circuit, Sign::Works, s(3));
+        }
     }
 
     #[test]

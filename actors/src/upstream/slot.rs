@@ -390,7 +390,7 @@ impl Slot {
                 }))
             }
         };
-        if leave.tell(sign, self.made.elapsed(), self.calls.begun()) {
+        if leave.tell(sign, self.made.elapsed()) {
             self.log.note("its calls fail: it is left alone for a while");
         }
         reply
