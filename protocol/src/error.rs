@@ -172,7 +172,7 @@ codes! {
         "The MCP server asks for OAuth, and nobody has logged in there, or the login has ended.",
         "Log in on the server's page, or with `troupe server login NAME`.";
     CircuitOpen = 3014, 503, "server left alone",
-        "The last calls of this MCP server have all failed: it is left alone for a moment, then tried again.",
+        "The last calls of this MCP server were all lost on the way: it is left alone for a moment, then tried by one call at a time.",
         "Wait as long as the detail says; read the server's log to see why it fails.";
     LoginFailed = 3015, 422, "login failed",
         "The authorization server of an MCP server refused the login, or the login was not begun here.",

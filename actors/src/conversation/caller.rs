@@ -84,6 +84,7 @@ fn failure(error: &UpstreamError) -> CallFailure {
             | UpstreamError::Secret { .. }
             | UpstreamError::NeedsLogin(_)
             | UpstreamError::Overloaded { .. }
+            | UpstreamError::CircuitOpen { .. }
             | UpstreamError::ToolNotFound { .. }
     );
     CallFailure {

@@ -130,7 +130,7 @@ pub enum UpstreamError {
     #[error("no call {0} is in flight")]
     CallNotFound(troupe_protocol::upstream::CallId),
     /// The server has only failed of late and is left alone for a while.
-    #[error("server {server} is left alone for {retry_in_ms} ms more: its last calls have failed")]
+    #[error("server {server} is left alone for {retry_in_ms} ms more: its last calls were lost")]
     CircuitOpen {
         /// The server.
         server: ServerName,

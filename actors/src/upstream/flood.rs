@@ -38,6 +38,13 @@ impl Default for Flood {
 }
 
 impl Flood {
+    /// Whether what comes within this second is dropped.
+    pub fn is_on(&self) -> bool {
+        let counted = self.counted.load(Ordering::Relaxed);
+        let is_now = counted >> COUNT_BITS == self.made.elapsed().as_secs();
+        is_now && counted & COUNT_MASK > NOTIFICATIONS_PER_SECOND_MAX
+    }
+
     /// Counts one that has come now. They come one after the other over a connection, or nearly: two at once may count as
     /// one.
     pub fn count(&self) -> Passage {
@@ -74,7 +81,9 @@ mod tests {
             for _ in 0..5_000 {
                 assert_eq!(flood.count(), Passage::DropsSilently);
             }
+            assert!(flood.is_on());
             tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(!flood.is_on());
         }
     }
 }

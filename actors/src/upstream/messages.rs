@@ -11,6 +11,7 @@ use troupe_protocol::server::{ServerName, Transport};
 
 use crate::runtime::{Deadline, Message, Reply};
 
+use super::circuit::Turn;
 use super::connect::ConnectFailure;
 use super::connection::Connection;
 use super::error::{Failure, UpstreamError};
@@ -104,6 +105,8 @@ pub(super) enum UpstreamMessage {
     RetryDue(u64),
     /// The registered transport has changed.
     Reconfigured(Transport),
+    /// Calls to the server are lost and it is left alone, or they are answered again.
+    Turned(Turn),
     /// Answered when everything that was told before is done.
     Settled(Reply<()>),
 }

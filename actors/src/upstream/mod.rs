@@ -72,6 +72,7 @@ pub use questions::{Question, QuestionsTo};
 pub use sources::{RegisteredServer, SecretFailure, SecretSource, ServerChange, ServerSource};
 pub use watch::{Watch, WatchError};
 
+use circuit::Turn;
 use connect::{Ground, connect};
 use connection::Connection;
 use messages::{UpstreamMessage, connect_error};
@@ -276,6 +277,18 @@ impl UpstreamActor {
         }
     }
 
+    fn turned(&self, turn: Turn) {
+        let server = self.slot.name.clone();
+        match turn {
+            Turn::Opened => {
+                tracing::warn!(%server, "left alone for a moment: every call of late was lost");
+                let reason = "every call of late was lost".to_owned();
+                self.emit(UpstreamEvent::Down { server, reason });
+            }
+            Turn::Closed => tracing::info!(%server, "its calls are answered again"),
+        }
+    }
+
     fn list_changed(&self, kind: ListKind) {
         self.slot.lists.forget(kind);
         self.slot.tell_others(&UpstreamNews::ListChanged(kind));
@@ -335,6 +348,7 @@ impl Actor for UpstreamActor {
                 self.carry_out(todo, ctx);
             }
             UpstreamMessage::Settled(reply) => reply.send(()),
+            UpstreamMessage::Turned(turn) => self.turned(turn),
             UpstreamMessage::Reconfigured(transport) => {
                 *self.slot.transport.lock() = transport;
                 self.slot.circuit.reset();
@@ -382,6 +396,7 @@ impl Actor for UpstreamActor {
             "calls_in_flight": slot.calls.len(),
             "calls": slot.calls.begun(),
             "failures": self.lifecycle.failures(),
+            "is_left_alone": slot.circuit.is_open(),
             "last_error": self.last_error.as_ref().map(ToString::to_string),
             "lists": lists.collect::<serde_json::Map<_, _>>(),
         })

@@ -28,7 +28,7 @@ use crate::cluster::{ClusterHandle, Whereabouts};
 use crate::runtime::{Deadline, Mailbox, System, trace};
 
 use super::calls::{CallTable, NewCall, ProgressTo};
-use super::circuit::{Circuit, Sign};
+use super::circuit::{Circuit, Sign, Turn};
 use super::connection::{Call, Connection};
 use super::endpoint::UpstreamSettings;
 use super::error::{Failure, UpstreamError};
@@ -375,25 +375,34 @@ impl Slot {
             return Err(UpstreamError::Stopped(self.name.clone()));
         }
         let (id, began) = (open.id, open.began);
+        let silent = |error| (Sign::Nothing, Err(error));
         let (sign, reply) = tokio::select! {
             biased;
-            reply = self.send_until_sent(id, &outgoing, deadline) => reply,
-            Ok(()) = &mut open.cancelled => {
-                (Sign::Nothing, Err(UpstreamError::Cancelled { server: self.name.clone(), method: method.to_owned() }))
-            }
-            () = tokio::time::sleep_until(deadline.instant()) => {
-                let waited = began.elapsed();
-                (Sign::of_silence(waited), Err(UpstreamError::DeadlineExceeded {
-                    server: self.name.clone(),
-                    method: method.to_owned(),
-                    waited_ms: millis(waited),
-                }))
-            }
+            answered = self.send_until_sent(id, &outgoing, deadline) => answered,
+            Ok(()) = &mut open.cancelled => silent(UpstreamError::Cancelled {
+                server: self.name.clone(),
+                method: method.to_owned(),
+            }),
+            () = tokio::time::sleep_until(deadline.instant()) => silent(UpstreamError::DeadlineExceeded {
+                server: self.name.clone(),
+                method: method.to_owned(),
+                waited_ms: millis(began.elapsed()),
+            }),
         };
-        if leave.tell(sign, self.made.elapsed()) {
-            self.log.note("its calls fail: it is left alone for a while");
+        if let Some(turn) = leave.tell(sign, self.made.elapsed()) {
+            self.turned(turn);
         }
         reply
+    }
+
+    /// People, and whoever watches the server's health, hear that it is left alone, or called again.
+    fn turned(&self, turn: Turn) {
+        self.log.note(match turn {
+            Turn::Opened => "every call of late was lost: it is left alone for a moment, then tried again",
+            Turn::Closed => "its calls are answered again",
+        });
+        // An actor that has more to do than it can hear of learns of it by its next probe.
+        let _ = self.mailbox.tell(UpstreamMessage::Turned(turn));
     }
 
     /// Sends a request over the connection of the moment, and again over the next one as long as it is certain that

@@ -48,6 +48,8 @@ pub(super) struct Wires {
     pub profile: Profile,
     on_notice: OnNotice,
     flood: Flood,
+    /// Whether a word about changed lists was among what was dropped.
+    has_missed_lists: AtomicBool,
     /// Who waits to hear to which resources the server agrees, by the request's id.
     acknowledgements: Mutex<HashMap<u64, oneshot::Sender<Vec<String>>>>,
     gone: CancellationToken,
@@ -67,6 +69,7 @@ impl Wires {
             profile,
             on_notice,
             flood: Flood::default(),
+            has_missed_lists: AtomicBool::new(false),
             acknowledgements: Mutex::default(),
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -82,9 +85,10 @@ impl Wires {
         call: Option<u64>,
         answer_to: impl FnOnce() -> AnswerTo,
     ) -> Option<String> {
-        if message.kind == Kind::Notification && self.drops_of_flood() {
+        if message.kind == Kind::Notification && self.drops_of_flood(message) {
             return None;
         }
+        self.tell_missed_lists();
         match decide(message) {
             Incoming::Response(id) => {
                 // Nobody may wait any more: answers cross with cancellations.
@@ -123,16 +127,42 @@ impl Wires {
         None
     }
 
-    /// Whether the server says so much unasked that this is dropped.
-    fn drops_of_flood(&self) -> bool {
+    /// Whether the server says so much unasked that this is dropped. That lists have changed is not forgotten.
+    fn drops_of_flood(&self, message: &Message<'_>) -> bool {
         let passage = self.flood.count();
+        if passage == Passage::Passes {
+            return false;
+        }
         if passage == Passage::Drops {
             let note = format!(
                 "it sends more than {NOTIFICATIONS_PER_SECOND_MAX} notifications within a second: the rest is dropped"
             );
             self.log.note(&note);
         }
-        passage != Passage::Passes
+        match decide(message) {
+            Incoming::Acknowledged { .. } => false,
+            Incoming::ListChanged(_) => {
+                self.has_missed_lists.store(true, Ordering::Release);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// Once a flood is over, every list may have changed.
+    fn tell_missed_lists(&self) {
+        if self.has_missed_lists.load(Ordering::Relaxed)
+            && !self.flood.is_on()
+            && self.has_missed_lists.swap(false, Ordering::AcqRel)
+        {
+            use ListKind::{Prompts, ResourceTemplates, Resources, Tools};
+            self.notice(Notice::ListChanged(&[
+                Tools,
+                Resources,
+                ResourceTemplates,
+                Prompts,
+            ]));
+        }
     }
 
     /// To which resources the server agrees in answer to `subscriptions/listen` with this id, once it says so.
