@@ -37,7 +37,7 @@ pub(super) fn next_call_id() -> u64 {
 }
 
 /// Where the notifications of one request go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ProgressTo {
     /// The token that the caller gave, as it wrote it; nothing if it gave none.
     pub token: Option<Box<RawValue>>,
@@ -46,7 +46,7 @@ pub(super) struct ProgressTo {
 }
 
 /// What is known of a call when it begins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct NewCall {
     pub method: String,
     pub name: Option<String>,

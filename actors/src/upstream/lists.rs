@@ -1,6 +1,6 @@
 //! What a server lists, kept until it announces a change. Cached state: read again when it is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::runtime::Deadline;
 use super::error::UpstreamError;
 use super::http::{Mirror, mirrors_of};
 use super::messages::CallOptions;
+use super::retry;
 use super::slot::Slot;
 
 /// Pages read of one list.
@@ -39,6 +40,8 @@ pub(super) struct Lists {
     reading: [tokio::sync::Mutex<()>; 4],
     /// Arguments that are mirrored into headers, of the tools that have such; nothing until the tools have been read.
     mirrors: ArcSwapOption<HashMap<String, Vec<Mirror>>>,
+    /// The tools that may be called again when a call is lost; nothing until the tools have been read.
+    repeatable: ArcSwapOption<HashSet<String>>,
 }
 
 impl Lists {
@@ -51,6 +54,7 @@ impl Lists {
     /// Forgets all lists.
     pub fn forget_all(&self) {
         self.mirrors.store(None);
+        self.repeatable.store(None);
         for kind in [
             ListKind::Tools,
             ListKind::Resources,
@@ -64,6 +68,19 @@ impl Lists {
     /// The arguments of each tool that are mirrored into headers; nothing until the tools have been read.
     pub fn mirrors(&self) -> Option<Arc<HashMap<String, Vec<Mirror>>>> {
         self.mirrors.load_full()
+    }
+
+    /// Whether a call of this tool may be made again when it is lost.
+    pub fn is_repeatable(&self, tool: &str) -> bool {
+        let repeatable = self.repeatable.load();
+        repeatable.as_ref().is_some_and(|tools| tools.contains(tool))
+    }
+
+    /// Notes which tools may be called again.
+    fn note_repeatable(&self, tools: &[Descriptor]) {
+        let repeatable = tools.iter().filter(|tool| retry::is_repeatable(tool));
+        let names = repeatable.map(|tool| tool.name.clone()).collect();
+        self.repeatable.store(Some(Arc::new(names)));
     }
 
     /// Notes which arguments are mirrored into headers. Leaves out tools whose annotations are wrong, as the revision
@@ -163,6 +180,7 @@ impl Slot {
         let epoch = self.lists.epoch(kind);
         let (mut items, ttl_ms) = self.read_pages(kind, deadline).await?;
         if kind == ListKind::Tools {
+            self.lists.note_repeatable(&items);
             self.lists
                 .note_mirrors(&mut items, connection.mirrors_arguments())
                 .iter()

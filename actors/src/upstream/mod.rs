@@ -8,7 +8,8 @@
 //! - `connect`, `era`: reaching a server, finding out its era, shaking hands
 //! - `connection` over `stdio` or `http`: how requests get there; `frame` writes them, `incoming` reads what comes back
 //! - `placed`: servers of which the whole cluster has one process: those that are child processes
-//! - `circuit`: a server that only fails is left alone for a while; `flood`: a bound on what one says unasked
+//! - `circuit`: a server that only fails is left alone for a while; `retry`: which lost calls are made
+//!   again; `flood`: a bound on what one says unasked
 //! - `watch`: subscriptions to resources, of all clients together
 //! - [`builtin`](BuiltinServer): servers that are part of the node
 //!
@@ -37,6 +38,7 @@ mod messages;
 mod oauth;
 mod placed;
 mod questions;
+mod retry;
 mod shared;
 mod slot;
 mod sources;

@@ -38,6 +38,7 @@ use super::lists::Lists;
 use super::log::LogRing;
 use super::messages::{CallOptions, UpstreamMessage};
 use super::placed::{self, UpstreamNews};
+use super::retry::{self, RETRIES_MAX, RetryBudget};
 use super::shared::Shared;
 use super::watch::OfLane;
 
@@ -87,6 +88,7 @@ pub(super) struct Slot {
     /// Whether its process stands still, since this node holds no lease.
     is_suspended: AtomicBool,
     pub circuit: Circuit,
+    retries: RetryBudget,
     made: Instant,
     last_used_ms: AtomicU64,
     /// How often the server had to be given a new session over one connection.
@@ -125,6 +127,7 @@ impl Slot {
             is_moving: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
             circuit: Circuit::default(),
+            retries: RetryBudget::default(),
             made: Instant::now(),
             last_used_ms: AtomicU64::new(0),
             sessions_begun: AtomicU64::new(0),
@@ -351,31 +354,70 @@ impl Slot {
         traced(&self.system, self.mailbox.path(), method, name.as_deref(), work).await
     }
 
+    /// Makes a call, and makes it again when it is lost and may be repeated.
     async fn call(
         self: &Arc<Self>,
         call: NewCall,
         outgoing: Unsent<'_>,
         deadline: Deadline,
     ) -> Result<RawReply, UpstreamError> {
+        self.retries.earn();
+        let again = self.is_repeatable(&outgoing).then(|| call.clone());
+        let (mut call, mut retries) = (call, 0);
+        loop {
+            let (sign, reply) = self.call_once(call, outgoing, deadline).await;
+            let again = again
+                .as_ref()
+                .filter(|_| sign == Sign::Fails && retries < RETRIES_MAX);
+            let Some(again) = again else {
+                return reply;
+            };
+            let pause = retry::pause(retries, fastrand::f64());
+            if deadline.remaining() <= pause || !self.retries.take() {
+                return reply;
+            }
+            tokio::time::sleep(pause).await;
+            retries += 1;
+            call = again.clone();
+        }
+    }
+
+    /// Whether what is lost on the way may be sent once more. What asks whether the server works shall hear of each loss.
+    fn is_repeatable(&self, outgoing: &Unsent<'_>) -> bool {
+        match outgoing.method {
+            method::PING | method::DISCOVER => false,
+            method::TOOLS_CALL => outgoing.name.is_some_and(|tool| self.lists.is_repeatable(tool)),
+            other => retry::is_harmless(other),
+        }
+    }
+
+    async fn call_once(
+        self: &Arc<Self>,
+        call: NewCall,
+        outgoing: Unsent<'_>,
+        deadline: Deadline,
+    ) -> (Sign, Result<RawReply, UpstreamError>) {
         let method = outgoing.method;
-        let leave = self
-            .circuit
-            .enter(self.made.elapsed())
-            .map_err(|wait| UpstreamError::CircuitOpen {
-                server: self.name.clone(),
-                retry_in_ms: millis(wait),
-            })?;
-        let mut open = self
-            .calls
-            .begin(call)
-            .map_err(|failure| failure.into_error(&self.name, method))?;
+        let silent = |error| (Sign::Nothing, Err(error));
+        let leave = match self.circuit.enter(self.made.elapsed()) {
+            Ok(leave) => leave,
+            Err(wait) => {
+                return silent(UpstreamError::CircuitOpen {
+                    server: self.name.clone(),
+                    retry_in_ms: millis(wait),
+                });
+            }
+        };
+        let mut open = match self.calls.begin(call) {
+            Ok(open) => open,
+            Err(failure) => return silent(failure.into_error(&self.name, method)),
+        };
         // Whoever gives the server away looks at the table after it has said so: either it waits for this call, or this
         // call sees that it is late and goes to the new owner.
         if self.is_moving() {
-            return Err(UpstreamError::Stopped(self.name.clone()));
+            return silent(UpstreamError::Stopped(self.name.clone()));
         }
         let (id, began) = (open.id, open.began);
-        let silent = |error| (Sign::Nothing, Err(error));
         let (sign, reply) = tokio::select! {
             biased;
             answered = self.send_until_sent(id, &outgoing, deadline) => answered,
@@ -392,7 +434,7 @@ impl Slot {
         if let Some(turn) = leave.tell(sign, self.made.elapsed()) {
             self.turned(turn);
         }
-        reply
+        (sign, reply)
     }
 
     /// People, and whoever watches the server's health, hear that it is left alone, or called again.

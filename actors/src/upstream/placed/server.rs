@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use troupe_protocol::error::Code;
 use troupe_protocol::id::NodeId;
 use troupe_protocol::jsonrpc::RawReply;
-use troupe_protocol::mcp::{Descriptor, ListKind, Profile, method};
+use troupe_protocol::mcp::{Descriptor, ListKind, Profile};
 use troupe_protocol::server::ServerName;
 use troupe_protocol::upstream::{LogLine, UpstreamInfo, UpstreamState};
 
@@ -19,6 +19,7 @@ use crate::cluster::{Nowhere, Whereabouts};
 use crate::runtime::Deadline;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::messages::CallOptions;
+use crate::upstream::retry;
 use crate::upstream::shared::Shared;
 use crate::upstream::slot::{Slot, traced};
 use crate::upstream::watch::Refused;
@@ -124,7 +125,7 @@ impl PlacedServer {
             };
             match outcome {
                 Ok(reply) => return Ok(reply),
-                Err(trouble) => attempts.after(trouble, is_harmless(method)).await?,
+                Err(trouble) => attempts.after(trouble, retry::is_harmless(method)).await?,
             }
         }
     }
@@ -316,21 +317,6 @@ fn here(slot: &Slot, error: UpstreamError) -> Trouble {
         UpstreamError::Stopped(_) if slot.is_moving() => Trouble::NotAsked(error),
         other => Trouble::Final(other),
     }
-}
-
-/// Whether a request changes nothing at the server, so that it may be made twice.
-fn is_harmless(method: &str) -> bool {
-    matches!(
-        method,
-        method::PING
-            | method::DISCOVER
-            | method::TOOLS_LIST
-            | method::RESOURCES_LIST
-            | method::RESOURCES_TEMPLATES_LIST
-            | method::RESOURCES_READ
-            | method::PROMPTS_LIST
-            | method::PROMPTS_GET
-    )
 }
 
 impl Trouble {
