@@ -391,8 +391,6 @@ async fn clients_that_stop_reading_are_cut_and_keep_nothing() {
         (process::open_files(node.pid()) < files + DEAF / 3).then_some(())
     })
     .await;
-    let calls = node.api.get("/api/v1/calls").await.ok();
-    assert!(!calls.to_string().contains("\"bad\""), "{calls}");
     let mut whole_answers = 0;
     for mut stream in deaf {
         let mut answer = Vec::new();

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
-use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
+use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use troupe_protocol::jsonrpc::{self, Message, RawReply};
@@ -23,8 +23,10 @@ use super::error::Failure;
 use super::questions::AnswerTo;
 use super::wires::Wires;
 
+mod lines;
 pub(super) mod process;
 
+use lines::{Line, Lines};
 use process::{Pipes, ProcessTree, SpawnError};
 
 /// Lines that wait to be written to one server.
@@ -230,28 +232,30 @@ impl Pump {
 
     /// Reads messages until the process closes its output.
     async fn read(&self, stdout: ChildStdout) -> String {
-        let codec =
-            AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), self.message_bytes_max);
-        let mut lines = FramedRead::with_capacity(stdout, codec, 16 * 1024);
+        let mut lines = FramedRead::with_capacity(stdout, Lines::new(self.message_bytes_max), 16 * 1024);
         loop {
             match lines.next().await {
-                Some(Ok(line)) => self.received(&line),
-                Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
-                    self.wires.log.note(&format!(
-                        "a message of more than {} bytes was dropped",
-                        self.message_bytes_max
-                    ));
-                    self.wires
-                        .calls
-                        .fail_only_waiting(Failure::TooLarge(self.message_bytes_max));
-                    // The framing yields one `None` after an error and can then be read on.
-                    let _ = lines.next().await;
-                }
-                Some(Err(AnyDelimiterCodecError::Io(error))) => {
-                    return format!("its output could not be read: {error}");
-                }
+                Some(Ok(Line::Whole(line))) => self.received(&line),
+                Some(Ok(Line::TooLong { id })) => self.passed_over(id),
+                Some(Err(error)) => return format!("its output could not be read: {error}"),
                 None => return "it closed its output".to_owned(),
             }
+        }
+    }
+
+    /// A message was too long. Its caller is told, where it is known who that is.
+    fn passed_over(&self, id: Option<u64>) {
+        let (wires, bytes_max) = (&self.wires, self.message_bytes_max);
+        wires
+            .log
+            .note(&format!("a message of more than {bytes_max} bytes was dropped"));
+        let failure = Failure::TooLarge(bytes_max);
+        match id {
+            Some(id) => {
+                // Nobody may wait any more.
+                wires.calls.complete(id, Err(failure));
+            }
+            None => wires.calls.fail_only_waiting(failure),
         }
     }
 
