@@ -240,8 +240,11 @@ async fn an_http_server_killed_under_load_again_and_again() {
     bystander.saw_nothing().await;
 }
 
+/// A tool, its arguments, and the status and code with which its call ends, if it fails.
+type Fault<'a> = (&'a str, Value, Result<(), (u16, &'a str)>);
+
 /// What each fault is answered with, and that the server is of use after it.
-async fn faults(node: &Node, expected: &[(&str, Value, Result<(), (u16, &str)>)]) {
+async fn faults(node: &Node, expected: &[Fault<'_>]) {
     for (tool, arguments, outcome) in expected {
         let answer = call(&node.api, "bad", tool, arguments.clone()).await;
         match outcome {
