@@ -7,10 +7,12 @@ SHELL := bash
 CARGO ?= cargo
 # Where the release binary lands: the end-to-end tests run the very binary that people run.
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+# How long `make fuzz` goes on.
+FUZZ_SECONDS ?= 600
 # Asked when it is used: the setup just before may have put it there.
 DENY = $$([ -x tests/.cache/cargo-deny/bin/cargo-deny ] && echo tests/.cache/cargo-deny/bin/cargo-deny || echo cargo deny)
 
-.PHONY: help run setup build test test-rust test-routing test-browser faults web web-check bench bench-cluster lint fmt deny clean-cache
+.PHONY: help run setup build test test-rust test-routing test-browser faults fuzz web web-check bench bench-cluster lint fmt deny clean-cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +48,14 @@ test-browser: ## browser tests in real Chromium; needs setup and build once
 faults: ## the long fault tests: 50 kills, pauses, partitions, disks slow and full; needs setup and build once
 	TROUPE_BIN="$(abspath $(TARGET_DIR))/release/troupe" $(CARGO) test -p troupe-tests --no-fail-fast \
 	    --test cluster_kills --test cluster_faults --test cluster_machines -- --ignored --test-threads=1
+
+fuzz: ## ten minutes of words that no client or server has thought of, for the parsers of JSON-RPC and of headers
+	tests/setup fuzz
+	cd tests/fuzz && export PATH="$(CURDIR)/tests/.cache/cargo-fuzz/bin:$$PATH" && \
+	    cargo +nightly fuzz build --fuzz-dir . && \
+	    mkdir -p ../.cache/fuzz/{jsonrpc,edit,headers} && \
+	    printf '%s\n' jsonrpc edit headers | xargs -P 3 -I TARGET cargo +nightly fuzz run --fuzz-dir . TARGET \
+	        ../.cache/fuzz/TARGET corpus/TARGET -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -print_final_stats=1
 
 web: ## build the UI into web/dist (committed, embedded in the binary)
 	cd web && npm ci --no-progress --loglevel=error && npm run build
