@@ -5,7 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use troupe_protocol::jsonrpc::{edit, json_string, string_of};
+use troupe_protocol::jsonrpc::edit::json_string;
+use troupe_protocol::jsonrpc::{edit, string_of};
 
 /// Keys that the input is likely to have, and one that it chooses itself.
 const KEYS: [&str; 4] = ["a", "_meta", "name", ""];

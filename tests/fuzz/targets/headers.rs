@@ -21,16 +21,12 @@ pub mod upstream {
     pub use crate::mirror::ParamHeaders;
 }
 
-mod edge {
-    #[path = "../../../../node/src/edge/mcp/era.rs"]
-    pub mod era;
-    #[path = "../../../../node/src/edge/mcp/fault.rs"]
-    pub mod fault;
-    #[path = "../../../../node/src/edge/mcp/negotiation.rs"]
-    pub mod negotiation;
-}
-
-use edge::{era, negotiation};
+#[path = "../../../node/src/edge/mcp/era.rs"]
+mod era;
+#[path = "../../../node/src/edge/mcp/fault.rs"]
+mod fault;
+#[path = "../../../node/src/edge/mcp/negotiation.rs"]
+mod negotiation;
 
 fuzz_target!(|bytes: &[u8]| {
     let (head, body) = match bytes.windows(2).position(|pair| pair == b"\n\n") {
@@ -58,8 +54,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let _ = named.is_modern();
     let meta = era::meta_of(&message);
-    if era::era_of(&named, &message, meta) == Era::Modern {
-        let _ = era::check_modern(&named, &message, meta);
+    if era::era_of(&named, &message, &meta) == Era::Modern {
+        let _ = era::check_modern(&named, &message, &meta);
     } else {
         let _ = era::check_legacy_version(&named);
     }
