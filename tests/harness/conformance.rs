@@ -15,10 +15,12 @@ use crate::parts::CommandLine;
 
 /// A whole run, on a machine with other work.
 const SUITE_WITHIN: Duration = Duration::from_secs(240);
+/// A client scenario; all run at once.
+const SCENARIO_MS: &str = "120000";
 /// A scenario that has no checks yet.
 const WITHOUT_CHECKS: &str = "tasks-status-notifications";
 /// Begins the list of all scenarios at the end of what the suite prints.
-const SUMMARY: &str = "=== SUMMARY ===";
+const SUMMARY: &str = "SUMMARY ===";
 
 /// The fixture, over streamable HTTP; it ends when dropped.
 pub struct Fixture {
@@ -61,7 +63,7 @@ impl Fixture {
 pub struct Scenario {
     /// Checks that succeeded.
     pub passed: usize,
-    /// Checks that failed.
+    /// Checks that failed, and those that were warned of.
     pub failed: usize,
     /// Why it does not hold.
     pub reasons: Vec<String>,
@@ -112,13 +114,42 @@ impl Report {
 
 /// Runs all server scenarios of a revision against the server at this address.
 pub async fn run(suite: &CommandLine, revision: &str, url: &str) -> Report {
+    play(suite, &["server", "--url", url], revision, "server-", &[]).await
+}
+
+/// Runs the scenarios for clients: `program` is started for each, with what it needs in its environment.
+pub async fn run_clients(
+    suite: &CommandLine,
+    revision: &str,
+    program: &str,
+    environment: &[(&str, &str)],
+) -> Report {
+    play(
+        suite,
+        &["client", "--timeout", SCENARIO_MS, "--command", program],
+        revision,
+        "",
+        environment,
+    )
+    .await
+}
+
+/// Runs the suite. The folders of its results are called as the scenarios are, with something before it.
+async fn play(
+    suite: &CommandLine,
+    arguments: &[&str],
+    revision: &str,
+    before_name: &str,
+    environment: &[(&str, &str)],
+) -> Report {
     let results = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new(&suite[0]);
-    command.args(&suite[1..]);
-    command.args(["server", "--url", url, "--requirements", revision, "--output-dir"]);
+    command.args(&suite[1..]).args(arguments);
+    command.args(["--requirements", revision, "--output-dir"]);
     command
         .arg(results.path())
         .env("NO_COLOR", "1")
+        .envs(environment.iter().copied())
         .kill_on_drop(true);
     let output = tokio::time::timeout(SUITE_WITHIN, command.output()).await;
     let output = output
@@ -134,20 +165,25 @@ pub async fn run(suite: &CommandLine, revision: &str, url: &str) -> Report {
     let mut scenarios: BTreeMap<String, Scenario> = summary.lines().filter_map(read_line).collect();
     for (name, scenario) in &mut scenarios {
         if !scenario.holds(name) {
-            scenario.reasons = reasons(results.path(), name);
+            scenario.reasons = reasons(results.path(), &format!("{before_name}{name}"));
         }
     }
     Report { scenarios }
 }
 
-/// Reads `✓ NAME: 3 passed, 0 failed`.
+/// Reads `✓ NAME: 3 passed, 0 failed` and `✗ NAME: 3 passed, 0 failed, 1 warnings`.
 fn read_line(line: &str) -> Option<(String, Scenario)> {
     let (_mark, rest) = line.trim().split_once(' ')?;
     let (name, counts) = rest.rsplit_once(": ")?;
     let (passed, failed) = counts.split_once(" passed, ")?;
+    let (failed, warned) = failed.split_once(" failed")?;
+    let warned = warned
+        .strip_prefix(", ")
+        .and_then(|warned| warned.strip_suffix(" warnings"));
+    let warned: usize = warned.map_or(Some(0), |warned| warned.parse().ok())?;
     let scenario = Scenario {
         passed: passed.parse().ok()?,
-        failed: failed.strip_suffix(" failed")?.parse().ok()?,
+        failed: failed.parse::<usize>().ok()? + warned,
         reasons: Vec::new(),
     };
     Some((name.to_owned(), scenario))
@@ -155,8 +191,9 @@ fn read_line(line: &str) -> Option<(String, Scenario)> {
 
 /// Why a scenario's checks failed, from the file that the suite left.
 fn reasons(results: &Path, scenario: &str) -> Vec<String> {
-    let began = format!("server-{scenario}-2"); // the rest is the moment
-    let folders = std::fs::read_dir(results).expect("the folder of the results");
+    let (within, name) = scenario.rsplit_once('/').unwrap_or(("", scenario));
+    let began = format!("{name}-2"); // the rest is the moment
+    let folders = std::fs::read_dir(results.join(within)).expect("the folder of the results");
     let folder = folders
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with(&began));
@@ -167,7 +204,7 @@ fn reasons(results: &Path, scenario: &str) -> Vec<String> {
     let checks: Vec<Value> = serde_json::from_str(&text).expect("checks.json is a list");
     let failed: Vec<&Value> = checks
         .iter()
-        .filter(|check| check["status"] == "FAILURE")
+        .filter(|check| check["status"] == "FAILURE" || check["status"] == "WARNING")
         .collect();
     if failed.is_empty() {
         return vec!["nothing was checked".to_owned()];
@@ -192,6 +229,7 @@ mod tests {
         let holds = |line: &str| read_line(line).is_some_and(|(name, scenario)| scenario.holds(&name));
         assert!(holds("✓ ping: 1 passed, 0 failed"));
         assert!(!holds("✓ idle: 0 passed, 0 failed"), "nothing was checked");
+        assert!(!holds("✗ auth/x: 19 passed, 0 failed, 1 warnings"));
         assert_eq!(read_line("Total: 12 passed, 0 failed"), None);
         assert_eq!(read_line(""), None);
     }

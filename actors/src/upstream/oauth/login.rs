@@ -18,6 +18,9 @@ use super::schedule::Validity;
 pub(super) struct Authority {
     issuer: Option<String>,
     token_endpoint: String,
+    /// What the server said when the login was begun, from which its authorization server may have been found.
+    #[serde(default)]
+    challenge: Option<String>,
 }
 
 /// What a login gave.
@@ -40,16 +43,20 @@ pub(super) struct Login {
 /// A manager that knows where the authorization server is, and where it keeps what it gets.
 pub(super) async fn manager(
     server_url: &str,
+    challenge: Option<String>,
 ) -> Result<(AuthorizationManager, InMemoryCredentialStore, Authority), AuthError> {
     // The provider is the process's; a second installation fails and changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut manager = AuthorizationManager::new(server_url).await?;
     let store = InMemoryCredentialStore::new();
     manager.set_credential_store(store.clone());
-    let resolution = manager.resolve_metadata().await?;
+    let resolution = manager
+        .resolve_metadata_from_challenge(challenge.as_deref())
+        .await?;
     let authority = Authority {
         issuer: resolution.metadata.issuer.clone(),
         token_endpoint: resolution.metadata.token_endpoint.clone(),
+        challenge,
     };
     manager.set_metadata(resolution.metadata);
     Ok((manager, store, authority))
@@ -177,7 +184,8 @@ impl Login {
     }
 
     async fn with_new_token(&self) -> Result<Self, AuthError> {
-        let (mut manager, store, authority) = manager(&self.server_url).await?;
+        let (mut manager, store, authority) =
+            manager(&self.server_url, self.authority.challenge.clone()).await?;
         if authority != self.authority {
             return Err(AuthError::AuthorizationFailed(format!(
                 "the server names {} now, the login is of {}: log in again",

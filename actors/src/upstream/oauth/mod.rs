@@ -25,6 +25,7 @@ use super::sources::{SecretFailure, SecretSource};
 
 mod bearer;
 mod bearers;
+mod challenge;
 mod login;
 mod schedule;
 #[cfg(test)]
@@ -118,9 +119,10 @@ impl Logins {
             server: server.clone(),
             reason: in_short(error),
         };
-        let (mut manager, store, authority) = login::manager(server_url)
-            .await
-            .map_err(|error| refused(&error))?;
+        let (mut manager, store, authority) =
+            login::manager(server_url, challenge::challenge_of(server_url).await)
+                .await
+                .map_err(|error| refused(&error))?;
         if request.grant == LoginGrant::ClientCredentials {
             let (Some(client_id), Some(client_secret)) = (request.client_id, request.client_secret) else {
                 return Err(refused(&"client credentials need client_id and client_secret"));
