@@ -222,7 +222,12 @@ async fn the_node_is_a_modern_client() {
         name: MODERN.name,
         scenarios: 39,
     };
-    // A server that knows another revision only is told of, not asked again.
-    let failing = [&NOT_AS_CLIENT[..], &["request-metadata"]].concat();
+    let besides = [
+        // legacy clients are shown, and may call, tools whose headers are annotated wrongly
+        "http-invalid-tool-headers",
+        // a server that refuses the revision of a request is not asked again with another
+        "request-metadata",
+    ];
+    let failing = [&NOT_AS_CLIENT[..], &besides].concat();
     as_client(revision, &failing).await;
 }

@@ -169,7 +169,13 @@ async fn try_connect(endpoint: &Endpoint, ground: &Ground, hint: Option<Era>) ->
             let link =
                 HttpLink::new(endpoint, &ground.settings, &wires).map_err(|failure| fatal(failure.into()))?;
             match greet_http(&link, ground, hint).await {
-                Ok((dialect, info)) => Ok(Connection::new(Link::Http(link), dialect, info, wires)),
+                Ok((dialect, info)) => {
+                    let connection = Connection::new(Link::Http(link), dialect, info, wires);
+                    if ground.profile != Profile::NONE {
+                        connection.can_be_asked().await;
+                    }
+                    Ok(connection)
+                }
                 Err((era, failure)) => {
                     let refused = |failure: Failure| Attempt {
                         era,

@@ -80,6 +80,13 @@ impl Connection {
         connection
     }
 
+    /// Waits until a server can ask whatever it likes: what it asks before its stream is open, some drop.
+    pub async fn can_be_asked(&self) {
+        if let (Link::Http(link), Era::Legacy) = (&self.link, self.dialect.era()) {
+            link.has_listened().await;
+        }
+    }
+
     /// Makes a request. Dropping the future does not tell the server; [`Connection::abandon`] does.
     pub async fn call(&self, call: &Call<'_>) -> Result<RawReply, Failure> {
         if let Link::Local(server) = &self.link {

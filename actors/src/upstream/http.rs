@@ -39,6 +39,8 @@ pub(super) use mirror::{Mirror, check, check_call, headers_for, mirrors_of};
 pub(super) use sse::SseLink;
 use way::Target;
 
+/// How long a server may take to open the stream on which it talks unasked, before it is called.
+const LISTENS_WITHIN: Duration = Duration::from_secs(2);
 /// How long the farewell to a server may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cancellations on their way to one server; more are not sent, as a server that takes so few would not act upon them.
@@ -96,6 +98,7 @@ impl HttpLink {
             session: ArcSwapOption::empty(),
             renewal: tokio::sync::Mutex::new(()),
             renewed: tokio::sync::Notify::new(),
+            has_listened: tokio::sync::SetOnce::new(),
             answers: parking_lot::Mutex::default(),
             itself: itself.clone(),
         });
@@ -139,6 +142,11 @@ impl HttpLink {
     pub fn listen(&self, listen: Option<Outgoing<'static>>) {
         let task = tokio::spawn(listen::run(Arc::clone(&self.shared), listen));
         *self.listening.lock() = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// Returns once the stream on which the server talks unasked is open, or cannot be opened, or takes too long.
+    pub async fn has_listened(&self) {
+        let _ = tokio::time::timeout(LISTENS_WITHIN, self.shared.has_listened.wait()).await;
     }
 
     /// Opens the stream on which a modern server tells of resources. Who drops what this answers closes the stream that

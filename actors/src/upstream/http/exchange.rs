@@ -59,6 +59,8 @@ pub(super) struct Shared {
     /// Held while a session is made, so that many calls that meet a forgotten session make one new one.
     pub renewal: tokio::sync::Mutex<()>,
     pub renewed: tokio::sync::Notify,
+    /// The stream on which the server talks unasked was opened, or could not be.
+    pub has_listened: tokio::sync::SetOnce<()>,
     /// What was asked of clients and is being answered.
     pub answers: Mutex<JoinSet<()>>,
     pub itself: Weak<Shared>,

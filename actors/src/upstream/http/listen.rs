@@ -31,6 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, listen: Option<Outgoing<'static>>) 
             Some(listen) => shared.post(listen, None).await.ok(),
             None => open(&shared, last_event_id.as_deref()).await,
         };
+        let _ = shared.has_listened.set(()); // at the first time
         if let Some(response) = opened {
             let is_stream = response.status().is_success() && answer::body_of(&response) == Body::Events;
             if shared.target.wants_login(&response) {
