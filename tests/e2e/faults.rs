@@ -37,8 +37,11 @@ async fn tokyo(api: &Api) -> Answer {
     .await
 }
 
+/// Its server says that these calls may be repeated, so one that takes the call again answers it. The others fail.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
 #[tokio::test]
-async fn calls_in_flight_fail_at_once_when_their_server_is_killed() {
+async fn calls_in_flight_fail_at_once_or_are_made_again_when_their_server_is_killed() {
     let (Some(everything), Some(time)) = (parts::everything(), parts::time()) else {
         return;
     };
@@ -49,7 +52,7 @@ async fn calls_in_flight_fail_at_once_when_their_server_is_killed() {
     let slow = (0..CALLS_IN_FLIGHT).map(|_| {
         let api = node.api.clone();
         tokio::spawn(async move {
-            let arguments = json!({ "duration": 30, "steps": 3 });
+            let arguments = json!({ "duration": 15, "steps": 3 });
             let answer = call(&api, "everything", "trigger-long-running-operation", arguments).await;
             (answer, Instant::now())
         })
@@ -67,6 +70,14 @@ async fn calls_in_flight_fail_at_once_when_their_server_is_killed() {
     process::signal(server_pid(&node, "mcp-server-everything"), "KILL");
     for one in slow {
         let (answer, at) = one.await.unwrap();
+        if answer.status == 200 {
+            assert!(
+                at - killed < ANSWERED_WITHIN,
+                "answered only after {:?}",
+                at - killed
+            );
+            continue;
+        }
         let problem = answer.problem(502, "T3002");
         assert!(
             problem["detail"].as_str().unwrap().contains("everything"),

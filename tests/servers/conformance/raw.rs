@@ -49,7 +49,7 @@ struct Shared {
     next_session: AtomicU64,
     /// The capabilities of clients, by session.
     sessions: Mutex<HashMap<String, Value>>,
-    /// Who waits for the answer to a request of this session and name: the last who asked.
+    /// Who waits for the answer to a request of this session and name.
     waiting: Mutex<HashMap<(String, String), oneshot::Sender<Value>>>,
 }
 
@@ -253,6 +253,8 @@ impl Call {
                 tokio::select! {
                     _ = join_all(answered) => {}
                     () = self.ends(id) => {}
+                    // Else it would go on asking under names under which others ask.
+                    () = self.stream.closed() => return Err(not_found("who waits for this result")),
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -271,23 +273,29 @@ impl Call {
         let answered = requests.map(|(name, request)| async move {
             let mut message = request.clone();
             message["jsonrpc"] = json!("2.0");
-            message["id"] = json!(name);
             if let Some(related) = related {
                 message["params"]["_meta"][RELATED_TASK] = related.clone();
             }
             let (sender, answer) = oneshot::channel();
-            let key = (self.session.clone(), name.clone());
-            self.server
-                .0
-                .waiting
-                .lock()
-                .expect("no panic")
-                .insert(key, sender);
+            message["id"] = json!(self.wait_under(name, sender));
             let _ = self.stream.send(message).await;
             Some((name.clone(), answer.await.ok()?.get("result")?.clone()))
         });
         let answered = join_all(answered).await.into_iter().flatten();
         Value::Object(answered.collect::<Map<_, _>>())
+    }
+
+    /// Notes who waits for an answer under this name, or a similar one while another question of that name has none: what
+    /// the client says of that one must not be taken for an answer to this one.
+    fn wait_under(&self, name: &str, sender: oneshot::Sender<Value>) -> String {
+        let mut waiting = self.server.0.waiting.lock().expect("no panic");
+        let similar = (2..).map(|number| format!("{name}-{number}"));
+        let free = std::iter::once(name.to_owned())
+            .chain(similar)
+            .find(|free| !waiting.contains_key(&(self.session.clone(), free.clone())))
+            .expect("there is always another number");
+        waiting.insert((self.session.clone(), free.clone()), sender);
+        free
     }
 
     /// What the client can do.
