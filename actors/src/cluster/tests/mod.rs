@@ -38,8 +38,10 @@ async fn a_node_alone_is_a_cluster_of_one_at_once_and_again_after_a_restart() {
     assert!(bed.node(0).cluster.ready(soon()).await);
     println!("ready after {ready_after:?}, again after {:?}", began.elapsed());
     assert_eq!(bed.ask(0, 1, soon()).await.unwrap(), bed.node(0).id());
-    let members = bed.node(0).cluster.membership();
-    assert_eq!(members.members[&bed.node(0).id()].generation.0, 2);
+    let (cluster, id) = (bed.node(0).cluster.clone(), bed.node(0).id());
+    // What it says of itself at its start is in the log a moment later.
+    let is_noted = || cluster.membership().members[&id].generation.0 == 2;
+    assert!(wait_until(is_noted).await.is_some(), "{}", bed.describe().await);
     bed.end().await;
 }
 
